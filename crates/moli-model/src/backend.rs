@@ -1,0 +1,173 @@
+//! What the decoder asks of a device.
+//!
+//! Activations live in [`Backend::Buffer`]s: `[rows, cols]` f32, allocated once for the largest batch; an operation sets
+//! the number of rows that are in use. Operations write into a buffer that the decoder gives them, so a CPU backend
+//! computes in place and a tensor library assigns its result.
+
+use moli_format::Tensor;
+use moli_kernels::{KvSlot, RopeAngles, RopeStyle};
+
+use crate::config::Activation;
+use crate::weights::Linear;
+use crate::ModelError;
+
+/// The shape of attention in one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Keys that a query sees, itself included; `None`: all.
+    pub window: Option<usize>,
+}
+
+/// The rows of a batch as attention sees them, already checked: every position has a reserved slot.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// Position of each row.
+    pub positions: &'a [u32],
+    /// Index into `tables` of each row.
+    pub sequences: &'a [u32],
+    /// Pages of the sequences, in order of position.
+    pub tables: &'a [&'a [u32]],
+    /// Where each row's own key and value go.
+    pub slots: &'a [KvSlot],
+}
+
+/// A device that computes the decoder's operations.
+pub trait Backend: Send {
+    /// A weight matrix in the file's own format.
+    type Matrix: Clone + Send;
+    /// A vector of f32 weights.
+    type Vector: Send;
+    /// Activations, `[rows, cols]` f32.
+    type Buffer: Send;
+    /// Keys and values of all layers, f16, in pages.
+    type Cache: Send;
+
+    /// What computes, in words.
+    fn description(&self) -> String;
+
+    /// Makes room for products of `rows` activations of `cols` columns.
+    ///
+    /// # Errors
+    /// When the memory can't be had.
+    fn reserve(&mut self, rows: usize, cols: usize) -> Result<(), ModelError>;
+
+    /// Takes a matrix of `dims[1]` rows of `dims[0]` columns, without a copy where the device allows it.
+    ///
+    /// # Errors
+    /// [`ModelError::TensorType`] when the device can't compute with the tensor's type.
+    fn matrix(&self, tensor: &Tensor) -> Result<Self::Matrix, ModelError>;
+
+    /// Takes a vector.
+    ///
+    /// # Errors
+    /// When the device can't hold it.
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector, ModelError>;
+
+    /// Allocates activations for at most `rows` rows.
+    ///
+    /// # Errors
+    /// [`ModelError::TooLarge`] when the size overflows.
+    fn buffer(&self, rows: usize, cols: usize) -> Result<Self::Buffer, ModelError>;
+
+    /// Allocates the keys and values of `pages` pages in each of `layers` layers.
+    ///
+    /// # Errors
+    /// [`ModelError::TooLarge`] when the size overflows or can't be had.
+    fn cache(
+        &self,
+        layers: usize,
+        pages: usize,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self::Cache, ModelError>;
+
+    /// Copies a buffer's rows in use to the host.
+    ///
+    /// # Errors
+    /// As the device reports; so for every operation below.
+    fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<(), ModelError>;
+
+    /// `out[i] = scale * table[tokens[i]]`.
+    fn embed(
+        &mut self,
+        table: &Self::Matrix,
+        tokens: &[u32],
+        scale: f32,
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError>;
+
+    /// RMS norm of each row (arXiv:1910.07467): `out = gain * x / sqrt(mean(x²) + eps)`.
+    fn rms_norm(
+        &mut self,
+        x: &Self::Buffer,
+        gain: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError>;
+
+    /// RMS norm in place, of each piece of a row that is as long as `gain`: a head.
+    fn rms_norm_heads(&mut self, x: &mut Self::Buffer, gain: &Self::Vector, eps: f32) -> Result<(), ModelError>;
+
+    /// `out = x · weightᵀ + bias` for each pair; `x` is quantised once for all of them.
+    fn project(
+        &mut self,
+        x: &Self::Buffer,
+        into: &mut [(&Linear<Self>, &mut Self::Buffer)],
+    ) -> Result<(), ModelError>;
+
+    /// Turns the first `2 * angles.half()` elements of each head by its row's angles.
+    fn rope(
+        &mut self,
+        x: &mut Self::Buffer,
+        angles: &RopeAngles,
+        style: RopeStyle,
+        head_dim: usize,
+    ) -> Result<(), ModelError>;
+
+    /// Stores the rows' keys and values in their slots, rounded to f16.
+    fn store(
+        &mut self,
+        cache: &mut Self::Cache,
+        layer: usize,
+        spec: &AttentionSpec,
+        keys: &Self::Buffer,
+        values: &Self::Buffer,
+        rows: &Rows<'_>,
+    ) -> Result<(), ModelError>;
+
+    /// Causal attention of each row over its own sequence, `out: [rows, heads * head_dim]`.
+    fn attention(
+        &mut self,
+        q: &Self::Buffer,
+        cache: &Self::Cache,
+        layer: usize,
+        spec: &AttentionSpec,
+        rows: &Rows<'_>,
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError>;
+
+    /// `gate = activation(gate) * up` (arXiv:2002.05202).
+    fn gated(
+        &mut self,
+        gate: &mut Self::Buffer,
+        up: &Self::Buffer,
+        activation: Activation,
+    ) -> Result<(), ModelError>;
+
+    /// `x += y`.
+    fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError>;
+
+    /// `x = cap * tanh(x / cap)`.
+    fn soft_cap(&mut self, x: &mut Self::Buffer, cap: f32) -> Result<(), ModelError>;
+
+    /// `out[i] = x[rows[i]]`.
+    fn select(&mut self, x: &Self::Buffer, rows: &[u32], out: &mut Self::Buffer) -> Result<(), ModelError>;
+}

@@ -1,0 +1,280 @@
+//! The decoder's operations on Moli's own kernels.
+//!
+//! Weights are ranges of the mapped file; activations, their quantised forms and the panels of the matrix products are
+//! allocated once. An operation allocates nothing.
+
+use half::f16;
+use half::vec::HalfBitsVecExt;
+use moli_format::Tensor;
+use moli_kernels::{
+    Activations, AttentionArgs, Isa, Kernels, Matrix, PAGE_TOKENS, Pool, RopeAngles, RopeStyle, Scratch,
+};
+
+use crate::backend::{AttentionSpec, Rows};
+use crate::config::Activation;
+use crate::weights::Linear;
+use crate::{Backend, ModelError};
+
+/// The processor.
+pub struct CpuBackend {
+    kernels: Kernels,
+    pool: Pool,
+    /// The input of the current product in the forms that the weights' types need.
+    activations: Activations,
+    /// Panels of the products, one per thread.
+    scratch: Scratch,
+}
+
+/// Activations, `[rows, cols]` f32; the allocation is for the largest batch.
+pub struct CpuBuffer {
+    data: Vec<f32>,
+    rows: usize,
+    cols: usize,
+}
+
+impl CpuBuffer {
+    /// The rows in use.
+    fn data(&self) -> &[f32] {
+        &self.data[..self.rows * self.cols]
+    }
+
+    fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.rows * self.cols]
+    }
+
+    /// Puts `rows` in use.
+    ///
+    /// The logits' buffer alone starts smaller than its limit and grows: a prompt needs one row of it, scoring many.
+    fn resize(&mut self, rows: usize) -> &mut [f32] {
+        self.rows = rows;
+        if self.data.len() < rows * self.cols {
+            self.data.resize(rows * self.cols, 0.0);
+        }
+        self.data_mut()
+    }
+}
+
+/// Keys and values of all layers: `[layer][page][kv_head][PAGE_TOKENS][head_dim]` f16.
+pub struct CpuCache {
+    keys: Vec<f16>,
+    values: Vec<f16>,
+    layer: usize,
+}
+
+impl CpuCache {
+    fn layer(&self, layer: usize) -> std::ops::Range<usize> {
+        layer * self.layer..(layer + 1) * self.layer
+    }
+}
+
+impl CpuBackend {
+    /// A backend of `threads` threads, the caller's own included.
+    ///
+    /// # Errors
+    /// When this processor lacks the instruction set.
+    pub fn new(isa: Isa, threads: usize) -> Result<Self, ModelError> {
+        let pool = Pool::new(threads);
+        let scratch = Scratch::new(pool.threads());
+        Ok(Self { kernels: Kernels::new(isa)?, pool, activations: Activations::new(0, 0)?, scratch })
+    }
+}
+
+/// An allocation of zeros whose size has been checked. What is never used never becomes resident.
+fn zeros<T: Clone + Default>(what: &'static str, dims: &[usize]) -> Result<Vec<T>, ModelError> {
+    let count = dims.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+    let too_large = || {
+        let bytes = dims.iter().fold(size_of::<T>() as u128, |product, &n| product.saturating_mul(n as u128));
+        ModelError::TooLarge { what, bytes }
+    };
+    let count = count.ok_or_else(too_large)?;
+    // Asked for first, because a refused `vec!` aborts the process.
+    Vec::<T>::new().try_reserve_exact(count).map_err(|_| too_large())?;
+    Ok(vec![T::default(); count])
+}
+
+impl Backend for CpuBackend {
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+    type Buffer = CpuBuffer;
+    type Cache = CpuCache;
+
+    fn description(&self) -> String {
+        format!("cpu, {}, {} threads", self.kernels.isa().name(), self.pool.threads())
+    }
+
+    fn reserve(&mut self, rows: usize, cols: usize) -> Result<(), ModelError> {
+        self.activations = Activations::new(rows, cols)?;
+        Ok(())
+    }
+
+    fn matrix(&self, tensor: &Tensor) -> Result<Self::Matrix, ModelError> {
+        if !moli_kernels::is_supported(tensor.ttype) {
+            return Err(ModelError::TensorType { name: tensor.name.clone(), found: tensor.ttype.name() });
+        }
+        Ok(Matrix::new(tensor.ttype, tensor.rows(), tensor.cols(), tensor.data.clone())?)
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector, ModelError> {
+        Ok(values)
+    }
+
+    fn buffer(&self, rows: usize, cols: usize) -> Result<Self::Buffer, ModelError> {
+        Ok(CpuBuffer { data: zeros("a buffer of activations", &[rows, cols])?, rows, cols })
+    }
+
+    fn cache(
+        &self,
+        layers: usize,
+        pages: usize,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self::Cache, ModelError> {
+        let dims = [layers, pages, kv_heads, PAGE_TOKENS, head_dim];
+        // As u16, whose zeros come from the system untouched.
+        let zeros = || Ok::<_, ModelError>(zeros::<u16>("the KV cache", &dims)?.reinterpret_into::<f16>());
+        Ok(CpuCache { keys: zeros()?, values: zeros()?, layer: dims[1..].iter().product() })
+    }
+
+    fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<(), ModelError> {
+        out.extend_from_slice(x.data());
+        Ok(())
+    }
+
+    fn embed(
+        &mut self,
+        table: &Self::Matrix,
+        tokens: &[u32],
+        scale: f32,
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let cols = out.cols;
+        for (row, &token) in out.resize(tokens.len()).chunks_exact_mut(cols).zip(tokens) {
+            table.dequantize_row(token as usize, row)?;
+        }
+        if scale != 1.0 {
+            self.kernels.scale(&self.pool, out.data_mut(), scale);
+        }
+        Ok(())
+    }
+
+    fn rms_norm(
+        &mut self,
+        x: &Self::Buffer,
+        gain: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        self.kernels.rms_norm(&self.pool, x.data(), gain, eps, out.resize(x.rows));
+        Ok(())
+    }
+
+    fn rms_norm_heads(&mut self, x: &mut Self::Buffer, gain: &Self::Vector, eps: f32) -> Result<(), ModelError> {
+        self.kernels.rms_norm_in_place(&self.pool, x.data_mut(), gain, eps);
+        Ok(())
+    }
+
+    fn project(
+        &mut self,
+        x: &Self::Buffer,
+        into: &mut [(&Linear<Self>, &mut Self::Buffer)],
+    ) -> Result<(), ModelError> {
+        let Self { kernels, pool, activations, scratch } = self;
+        activations.set(x.data(), x.rows, x.cols)?;
+        for (linear, out) in into {
+            activations.prepare(kernels, pool, linear.weight.ttype())?;
+            let out = out.resize(x.rows);
+            kernels.matmul(pool, &linear.weight, activations, scratch, out)?;
+            if let Some(bias) = &linear.bias {
+                kernels.add_bias(pool, out, bias);
+            }
+        }
+        Ok(())
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut Self::Buffer,
+        angles: &RopeAngles,
+        style: RopeStyle,
+        head_dim: usize,
+    ) -> Result<(), ModelError> {
+        let heads = x.cols / head_dim;
+        self.kernels.rope(&self.pool, x.data_mut(), heads, head_dim, angles, style);
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        cache: &mut Self::Cache,
+        layer: usize,
+        spec: &AttentionSpec,
+        keys: &Self::Buffer,
+        values: &Self::Buffer,
+        rows: &Rows<'_>,
+    ) -> Result<(), ModelError> {
+        let range = cache.layer(layer);
+        let (heads, width) = (spec.kv_heads, spec.head_dim);
+        self.kernels.store_kv(keys.data(), heads, width, rows.slots, &mut cache.keys[range.clone()])?;
+        self.kernels.store_kv(values.data(), heads, width, rows.slots, &mut cache.values[range])?;
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        q: &Self::Buffer,
+        cache: &Self::Cache,
+        layer: usize,
+        spec: &AttentionSpec,
+        rows: &Rows<'_>,
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let range = cache.layer(layer);
+        let args = AttentionArgs {
+            q: q.data(),
+            k_pages: &cache.keys[range.clone()],
+            v_pages: &cache.values[range],
+            tables: rows.tables,
+            sequences: rows.sequences,
+            positions: rows.positions,
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+            scale: spec.scale,
+            soft_cap: None,
+            window: spec.window,
+        };
+        Ok(self.kernels.attention(&self.pool, &args, out.resize(q.rows))?)
+    }
+
+    fn gated(
+        &mut self,
+        gate: &mut Self::Buffer,
+        up: &Self::Buffer,
+        activation: Activation,
+    ) -> Result<(), ModelError> {
+        match activation {
+            Activation::Silu => self.kernels.swiglu(&self.pool, gate.data_mut(), up.data()),
+            Activation::GeluTanh => self.kernels.geglu(&self.pool, gate.data_mut(), up.data()),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
+        self.kernels.add(&self.pool, x.data_mut(), y.data());
+        Ok(())
+    }
+
+    fn soft_cap(&mut self, x: &mut Self::Buffer, cap: f32) -> Result<(), ModelError> {
+        self.kernels.soft_cap(&self.pool, x.data_mut(), cap);
+        Ok(())
+    }
+
+    fn select(&mut self, x: &Self::Buffer, rows: &[u32], out: &mut Self::Buffer) -> Result<(), ModelError> {
+        let cols = x.cols;
+        for (to, &row) in out.resize(rows.len()).chunks_exact_mut(cols).zip(rows) {
+            let start = row as usize * cols;
+            to.copy_from_slice(&x.data()[start..start + cols]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! What can go wrong between a model file and its logits.
+
+use moli_format::FormatError;
+use moli_kernels::KernelError;
+
+/// An error of loading or computing a model. Each variant names the thing and both values.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The file's metadata has no such key, a value of another type, or the file itself is damaged.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A kernel refused its arguments.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The architecture is not one that the decoder describes.
+    #[error("architecture `{found}` is not supported; supported: {supported}")]
+    UnsupportedArchitecture {
+        /// `general.architecture` of the file.
+        found: String,
+        /// The names that are supported, separated by commas.
+        supported: String,
+    },
+    /// The architecture is known, but the file asks for a feature of it that is not computed.
+    #[error("`{key}` = {value} is not supported")]
+    UnsupportedFeature {
+        /// The metadata key.
+        key: String,
+        /// Its value in the file.
+        value: String,
+    },
+    /// A hyperparameter that no model can have.
+    #[error("`{key}` is {value}, but must be {allowed}")]
+    OutOfRange {
+        /// The metadata key.
+        key: String,
+        /// Its value in the file.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// A tensor that the configuration implies is not in the file.
+    #[error("tensor `{name}` is missing")]
+    MissingTensor {
+        /// The tensor's name.
+        name: String,
+    },
+    /// A tensor in the file that the decoder would leave out of the computation.
+    #[error("tensor `{name}` is in the file, but the `{architecture}` decoder has no use for it")]
+    UnusedTensor {
+        /// The tensor's name.
+        name: String,
+        /// The file's architecture.
+        architecture: String,
+    },
+    /// A tensor's shape differs from what the configuration implies.
+    #[error("tensor `{name}` has the shape {actual:?}, but the configuration implies {expected:?}")]
+    TensorShape {
+        /// The tensor's name.
+        name: String,
+        /// Implied shape, contiguous dimension first.
+        expected: Vec<u64>,
+        /// Shape in the file, contiguous dimension first.
+        actual: Vec<u64>,
+    },
+    /// A tensor's type is not one that can be computed with.
+    #[error("tensor `{name}` is of type {found}, which is not supported")]
+    TensorType {
+        /// The tensor's name.
+        name: String,
+        /// The type's name.
+        found: &'static str,
+    },
+    /// A weight that has to be finite is not.
+    #[error("tensor `{name}` holds {value} at element {index}")]
+    WeightNotFinite {
+        /// The tensor's name.
+        name: String,
+        /// The first such element.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The logits are not numbers: the weights or their scales are damaged.
+    #[error("the logit of token {token} is {value}: the model's weights are damaged")]
+    NotFinite {
+        /// The first such token.
+        token: usize,
+        /// Its logit.
+        value: f32,
+    },
+    /// More keys and values than the preallocated pages hold.
+    #[error("the KV cache has {free} free pages of {page_tokens} tokens, but {needed} are needed")]
+    OutOfPages {
+        /// Pages asked for.
+        needed: usize,
+        /// Pages left.
+        free: usize,
+        /// Tokens in a page.
+        page_tokens: usize,
+    },
+    /// The batch contradicts itself or the model.
+    #[error("bad batch: {what} is {actual}, but must be {allowed}")]
+    Batch {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        actual: usize,
+        /// What it may be.
+        allowed: String,
+    },
+    /// A buffer's size overflows or cannot be had.
+    #[error("{what} would need {bytes} bytes")]
+    TooLarge {
+        /// What was to be allocated.
+        what: &'static str,
+        /// The size; `u128::MAX` where even that overflows.
+        bytes: u128,
+    },
+    /// The backend is not part of this build.
+    #[error("the {backend} backend is not part of this build: rebuild with the `{feature}` feature")]
+    BackendNotBuilt {
+        /// The backend's name.
+        backend: &'static str,
+        /// The cargo feature that brings it.
+        feature: &'static str,
+    },
+    /// The accelerator library reported an error.
+    #[error("{operation}: {message}")]
+    Accelerator {
+        /// What was being done.
+        operation: &'static str,
+        /// The library's own words.
+        message: String,
+    },
+}

@@ -1,0 +1,26 @@
+//! The decoder: from token ids to logits.
+//!
+//! * [`Config`]: what the model is, read from the file's metadata;
+//! * [`weights`]: its tensors, checked against the shapes that the configuration implies;
+//! * [`decoder`]: the one forward pass, over the small trait [`Backend`];
+//! * [`kv`]: which page holds which token's keys and values;
+//! * [`cpu`] and `candle`: the backends.
+//!
+//! Users of a loaded model see [`Runtime`], which hides the backend.
+
+pub mod backend;
+#[cfg(feature = "candle")]
+pub mod candle;
+mod config;
+pub mod cpu;
+pub mod decoder;
+mod error;
+pub mod kv;
+mod runtime;
+pub mod weights;
+
+pub use backend::Backend;
+pub use config::{ARCHITECTURES, Activation, Config, Rope, SlidingWindow};
+pub use error::ModelError;
+pub use kv::{PAGE_TOKENS, PageTable};
+pub use runtime::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, Runtime, load};

@@ -1,0 +1,105 @@
+//! A loaded model behind one object-safe trait, whatever computes it.
+
+use moli_format::Gguf;
+use moli_kernels::Isa;
+
+use crate::cpu::CpuBackend;
+use crate::decoder::Decoder;
+use crate::{Config, ModelError, PageTable};
+
+/// Most rows of logits that one forward pass returns: 64 rows of a vocabulary of 262,144 are 64 MiB.
+pub const MAX_OUTPUTS: usize = 64;
+
+/// The rows of one forward pass. All slices but `tables` and `outputs` have one element per row.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32],
+    /// Position of each token in its sequence.
+    pub positions: &'a [u32],
+    /// Index into `tables` of each token's sequence.
+    pub sequences: &'a [u32],
+    /// Pages of the sequences; the positions of the batch must be reserved.
+    pub tables: &'a [&'a PageTable],
+    /// Rows whose logits are wanted, at most [`MAX_OUTPUTS`].
+    pub outputs: &'a [u32],
+}
+
+/// A loaded model: weights, KV pages and scratch.
+///
+/// Keys and values of positions below a row's own must have been computed before, in this batch or an earlier one.
+pub trait Runtime: Send {
+    /// The model's hyperparameters.
+    fn config(&self) -> &Config;
+
+    /// What computes, in words: `cpu, avx2, 2 threads`.
+    fn description(&self) -> String;
+
+    /// Most rows of one [`Batch`].
+    fn max_rows(&self) -> usize;
+
+    /// Tokens that the KV pages hold, over all sequences.
+    fn context(&self) -> usize;
+
+    /// KV pages that no sequence holds.
+    fn free_pages(&self) -> usize;
+
+    /// Makes room for a sequence of `tokens`, all or nothing.
+    ///
+    /// # Errors
+    /// [`ModelError::OutOfPages`].
+    fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> Result<(), ModelError>;
+
+    /// Cuts a sequence down to `tokens`; 0 gives all its pages back.
+    fn truncate(&mut self, table: &mut PageTable, tokens: usize);
+
+    /// Computes the batch and returns the logits of `outputs`: `[outputs, vocab]`, row-major.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] when the batch contradicts itself or the model, [`ModelError::NotFinite`] when a logit is not
+    /// a number, and whatever the backend reports.
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError>;
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendKind {
+    /// Moli's own kernels.
+    #[default]
+    Cpu,
+    /// candle on its CPU device: slow, and the oracle of the parity tests. Needs the `candle` feature.
+    Candle,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Threads of the CPU backend, the caller's own included.
+    pub threads: usize,
+    /// Instruction set of the CPU backend; `None`: the best that this processor has.
+    pub isa: Option<Isa>,
+    /// Tokens to preallocate KV pages for.
+    pub context: usize,
+    /// Most rows of one batch: the largest chunk of a prompt.
+    pub max_rows: usize,
+}
+
+/// Loads a model.
+///
+/// # Errors
+/// Whatever is wrong with the file, each error naming the key or the tensor.
+pub fn load(gguf: &Gguf, backend: BackendKind, options: &LoadOptions) -> Result<Box<dyn Runtime>, ModelError> {
+    match backend {
+        BackendKind::Cpu => {
+            let isa = options.isa.unwrap_or_else(Isa::detect);
+            Ok(Box::new(Decoder::load(gguf, CpuBackend::new(isa, options.threads)?, options)?))
+        }
+        #[cfg(feature = "candle")]
+        BackendKind::Candle => {
+            let backend = crate::candle::CandleBackend::new(candle_core::Device::Cpu);
+            Ok(Box::new(Decoder::load(gguf, backend, options)?))
+        }
+        #[cfg(not(feature = "candle"))]
+        BackendKind::Candle => Err(ModelError::BackendNotBuilt { backend: "candle", feature: "candle" }),
+    }
+}

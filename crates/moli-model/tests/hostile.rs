@@ -1,0 +1,203 @@
+//! Files that are well-formed GGUF and impossible models: each a typed error that names the thing.
+
+use std::path::Path;
+
+use moli_format::{FormatError, Gguf, ReadMode, TensorType};
+use moli_model::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, ModelError, PageTable, Runtime, load};
+use moli_testkit::{TinyFile, TinyModel};
+
+const OPTIONS: LoadOptions = LoadOptions { threads: 1, isa: None, context: 128, max_rows: 32 };
+
+fn try_load(file: &TinyFile) -> Result<Box<dyn Runtime>, ModelError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    file.write(&path).unwrap();
+    load(&open(&path), BackendKind::Cpu, &OPTIONS)
+}
+
+fn open(path: &Path) -> Gguf {
+    Gguf::open(path, ReadMode::Read).unwrap()
+}
+
+/// The error of loading a tiny llama whose metadata was changed.
+fn error_with(key: &str, value: impl Into<moli_format::Value>) -> ModelError {
+    let mut file = TinyModel::new("llama").file().unwrap();
+    file.meta(key, value);
+    try_load(&file).err().expect("the model must be refused")
+}
+
+fn assert_out_of_range(error: &ModelError, expected: &str) {
+    match error {
+        ModelError::OutOfRange { key, .. } => assert_eq!(key, expected),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn block_count_of_100_000() {
+    assert_out_of_range(&error_with("llama.block_count", 100_000u32), "llama.block_count");
+}
+
+#[test]
+fn block_count_beyond_the_file() {
+    let error = error_with("llama.block_count", 1000u32);
+    assert!(matches!(&error, ModelError::MissingTensor { name } if name == "blk.2.attn_norm.weight"), "{error}");
+}
+
+#[test]
+fn block_count_below_the_file() {
+    let error = error_with("llama.block_count", 1u32);
+    assert!(matches!(&error, ModelError::UnusedTensor { name, .. } if name.starts_with("blk.1.")), "{error}");
+}
+
+#[test]
+fn head_count_0() {
+    assert_out_of_range(&error_with("llama.attention.head_count", 0u32), "llama.attention.head_count");
+    assert_out_of_range(&error_with("llama.attention.head_count_kv", 0u32), "llama.attention.head_count_kv");
+}
+
+#[test]
+fn kv_heads_that_do_not_divide_the_heads() {
+    assert_out_of_range(&error_with("llama.attention.head_count_kv", 3u32), "llama.attention.head_count_kv");
+}
+
+#[test]
+fn odd_rotary_dimensions() {
+    assert_out_of_range(&error_with("llama.rope.dimension_count", 63u32), "llama.rope.dimension_count");
+}
+
+#[test]
+fn numbers_that_are_not() {
+    let key = "llama.attention.layer_norm_rms_epsilon";
+    assert_out_of_range(&error_with(key, f32::NAN), key);
+    assert_out_of_range(&error_with(key, -1.0f32), key);
+    assert_out_of_range(&error_with("llama.rope.freq_base", f32::INFINITY), "llama.rope.freq_base");
+}
+
+#[test]
+fn a_key_of_a_wrong_type() {
+    let error = error_with("llama.block_count", "two");
+    assert!(matches!(error, ModelError::Format(FormatError::WrongType { .. })), "{error}");
+}
+
+#[test]
+fn a_missing_key() {
+    let mut file = TinyModel::new("llama").file().unwrap();
+    file.remove("llama.embedding_length");
+    let error = try_load(&file).err().unwrap();
+    assert!(matches!(error, ModelError::Format(FormatError::MissingKey { .. })), "{error}");
+}
+
+#[test]
+fn an_unknown_architecture() {
+    let error = error_with("general.architecture", "mamba");
+    assert!(matches!(&error, ModelError::UnsupportedArchitecture { found, .. } if found == "mamba"), "{error}");
+}
+
+#[test]
+fn features_that_would_be_ignored() {
+    for (key, value) in [("llama.rope.scaling.type", "yarn")] {
+        let error = error_with(key, value);
+        assert!(matches!(&error, ModelError::UnsupportedFeature { key: found, .. } if found == key), "{error}");
+    }
+    let error = error_with("llama.expert_count", 8u32);
+    assert!(matches!(error, ModelError::UnsupportedFeature { .. }), "{error}");
+}
+
+#[test]
+fn a_tensor_of_another_shape() {
+    let error = error_with("llama.feed_forward_length", 500u32);
+    match error {
+        ModelError::TensorShape { name, expected, actual } => {
+            assert_eq!((name.as_str(), expected, actual), ("blk.0.ffn_gate.weight", vec![256, 500], vec![256, 512]));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_tensor_that_nothing_uses() {
+    let mut file = TinyModel::new("llama").file().unwrap();
+    file.tensor("blk.0.attn_sinks.weight", TensorType::F32, &[4], vec![0u8; 16]);
+    let error = try_load(&file).err().unwrap();
+    assert!(matches!(&error, ModelError::UnusedTensor { name, .. } if name == "blk.0.attn_sinks.weight"), "{error}");
+}
+
+#[test]
+fn a_matrix_of_a_type_without_kernels() {
+    let mut model = TinyModel::new("llama");
+    model.matrix = TensorType::F32;
+    let mut file = model.file().unwrap();
+    file.tensor("blk.0.attn_q.weight", TensorType::IQ2XXS, &[256, 256], vec![0u8; 256 * 66]);
+    let error = try_load(&file).err().unwrap();
+    assert!(matches!(&error, ModelError::TensorType { found: "IQ2_XXS", .. }), "{error}");
+}
+
+#[test]
+fn nan_in_a_norm_is_found_at_load() {
+    let mut file = TinyModel::new("llama").file().unwrap();
+    let gain: Vec<u8> = (0..256).flat_map(|i| if i == 7 { f32::NAN } else { 1.0 }.to_le_bytes()).collect();
+    file.tensor("output_norm.weight", TensorType::F32, &[256], gain);
+    let error = try_load(&file).err().unwrap();
+    assert!(matches!(&error, ModelError::WeightNotFinite { index: 7, .. }), "{error}");
+}
+
+#[test]
+fn nan_in_a_matrix_is_found_in_the_logits() {
+    for (ttype, nan) in [(TensorType::F32, vec![0xff; 4]), (TensorType::Q8_0, vec![0xff; 34])] {
+        let mut model = TinyModel::new("llama");
+        model.matrix = ttype;
+        let mut file = model.file().unwrap();
+        let name = "blk.0.ffn_down.weight";
+        let mut data = file.tensor_data(name).unwrap().to_vec();
+        data[..nan.len()].copy_from_slice(&nan);
+        file.tensor(name, ttype, &[512, 256], data);
+        let mut runtime = try_load(&file).unwrap();
+        let error = forward(runtime.as_mut(), &[1, 2, 3], &[2]).unwrap_err();
+        assert!(matches!(error, ModelError::NotFinite { .. }), "{ttype:?}: {error}");
+    }
+}
+
+fn forward(runtime: &mut dyn Runtime, tokens: &[u32], outputs: &[u32]) -> Result<Vec<f32>, ModelError> {
+    let mut table = PageTable::new();
+    runtime.reserve(&mut table, tokens.len())?;
+    let positions: Vec<u32> = (0..tokens.len() as u32).collect();
+    let sequences = vec![0; tokens.len()];
+    let batch = Batch { tokens, positions: &positions, sequences: &sequences, tables: &[&table], outputs };
+    let logits = runtime.forward(&batch).map(<[f32]>::to_vec);
+    runtime.truncate(&mut table, 0);
+    logits
+}
+
+#[test]
+fn batches_that_contradict_themselves_or_the_model() {
+    let mut runtime = try_load(&TinyModel::new("llama").file().unwrap()).unwrap();
+    let field = |error: ModelError| match error {
+        ModelError::Batch { what, .. } => what,
+        other => panic!("{other}"),
+    };
+    assert_eq!(field(forward(runtime.as_mut(), &[], &[]).unwrap_err()), "rows");
+    assert_eq!(field(forward(runtime.as_mut(), &[0; 33], &[]).unwrap_err()), "rows");
+    assert_eq!(field(forward(runtime.as_mut(), &[1, 259], &[]).unwrap_err()), "token");
+    assert_eq!(field(forward(runtime.as_mut(), &[1], &[1]).unwrap_err()), "output");
+    assert_eq!(field(forward(runtime.as_mut(), &[1], &[0; MAX_OUTPUTS + 1]).unwrap_err()), "outputs");
+    let error = forward(runtime.as_mut(), &[0; 129], &[]).unwrap_err();
+    assert!(matches!(error, ModelError::OutOfPages { needed: 5, free: 4, .. }), "{error}");
+
+    let table = PageTable::new();
+    let good = Batch { tokens: &[1], positions: &[0], sequences: &[0], tables: &[&table], outputs: &[] };
+    assert_eq!(field(runtime.forward(&good).unwrap_err()), "position");
+    assert_eq!(field(runtime.forward(&Batch { positions: &[], ..good }).unwrap_err()), "positions");
+    assert_eq!(field(runtime.forward(&Batch { sequences: &[1], ..good }).unwrap_err()), "sequence");
+    assert_eq!(runtime.free_pages(), 4);
+}
+
+#[test]
+fn a_context_that_no_memory_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    TinyModel::new("llama").write(&path).unwrap();
+    let options = LoadOptions { context: usize::MAX / 64, ..OPTIONS };
+    let error = load(&open(&path), BackendKind::Cpu, &options).err().unwrap();
+    assert!(matches!(error, ModelError::TooLarge { .. }), "{error}");
+}

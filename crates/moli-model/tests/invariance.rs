@@ -1,0 +1,139 @@
+//! One arithmetic: on tiny models of every architecture and format, a row's logits are the same bits however the prompt was
+//! cut, whatever else is in the batch, and on any number of threads and instruction set.
+
+use moli_format::{Gguf, ReadMode, TensorType};
+use moli_kernels::Isa;
+use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PageTable, Runtime, load};
+use moli_testkit::TinyModel;
+
+const FORMATS: [TensorType; 13] = [
+    TensorType::F32,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q8_0,
+    TensorType::Q2K,
+    TensorType::Q3K,
+    TensorType::Q4K,
+    TensorType::Q5K,
+    TensorType::Q6K,
+];
+
+/// Longer than two pages and than the tiny Gemma's window.
+const TOKENS: usize = 70;
+
+fn runtime(model: &TinyModel, threads: usize, isa: Isa) -> Box<dyn Runtime> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    model.write(&path).unwrap();
+    let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
+    let options = LoadOptions { threads, isa: Some(isa), context: 512, max_rows: 128 };
+    load(&gguf, BackendKind::Cpu, &options).unwrap()
+}
+
+fn ids(seed: u32) -> Vec<u32> {
+    (0..TOKENS as u32).map(|i| (i * 89 + seed * 31 + i * i * 7) % 256).collect()
+}
+
+/// Bits of the last row's logits, the prompt read in chunks.
+fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u32> {
+    let mut table = PageTable::new();
+    let mut bits = Vec::new();
+    for (i, tokens) in tokens.chunks(chunk).enumerate() {
+        let first = i * chunk;
+        runtime.reserve(&mut table, first + tokens.len()).unwrap();
+        let positions: Vec<u32> = (first..first + tokens.len()).map(|position| position as u32).collect();
+        let batch = Batch {
+            tokens,
+            positions: &positions,
+            sequences: &vec![0; tokens.len()],
+            tables: &[&table],
+            outputs: &[tokens.len() as u32 - 1],
+        };
+        bits = runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
+    }
+    runtime.truncate(&mut table, 0);
+    bits
+}
+
+#[test]
+fn chunks_threads_and_instruction_sets() {
+    for architecture in ARCHITECTURES {
+        for format in FORMATS {
+            let model = TinyModel { matrix: format, ..TinyModel::new(architecture) };
+            let tokens = ids(1);
+            let best = Isa::detect();
+            let expected = last_logits(runtime(&model, 1, best).as_mut(), &tokens, TOKENS);
+            assert!(expected.iter().any(|bits| f32::from_bits(*bits) != 0.0));
+            for chunk in [1, 7, 32] {
+                let found = last_logits(runtime(&model, 2, best).as_mut(), &tokens, chunk);
+                assert_eq!(found, expected, "{architecture} {format:?} in chunks of {chunk}");
+            }
+            let found = last_logits(runtime(&model, 3, best).as_mut(), &tokens, TOKENS);
+            assert_eq!(found, expected, "{architecture} {format:?} on 3 threads");
+            for isa in Isa::available() {
+                let found = last_logits(runtime(&model, 2, isa).as_mut(), &tokens, 16);
+                assert_eq!(found, expected, "{architecture} {format:?} with {}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_in_one_batch_do_not_see_each_other() {
+    for architecture in ARCHITECTURES {
+        let model = TinyModel::new(architecture);
+        let mut runtime = runtime(&model, 2, Isa::detect());
+        let prompts = [ids(1), ids(2), ids(3)];
+        let alone: Vec<Vec<u32>> =
+            prompts.iter().map(|prompt| last_logits(runtime.as_mut(), prompt, TOKENS)).collect();
+
+        // Token by token, one row per sequence.
+        let mut tables = [PageTable::new(), PageTable::new(), PageTable::new()];
+        let mut together = Vec::new();
+        for position in 0..TOKENS {
+            for table in &mut tables {
+                runtime.reserve(table, position + 1).unwrap();
+            }
+            let tokens = [prompts[0][position], prompts[1][position], prompts[2][position]];
+            let batch = Batch {
+                tokens: &tokens,
+                positions: &[position as u32; 3],
+                sequences: &[0, 1, 2],
+                tables: &[&tables[0], &tables[1], &tables[2]],
+                outputs: &[0, 1, 2],
+            };
+            together = runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
+        }
+        assert_eq!(together, alone.concat(), "{architecture}");
+    }
+}
+
+#[test]
+fn a_window_forgets_and_global_attention_does_not() {
+    // Every layer has a window of 24: after two layers a row sees at most 47 positions back.
+    let reach = 2 * (24 - 1);
+    for (architecture, forgets) in [("gemma3", true), ("qwen3", false)] {
+        let model = TinyModel { layers: 2, ..TinyModel::new(architecture) };
+        let mut file = model.file().unwrap();
+        if forgets {
+            file.meta("gemma3.attention.sliding_window_pattern", 1000u32);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        file.write(&path).unwrap();
+        let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
+        let options = LoadOptions { threads: 1, isa: None, context: 512, max_rows: 128 };
+        let mut runtime = load(&gguf, BackendKind::Cpu, &options).unwrap();
+        let mut tokens = ids(1);
+        let before = last_logits(runtime.as_mut(), &tokens, TOKENS);
+        tokens[TOKENS - 2 - reach] ^= 1;
+        let same = last_logits(runtime.as_mut(), &tokens, TOKENS) == before;
+        assert_eq!(same, forgets, "{architecture}: a token beyond the window");
+        tokens[TOKENS - 1 - reach] ^= 1;
+        assert_ne!(last_logits(runtime.as_mut(), &tokens, TOKENS), before, "{architecture}: one inside it");
+    }
+}

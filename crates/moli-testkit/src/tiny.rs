@@ -1,0 +1,236 @@
+//! Models of a few hundred kilobytes with random weights and a byte-level vocabulary, in any architecture and format.
+
+use std::path::Path;
+
+use moli_format::{FormatError, GgufWriter, TensorType, Value};
+use moli_kernels::KernelError;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// A tiny model: the shape of a real one, every dimension small, weights drawn from a seed.
+#[derive(Debug, Clone)]
+pub struct TinyModel {
+    /// `llama`, `qwen2`, `qwen3` or `gemma3`.
+    pub architecture: &'static str,
+    /// Type of the matrices.
+    pub matrix: TensorType,
+    /// Type of the embeddings, which are also the output head.
+    pub embedding: TensorType,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width inside the feed-forward network.
+    pub ffn: usize,
+    /// Context in the metadata, in tokens.
+    pub context: usize,
+    /// Sliding window (gemma3), in tokens.
+    pub window: usize,
+    /// Where the weights come from.
+    pub seed: u64,
+}
+
+/// A model file's metadata and tensors, to be changed before it is written.
+#[derive(Debug, Clone, Default)]
+pub struct TinyFile {
+    metadata: Vec<(String, Value)>,
+    tensors: Vec<(String, TensorType, Vec<u64>, Vec<u8>)>,
+}
+
+impl TinyFile {
+    /// Sets a key.
+    pub fn meta(&mut self, key: &str, value: impl Into<Value>) {
+        self.remove(key);
+        self.metadata.push((key.to_owned(), value.into()));
+    }
+
+    /// Removes a key.
+    pub fn remove(&mut self, key: &str) {
+        self.metadata.retain(|(name, _)| name != key);
+    }
+
+    /// Sets a tensor; `dims[0]` is the contiguous dimension.
+    pub fn tensor(&mut self, name: &str, ttype: TensorType, dims: &[u64], data: Vec<u8>) {
+        self.tensors.retain(|(other, ..)| other != name);
+        self.tensors.push((name.to_owned(), ttype, dims.to_vec(), data));
+    }
+
+    /// The bytes of a tensor.
+    pub fn tensor_data(&self, name: &str) -> Option<&[u8]> {
+        self.tensors.iter().find(|(other, ..)| other == name).map(|(.., data)| data.as_slice())
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// When it would not be readable or can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), FormatError> {
+        let mut writer = GgufWriter::new();
+        for (key, value) in &self.metadata {
+            writer.meta(key, value.clone());
+        }
+        for (name, ttype, dims, data) in &self.tensors {
+            writer.tensor(name, *ttype, dims.as_slice(), data.clone());
+        }
+        writer.write_file(path)
+    }
+}
+
+/// Control tokens behind the 256 bytes: end of text, start and end of a message.
+pub const CONTROL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
+impl TinyModel {
+    /// A model of the architecture with Q8_0 weights; 256 columns, so that every format fits.
+    pub fn new(architecture: &'static str) -> Self {
+        Self {
+            architecture,
+            matrix: TensorType::Q8_0,
+            embedding: TensorType::Q8_0,
+            layers: 2,
+            hidden: 256,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 64,
+            ffn: 512,
+            context: 2048,
+            window: 24,
+            seed: 1,
+        }
+    }
+
+    /// Tokens of the vocabulary.
+    pub fn vocab(&self) -> usize {
+        256 + CONTROL_TOKENS.len()
+    }
+
+    /// The whole file, ready to be written; a test may add to it or damage it.
+    ///
+    /// # Errors
+    /// When the dimensions don't fit the formats.
+    pub fn file(&self) -> Result<TinyFile, KernelError> {
+        let mut file = self.metadata();
+        for (name, ttype, rows, cols) in self.tensors() {
+            let data = self.weights(&name, ttype, rows, cols)?;
+            let dims: &[u64] = if rows == 1 { &[cols as u64] } else { &[cols as u64, rows as u64] };
+            file.tensor(&name, ttype, dims, data);
+        }
+        Ok(file)
+    }
+
+    /// Writes the model.
+    ///
+    /// # Errors
+    /// When the dimensions don't fit the formats or the file can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.file()?.write(path)?)
+    }
+
+    fn metadata(&self) -> TinyFile {
+        let mut file = TinyFile::default();
+        let key = |suffix: &str| format!("{}.{suffix}", self.architecture);
+        file.meta("general.architecture", self.architecture);
+        file.meta("general.name", "Tiny");
+        for (suffix, value) in [
+            ("block_count", self.layers),
+            ("context_length", self.context),
+            ("embedding_length", self.hidden),
+            ("feed_forward_length", self.ffn),
+            ("attention.head_count", self.heads),
+            ("attention.head_count_kv", self.kv_heads),
+            ("attention.key_length", self.head_dim),
+            ("attention.value_length", self.head_dim),
+        ] {
+            file.meta(&key(suffix), value as u32);
+        }
+        file.meta(&key("attention.layer_norm_rms_epsilon"), 1e-6f32);
+        if self.architecture == "gemma3" {
+            file.meta(&key("attention.sliding_window"), self.window as u32);
+            // Otherwise the first global layer would be the sixth.
+            file.meta(&key("attention.sliding_window_pattern"), 2u32);
+        }
+
+        let mut tokens: Vec<String> = (0..=255).map(byte_level).map(String::from).collect();
+        tokens.extend(CONTROL_TOKENS.map(String::from));
+        let mut kinds = vec![1i32; 256];
+        kinds.extend(CONTROL_TOKENS.map(|_| 3));
+        file.meta("tokenizer.ggml.model", "gpt2");
+        file.meta("tokenizer.ggml.pre", "gpt-2");
+        file.meta("tokenizer.ggml.tokens", tokens);
+        file.meta("tokenizer.ggml.token_type", kinds);
+        file.meta("tokenizer.ggml.merges", Vec::<String>::new());
+        file.meta("tokenizer.ggml.eos_token_id", 256u32);
+        file
+    }
+
+    /// Name, type, rows and columns of every tensor; one row: a vector.
+    fn tensors(&self) -> Vec<(String, TensorType, usize, usize)> {
+        let (hidden, ffn) = (self.hidden, self.ffn);
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let float = TensorType::F32;
+        let mut tensors = vec![
+            ("token_embd.weight".to_owned(), self.embedding, self.vocab(), hidden),
+            ("output_norm.weight".to_owned(), float, 1, hidden),
+        ];
+        for layer in 0..self.layers {
+            let mut add = |suffix: &str, ttype, rows, cols| {
+                tensors.push((format!("blk.{layer}.{suffix}"), ttype, rows, cols));
+            };
+            add("attn_norm.weight", float, 1, hidden);
+            add("attn_q.weight", self.matrix, q, hidden);
+            add("attn_k.weight", self.matrix, kv, hidden);
+            add("attn_v.weight", self.matrix, kv, hidden);
+            add("attn_output.weight", self.matrix, hidden, q);
+            add("ffn_norm.weight", float, 1, hidden);
+            add("ffn_gate.weight", self.matrix, ffn, hidden);
+            add("ffn_up.weight", self.matrix, ffn, hidden);
+            add("ffn_down.weight", self.matrix, hidden, ffn);
+            if self.architecture == "qwen2" {
+                add("attn_q.bias", float, 1, q);
+                add("attn_k.bias", float, 1, kv);
+                add("attn_v.bias", float, 1, kv);
+            }
+            if matches!(self.architecture, "qwen3" | "gemma3") {
+                add("attn_q_norm.weight", float, 1, self.head_dim);
+                add("attn_k_norm.weight", float, 1, self.head_dim);
+            }
+            if self.architecture == "gemma3" {
+                add("post_attention_norm.weight", float, 1, hidden);
+                add("post_ffw_norm.weight", float, 1, hidden);
+            }
+        }
+        tensors
+    }
+
+    /// Random weights, scaled so that activations keep their size; gains of norms are near 1.
+    fn weights(&self, name: &str, ttype: TensorType, rows: usize, cols: usize) -> Result<Vec<u8>, KernelError> {
+        let stream = name.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ stream);
+        let scale = 1.7 / (cols as f32).sqrt();
+        let values: Vec<f32> = (0..rows * cols)
+            .map(|_| {
+                let uniform = random.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0;
+                if name.ends_with("norm.weight") { 1.0 + uniform / 4.0 } else { uniform * scale }
+            })
+            .collect();
+        let mut bytes = Vec::new();
+        moli_kernels::quantize(ttype, &values, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// The character that byte-level vocabularies write for a byte (GPT-2's table): itself where it is printable, otherwise one
+/// of those from U+0100 on.
+fn byte_level(byte: u8) -> char {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|&other| !printable(other)).count() as u32;
+    char::from_u32(0x100 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
