@@ -1,0 +1,63 @@
+//! Tests on the real models of the catalogue, against llama.cpp's recorded answers in `tests/golden/`.
+//!
+//! Each model is pulled once into the cache. `MOLI_TEST_MODELS=off` leaves these tests out; the runner then lists them as
+//! ignored, by name.
+
+mod golden;
+mod invariance;
+mod parity;
+mod perplexity;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use moli_engine::{Engine, EngineOptions};
+
+/// What a test returns: the reason of its failure in one line.
+type Outcome = Result<(), String>;
+
+/// The models, with the files that hold their recorded answers.
+const MODELS: [(&str, &str); 2] = [
+    ("smollm2-135m-instruct", include_str!("../golden/smollm2.json")),
+    ("gemma-3-270m", include_str!("../golden/gemma3-270m.json")),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let left_out = moli_testkit::real_models_are_off();
+    let mut trials = Vec::new();
+    for (model, golden) in MODELS {
+        let mut add = |name: &str, test: fn(&Engine, &str) -> Outcome| {
+            let run = move || Ok(test(&load(model, &EngineOptions::default())?, golden)?);
+            trials.push(Trial::test(format!("{model}::{name}"), run).with_ignored_flag(left_out));
+        };
+        add("token_ids_equal_the_reference", golden::token_ids);
+        add("greedy_steps_follow_the_reference", golden::greedy_steps);
+        add("perplexity_is_within_1_percent", perplexity::within_1_percent);
+        add("bits_do_not_depend_on_threads_or_chunks", |_, golden| invariance::threads_and_chunks(model_of(golden), golden));
+        add("bits_do_not_depend_on_the_instruction_set", |_, golden| invariance::instruction_sets(model_of(golden), golden));
+        add("candle_agrees", |engine, golden| parity::candle_agrees(engine, model_of(golden), golden));
+    }
+    let chats = || {
+        let (model, golden) = MODELS[0];
+        Ok(golden::chat_prompts(&load(model, &EngineOptions::default())?, golden)?)
+    };
+    trials.push(Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats).with_ignored_flag(left_out));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// The catalogue name that belongs to a file of recorded answers.
+fn model_of(golden: &str) -> &'static str {
+    MODELS.iter().find(|(_, text)| *text == golden).map_or("", |(name, _)| name)
+}
+
+/// Loads a catalogue model, pulling it when it isn't there.
+fn load(model: &str, options: &EngineOptions) -> Result<Engine, String> {
+    let path = moli_testkit::real_model(model)?;
+    load_path(&path, options)
+}
+
+fn load_path(path: &Path, options: &EngineOptions) -> Result<Engine, String> {
+    Engine::load(path, options).map_err(|error| format!("loading {}: {error}", path.display()))
+}
