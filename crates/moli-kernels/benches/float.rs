@@ -1,0 +1,118 @@
+//! The pool's overhead and the float operations at the sizes of small models.
+//!
+//! `cargo bench -p moli-kernels --bench float`
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use half::f16;
+use moli_kernels::{AttentionArgs, Isa, Kernels, PAGE_TOKENS, Pool};
+use std::hint::black_box;
+use std::time::Duration;
+
+/// Pages of a sequence in the attention benches: 1024 positions.
+const PAGES: usize = 32;
+
+fn pools() -> Vec<Pool> {
+    vec![Pool::new(1), Pool::new(2)]
+}
+
+fn floats(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 37 % 1009) as f32 / 1009.0 - 0.5) * 4.0).collect()
+}
+
+fn pool(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pool");
+    for pool in pools() {
+        let threads = pool.threads();
+        group.bench_function(BenchmarkId::new("empty", threads), |b| {
+            b.iter(|| {
+                pool.run(8, &|task, _| {
+                    black_box(task);
+                });
+            });
+        });
+        // 8 tasks of about 5 µs, as in a step of decoding: twice as fast on two threads, but for the overhead.
+        let x = floats(1 << 13);
+        group.bench_function(BenchmarkId::new("40us", threads), |b| {
+            b.iter(|| {
+                pool.run(8, &|_, _| {
+                    black_box(x.iter().fold(0.0, |a, v| a + v));
+                });
+            });
+        });
+    }
+}
+
+fn rows(c: &mut Criterion) {
+    let mut group = c.benchmark_group("rows");
+    for isa in Isa::available() {
+        let Ok(kernels) = Kernels::new(isa) else { continue };
+        for pool in pools() {
+            for rows in [1, 512] {
+                let n = 576;
+                let (x, gain, mut out) = (floats(rows * n), floats(n), vec![0.0; rows * n]);
+                let name = format!("{isa:?}/{} threads/{rows}x{n}", pool.threads());
+                group.throughput(Throughput::Elements((rows * n) as u64));
+                group.bench_function(BenchmarkId::new("rms_norm", &name), |b| {
+                    b.iter(|| kernels.rms_norm(&pool, black_box(&x), &gain, 1e-5, &mut out));
+                });
+                group.bench_function(BenchmarkId::new("swiglu", &name), |b| {
+                    b.iter(|| {
+                        out.copy_from_slice(&x);
+                        kernels.swiglu(&pool, &mut out, &x);
+                    });
+                });
+            }
+        }
+    }
+}
+
+fn attention(c: &mut Criterion) {
+    let mut group = c.benchmark_group("attention");
+    for (model, heads, kv_heads, head_dim) in [("smollm2-135m", 9, 3, 64), ("gemma-3-270m", 4, 1, 256)] {
+        let elements = PAGES * kv_heads * PAGE_TOKENS * head_dim;
+        let arena: Vec<f16> = floats(elements).into_iter().map(f16::from_f32).collect();
+        let table: Vec<u32> = (0..PAGES as u32).rev().collect();
+        for isa in Isa::available() {
+            let Ok(kernels) = Kernels::new(isa) else { continue };
+            for pool in pools() {
+                for (what, positions) in [
+                    ("prompt of 512", 0..512u32),
+                    ("decode at 511", 511..512),
+                    ("decode at 1023", 1023..1024),
+                ] {
+                    let positions: Vec<u32> = positions.collect();
+                    let sequences = vec![0; positions.len()];
+                    let q = floats(positions.len() * heads * head_dim);
+                    let mut out = vec![0.0; q.len()];
+                    let keys: usize = positions.iter().map(|p| *p as usize + 1).sum();
+                    group.throughput(Throughput::Elements((keys * heads * head_dim * 2) as u64));
+                    let args = AttentionArgs {
+                        q: &q,
+                        k_pages: &arena,
+                        v_pages: &arena,
+                        tables: &[&table],
+                        sequences: &sequences,
+                        positions: &positions,
+                        heads,
+                        kv_heads,
+                        head_dim,
+                        scale: 1.0 / (head_dim as f32).sqrt(),
+                        soft_cap: None,
+                        window: None,
+                    };
+                    let name = format!("{model}/{isa:?}/{} threads", pool.threads());
+                    group.bench_function(BenchmarkId::new(what, name), |b| {
+                        b.iter(|| kernels.attention(&pool, black_box(&args), &mut out));
+                    });
+                }
+            }
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(600));
+    targets = pool, rows, attention
+}
+criterion_main!(benches);

@@ -1,0 +1,276 @@
+//! Everything that is not a matrix product: norms, rotary embedding, attention, activations, elementwise steps.
+//!
+//! Each operation has one definition of its bits. A sum over a row is taken in 16 virtual lanes (see [`scalar`]), an
+//! elementwise step is the same operations in the same order everywhere, and a parallel split never crosses a row's sum.
+//! So neither the instruction set nor the thread count, the batch or the chunking changes a result. (The bits of a NaN
+//! are the exception: a NaN stays a NaN, with whatever payload.)
+//!
+//! A wrong length is a mistake of the caller: it is asserted in debug builds, and otherwise the part that all
+//! operands have is computed. Only attention and the writing of keys and values, which follow page tables, check and
+//! return errors.
+
+#![allow(unsafe_code)]
+
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod math;
+mod parallel;
+mod rope;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+pub use attention::{AttentionArgs, PAGE_TOKENS};
+pub(crate) use parallel::Pieces;
+pub use rope::{RopeAngles, RopeStyle};
+
+use crate::{Isa, KernelError, Kernels, Pool};
+use attention::{Block, Scratch};
+use half::f16;
+
+/// A rotation of one row: `(row, head_dim, cos, sin)`.
+type Rope = fn(&mut [f32], usize, &[f32], &[f32]);
+
+/// The float operations in the form for one instruction set.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatOps {
+    rms_norm: fn(&mut [f32], &[f32], f32),
+    add: fn(&mut [f32], &[f32]),
+    scale: fn(&mut [f32], f32),
+    soft_cap: fn(&mut [f32], f32),
+    swiglu: fn(&mut [f32], &[f32]),
+    geglu: fn(&mut [f32], &[f32]),
+    rope_halves: Rope,
+    rope_interleaved: Rope,
+    max: fn(&[f32]) -> f32,
+    sum_exp: fn(&[f32], f32) -> f64,
+    to_f16: fn(&[f32], &mut [f16]),
+    attend: fn(&AttentionArgs<'_>, &Block, &mut Scratch),
+}
+
+impl FloatOps {
+    /// The table for `isa`, which must be one that this processor has: [`Kernels::new`] checks it.
+    ///
+    /// AVX-512 machines use the AVX2 forms.
+    pub(crate) fn new(isa: Isa) -> FloatOps {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512Vnni => FloatOps {
+                rms_norm: avx2::rms_norm,
+                add: avx2::add,
+                scale: avx2::scale,
+                soft_cap: avx2::soft_cap,
+                swiglu: avx2::swiglu,
+                geglu: avx2::geglu,
+                rope_halves: avx2::rope_halves,
+                rope_interleaved: avx2::rope_interleaved,
+                max: avx2::max,
+                sum_exp: avx2::sum_exp,
+                to_f16: avx2::to_f16,
+                attend: attention::attend::<avx2::Avx2>,
+            },
+            #[allow(unreachable_patterns)]
+            _ => FloatOps {
+                rms_norm: scalar::rms_norm,
+                add: scalar::add,
+                scale: scalar::scale,
+                soft_cap: scalar::soft_cap,
+                swiglu: scalar::swiglu,
+                geglu: scalar::geglu,
+                rope_halves: scalar::rope_halves,
+                rope_interleaved: scalar::rope_interleaved,
+                max: scalar::max,
+                sum_exp: scalar::sum_exp,
+                to_f16: scalar::to_f16,
+                attend: attention::attend::<scalar::Scalar>,
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for FloatOps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FloatOps")
+    }
+}
+
+/// Where one row's keys or values go in a layer's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvSlot {
+    /// The page, an index into the layer's pages.
+    pub page: u32,
+    /// The token within the page, below [`PAGE_TOKENS`].
+    pub token: u32,
+}
+
+/// What a row of logits needs to become log-probabilities: `log p(i) = x[i] - max - log_sum`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogSumExp {
+    /// The greatest element.
+    pub max: f32,
+    /// `ln(sum(e^(x - max)))`; NaN when an element is NaN or infinite upwards.
+    pub log_sum: f64,
+}
+
+impl Kernels {
+    /// out = RMS norm of each row of x (Zhang and Sennrich, arXiv:1910.07467): `x / sqrt(mean(x^2) + eps) * gain`.
+    ///
+    /// x, out: `[rows, n]`; gain: `[n]`.
+    pub fn rms_norm(&self, pool: &Pool, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+        debug_assert_eq!(x.len(), out.len());
+        parallel::pieces(pool, out, gain.len(), &|start, out| {
+            // The copy is in cache when the norm reads it.
+            for (o, x) in out.iter_mut().zip(x.get(start..).unwrap_or_default()) {
+                *o = *x;
+            }
+            (self.float.rms_norm)(out, gain, eps);
+        });
+    }
+
+    /// [`rms_norm`](Kernels::rms_norm) in place; x: `[rows, n]`, or `[rows * heads, head_dim]` for a norm per head.
+    pub fn rms_norm_in_place(&self, pool: &Pool, x: &mut [f32], gain: &[f32], eps: f32) {
+        debug_assert!(x.len().is_multiple_of(gain.len().max(1)));
+        parallel::pieces(pool, x, gain.len(), &|_, x| (self.float.rms_norm)(x, gain, eps));
+    }
+
+    /// Rotates the first `2 * angles.half()` elements of each head; x: `[rows, heads, head_dim]`, row `r` by the angles'
+    /// row `r`. The rest of a head stays.
+    pub fn rope(
+        &self,
+        pool: &Pool,
+        x: &mut [f32],
+        heads: usize,
+        head_dim: usize,
+        angles: &RopeAngles,
+        style: RopeStyle,
+    ) {
+        let (half, row_len) = (angles.half(), heads * head_dim);
+        debug_assert!(2 * half <= head_dim && x.len() <= angles.rows() * row_len);
+        if half == 0 || row_len == 0 || 2 * half > head_dim {
+            return;
+        }
+        let rotate = match style {
+            RopeStyle::Interleaved => self.float.rope_interleaved,
+            RopeStyle::Halves => self.float.rope_halves,
+        };
+        parallel::pieces(pool, x, row_len, &|start, x| {
+            let angle = (start / row_len * half).min(angles.cos().len());
+            let angles =
+                angles.cos()[angle..].chunks_exact(half).zip(angles.sin()[angle..].chunks_exact(half));
+            for (row, (cos, sin)) in x.chunks_exact_mut(row_len).zip(angles) {
+                rotate(row, head_dim, cos, sin);
+            }
+        });
+    }
+
+    /// Attention of each row over its sequence's pages; out: `[rows, heads, head_dim]`.
+    ///
+    /// A NaN in a row's query, or in a key that it attends to, makes its output NaN; one in a value, that column.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when a shape, a sequence, a page table or a page that is needed does not fit.
+    pub fn attention(
+        &self,
+        pool: &Pool,
+        args: &AttentionArgs<'_>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        attention::attention(&self.float, pool, args, out)
+    }
+
+    /// Writes keys or values into their pages, rounded to half precision (to the nearest, ties to even; infinity beyond
+    /// its range).
+    ///
+    /// src: `[rows, kv_heads, head_dim]`; pages: `[pages, kv_heads, PAGE_TOKENS, head_dim]`; slots: `[rows]`.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when `src` has not one row for each slot, or a slot is outside the pages. Rows before a
+    /// wrong slot are written.
+    pub fn store_kv(
+        &self,
+        src: &[f32],
+        kv_heads: usize,
+        head_dim: usize,
+        slots: &[KvSlot],
+        pages: &mut [f16],
+    ) -> Result<(), KernelError> {
+        let row_len = kv_heads.saturating_mul(head_dim);
+        let wanted = row_len.saturating_mul(slots.len());
+        if row_len == 0 || src.len() != wanted {
+            return Err(KernelError::Length {
+                what: "key and value rows",
+                expected: wanted,
+                actual: src.len(),
+            });
+        }
+        let count = pages.len() / row_len.saturating_mul(PAGE_TOKENS);
+        for (row, slot) in src.chunks_exact(row_len).zip(slots) {
+            let (page, token) = (slot.page as usize, slot.token as usize);
+            if page >= count {
+                return Err(KernelError::Length { what: "page of a slot", expected: count, actual: page });
+            }
+            if token >= PAGE_TOKENS {
+                return Err(KernelError::Length {
+                    what: "token of a slot",
+                    expected: PAGE_TOKENS,
+                    actual: token,
+                });
+            }
+            for (head, x) in row.chunks_exact(head_dim).enumerate() {
+                let start = ((page * kv_heads + head) * PAGE_TOKENS + token) * head_dim;
+                (self.float.to_f16)(x, &mut pages[start..start + head_dim]);
+            }
+        }
+        Ok(())
+    }
+
+    /// gate = silu(gate) * up, elementwise (SwiGLU; Shazeer, arXiv:2002.05202).
+    pub fn swiglu(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
+        self.pairwise(pool, gate, up, self.float.swiglu);
+    }
+
+    /// gate = gelu(gate) * up, elementwise, with the tanh form of GELU (GeGLU; Shazeer, arXiv:2002.05202).
+    pub fn geglu(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
+        self.pairwise(pool, gate, up, self.float.geglu);
+    }
+
+    /// x += y, elementwise.
+    pub fn add(&self, pool: &Pool, x: &mut [f32], y: &[f32]) {
+        self.pairwise(pool, x, y, self.float.add);
+    }
+
+    /// Each row of x `[rows, n]` += bias `[n]`.
+    pub fn add_bias(&self, pool: &Pool, x: &mut [f32], bias: &[f32]) {
+        debug_assert!(x.len().is_multiple_of(bias.len().max(1)));
+        if bias.is_empty() {
+            return;
+        }
+        parallel::pieces(pool, x, bias.len(), &|_, x| {
+            x.chunks_mut(bias.len()).for_each(|row| (self.float.add)(row, bias));
+        });
+    }
+
+    /// x *= factor.
+    pub fn scale(&self, pool: &Pool, x: &mut [f32], factor: f32) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.scale)(x, factor));
+    }
+
+    /// x = cap * tanh(x / cap).
+    pub fn soft_cap(&self, pool: &Pool, x: &mut [f32], cap: f32) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.soft_cap)(x, cap));
+    }
+
+    /// The maximum of `x` and the logarithm of its sum of exponentials. The sum is in f64 and in a fixed order; for the
+    /// logarithm the platform's own f64 function is used. An empty `x` gives -inf and -inf.
+    #[must_use]
+    pub fn log_sum_exp(&self, x: &[f32]) -> LogSumExp {
+        let max = (self.float.max)(x);
+        LogSumExp { max, log_sum: (self.float.sum_exp)(x, max).ln() }
+    }
+
+    fn pairwise(&self, pool: &Pool, x: &mut [f32], y: &[f32], op: fn(&mut [f32], &[f32])) {
+        debug_assert_eq!(x.len(), y.len());
+        parallel::pieces(pool, x, 64, &|start, x| op(x, y.get(start..).unwrap_or_default()));
+    }
+}

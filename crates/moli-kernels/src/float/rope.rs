@@ -1,0 +1,83 @@
+//! The angles of rotary position embedding (Su et al., arXiv:2104.09864).
+
+/// Which elements of a head form a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// (2 i, 2 i + 1): the order of the original LLaMA weights, which GGUF files of that architecture keep.
+    Interleaved,
+    /// (i, i + rot_dims / 2): the order of GPT-NeoX.
+    Halves,
+}
+
+/// The cosines and sines for the rows of a batch.
+///
+/// The frequencies are computed in f64 and kept as f32, as the models were trained with; the angle (position times
+/// frequency), its cosine and its sine are computed in f64 and rounded once. So a row depends on its position alone.
+#[derive(Clone, Debug)]
+pub struct RopeAngles {
+    inv_freq: Vec<f32>,
+    /// `[rows, half]`
+    cos: Vec<f32>,
+    /// `[rows, half]`
+    sin: Vec<f32>,
+}
+
+impl RopeAngles {
+    /// Angles for the first `rot_dims` elements of a head: pair `i` turns by `base^(-2 i / rot_dims)` per position,
+    /// divided by `factors[i]` where factors are given (a linear scaling is a factor that all pairs share).
+    ///
+    /// An odd `rot_dims` is rounded down. A factor that is not given counts as 1.
+    #[must_use]
+    pub fn new(rot_dims: usize, base: f32, factors: Option<&[f32]>) -> RopeAngles {
+        let half = rot_dims / 2;
+        let frequency = |i: usize| {
+            let factor = factors.and_then(|f| f.get(i)).map_or(1.0, |f| f64::from(*f));
+            (f64::from(base).powf(-((2 * i) as f64) / (2 * half) as f64) / factor) as f32
+        };
+        RopeAngles { inv_freq: (0..half).map(frequency).collect(), cos: Vec::new(), sin: Vec::new() }
+    }
+
+    /// Room for `rows` rows, so that [`set`](RopeAngles::set) allocates nothing up to there.
+    pub fn reserve(&mut self, rows: usize) {
+        let wanted = rows * self.half();
+        self.cos.reserve(wanted.saturating_sub(self.cos.len()));
+        self.sin.reserve(wanted.saturating_sub(self.sin.len()));
+    }
+
+    /// Computes the rows for these positions.
+    pub fn set(&mut self, positions: &[u32]) {
+        self.cos.clear();
+        self.sin.clear();
+        for &position in positions {
+            for &frequency in &self.inv_freq {
+                let (sin, cos) = (f64::from(position) * f64::from(frequency)).sin_cos();
+                self.cos.push(cos as f32);
+                self.sin.push(sin as f32);
+            }
+        }
+    }
+
+    /// Half the rotated dimensions: the number of pairs.
+    #[must_use]
+    pub fn half(&self) -> usize {
+        self.inv_freq.len()
+    }
+
+    /// The rows that were set.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.cos.len().checked_div(self.half()).unwrap_or(0)
+    }
+
+    /// The cosines of all rows, `[rows, half]`.
+    #[must_use]
+    pub fn cos(&self) -> &[f32] {
+        &self.cos
+    }
+
+    /// The sines of all rows, `[rows, half]`.
+    #[must_use]
+    pub fn sin(&self) -> &[f32] {
+        &self.sin
+    }
+}

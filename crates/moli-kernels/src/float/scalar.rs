@@ -1,0 +1,253 @@
+//! The float operations in their plainest form: what every other form must equal bit for bit.
+//!
+//! A sum over a row has 16 *virtual lanes*: lane `l` takes the elements `k` with `k mod 16 = l`, in ascending order and
+//! with a fused multiply-add where a product is added; [`tree`] then adds lane `l` and `l + 8`, `l + 4`, `l + 2`,
+//! `l + 1`. That order is a definition, not a consequence of a vector's width, so that two 8-wide registers, one
+//! 16-wide one and this plain code all give the same bits.
+//!
+//! Functions marked `inline(always)` are compiled again with wider instructions in [`super::avx2`]: a compiler may turn
+//! their loops into vectors, but never change what a loop computes.
+
+#![allow(clippy::needless_range_loop)]
+
+use super::attention::{Form, PAGE_TOKENS};
+use super::math;
+use half::f16;
+
+/// Adds 16 lanes in the fixed order.
+#[inline(always)]
+pub(super) fn tree(mut lanes: [f32; 16]) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+    }
+    lanes[0]
+}
+
+/// The sum of squares of `x`.
+pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0.0; 16];
+    for (k, &v) in x.iter().enumerate() {
+        lanes[k % 16] = v.mul_add(v, lanes[k % 16]);
+    }
+    tree(lanes)
+}
+
+/// x: `[rows, gain.len()]`; each row times gain / sqrt(mean square + eps).
+pub(super) fn rms_norm(x: &mut [f32], gain: &[f32], eps: f32) {
+    for row in x.chunks_exact_mut(gain.len().max(1)) {
+        let scale = rms_scale(sum_of_squares(row), row.len(), eps);
+        mul_gain(row, gain, scale);
+    }
+}
+
+/// 1 / sqrt(mean square + eps).
+#[inline(always)]
+pub(super) fn rms_scale(sum_of_squares: f32, n: usize, eps: f32) -> f32 {
+    1.0 / (sum_of_squares / n as f32 + eps).sqrt()
+}
+
+/// row = (row * scale) * gain.
+#[inline(always)]
+pub(super) fn mul_gain(row: &mut [f32], gain: &[f32], scale: f32) {
+    for (x, g) in row.iter_mut().zip(gain) {
+        *x = (*x * scale) * g;
+    }
+}
+
+/// x += y.
+#[inline(always)]
+pub(super) fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// x *= s.
+#[inline(always)]
+pub(super) fn scale(x: &mut [f32], s: f32) {
+    for x in x {
+        *x *= s;
+    }
+}
+
+/// x = cap * tanh(x / cap).
+#[inline(always)]
+pub(super) fn soft_cap(x: &mut [f32], cap: f32) {
+    for x in x {
+        *x = cap * math::tanh(*x / cap);
+    }
+}
+
+/// gate = silu(gate) * up.
+#[inline(always)]
+pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = math::silu(*g) * u;
+    }
+}
+
+/// gate = gelu(gate) * up.
+#[inline(always)]
+pub(super) fn geglu(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = math::gelu(*g) * u;
+    }
+}
+
+/// Rotates each head of one row; the pair of angle `i` is (i, i + half).
+#[inline(always)]
+pub(super) fn rope_halves(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    let half = cos.len();
+    for head in row.chunks_exact_mut(head_dim) {
+        let (first, second) = head.split_at_mut(half);
+        for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            (*a, *b) = (a.mul_add(*c, -(*b * s)), a.mul_add(*s, *b * c));
+        }
+    }
+}
+
+/// Rotates each head of one row; the pair of angle `i` is (2 i, 2 i + 1).
+#[inline(always)]
+pub(super) fn rope_interleaved(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    for head in row.chunks_exact_mut(head_dim) {
+        for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+            let (a, b) = (pair[0], pair[1]);
+            pair[0] = a.mul_add(*c, -(b * s));
+            pair[1] = a.mul_add(*s, b * c);
+        }
+    }
+}
+
+/// The greatest element; -inf for none. A NaN is passed over: the sum of exponentials shows it.
+#[inline(always)]
+pub(super) fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (blocks, rest) = x.as_chunks::<16>();
+    for block in blocks {
+        for (lane, v) in lanes.iter_mut().zip(block) {
+            *lane = math::max(*v, *lane);
+        }
+    }
+    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |m, v| math::max(*v, m))
+}
+
+/// The sum of e^(x - max), in 16 virtual lanes of f64.
+#[inline(always)]
+pub(super) fn sum_exp(x: &[f32], max: f32) -> f64 {
+    let mut lanes = [0f64; 16];
+    let (blocks, rest) = x.as_chunks::<16>();
+    for block in blocks {
+        for (lane, v) in lanes.iter_mut().zip(block) {
+            *lane += f64::from(math::exp(v - max));
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(math::exp(v - max));
+    }
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+    }
+    lanes[0]
+}
+
+/// To half precision, to the nearest with ties to even; infinity beyond its range.
+pub(super) fn to_f16(x: &[f32], out: &mut [f16]) {
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = f16::from_f32(*x);
+    }
+}
+
+/// From half precision, exactly.
+pub(super) fn to_f32(x: &[f16], out: &mut [f32]) {
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = x.to_f32();
+    }
+}
+
+/// One page's step of the running softmax, for one query.
+///
+/// `scores` of the keys in `low..high` become e^(score - m), those of the others 0, where `m` is the running maximum
+/// with this page's. `running` is `(m, sum)`. Returns what the sums so far must be multiplied by.
+#[inline(always)]
+pub(super) fn softmax_page(
+    scores: &mut [f32; PAGE_TOKENS],
+    low: usize,
+    high: usize,
+    running: &mut (f32, f32),
+) -> f32 {
+    // Most pages are whole, and then there is nothing to do.
+    scores[..low].fill(f32::NEG_INFINITY);
+    scores[high..].fill(f32::NEG_INFINITY);
+    let mut lanes = [0.0; 16];
+    for lane in 0..16 {
+        lanes[lane] = math::max(scores[lane], scores[lane + 16]);
+    }
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            lanes[lane] = math::max(lanes[lane], lanes[lane + width]);
+        }
+    }
+    let m = math::max(lanes[0], running.0);
+    let rescale = math::exp(running.0 - m);
+    for s in scores.iter_mut() {
+        *s = math::exp(*s - m);
+    }
+    for lane in 0..16 {
+        lanes[lane] = scores[lane] + scores[lane + 16];
+    }
+    *running = (m, running.1.mul_add(rescale, tree(lanes)));
+    rescale
+}
+
+/// The scalar form of attention's inner steps.
+pub(super) struct Scalar;
+
+impl Form for Scalar {
+    fn to_f32(x: &[f16], out: &mut [f32]) {
+        to_f32(x, out);
+    }
+
+    fn scores(q: &[f32], keys: &[f32], scores: &mut [f32; PAGE_TOKENS]) {
+        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(q.len())) {
+            let mut lanes = [0.0; 16];
+            for (k, (a, b)) in q.iter().zip(key).enumerate() {
+                lanes[k % 16] = a.mul_add(*b, lanes[k % 16]);
+            }
+            *score = tree(lanes);
+        }
+    }
+
+    fn soft_cap(scores: &mut [f32; PAGE_TOKENS], cap: f32) {
+        soft_cap(scores, cap);
+    }
+
+    fn softmax_page(
+        scores: &mut [f32; PAGE_TOKENS],
+        low: usize,
+        high: usize,
+        running: &mut (f32, f32),
+    ) -> f32 {
+        softmax_page(scores, low, high, running)
+    }
+
+    fn values(
+        weights: &[f32; PAGE_TOKENS],
+        low: usize,
+        high: usize,
+        values: &[f32],
+        rescale: f32,
+        sums: &mut [f32],
+    ) {
+        let stride = sums.len();
+        for (d, sum) in sums.iter_mut().enumerate() {
+            *sum *= rescale;
+            for key in low..high {
+                *sum = weights[key].mul_add(values[key * stride + d], *sum);
+            }
+        }
+    }
+}

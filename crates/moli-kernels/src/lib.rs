@@ -1,0 +1,30 @@
+//! The arithmetic of a language model on slices: quantised matrix products, the float operations between them, and the
+//! thread pool under both. No file is opened here and nothing is allocated while a model runs.
+//!
+//! - [`Matrix`] is a weight matrix in a file's own blocks; [`Activations`] is what it is multiplied with, quantised to
+//!   8 bits once for all the matrices that read it; [`Kernels::matmul`] multiplies.
+//! - [`dequantize`] and [`quantize`] turn blocks into floats and back.
+//! - [`Kernels`] is a table of functions for one instruction set ([`Isa`]), picked once.
+//! - [`Pool`] runs short parallel loops.
+//!
+//! # One arithmetic
+//!
+//! Every output element is computed by one fixed sequence of operations. The batch, the tile, the number of threads and
+//! the instruction set decide when it is computed and in which register, never what is computed: the results are the same
+//! bits. [`Kernels::matmul`] says what the sequence is.
+
+mod error;
+mod float;
+mod isa;
+mod kernels;
+mod matmul;
+mod pool;
+mod quant;
+
+pub use error::KernelError;
+pub use float::*;
+pub use isa::Isa;
+pub use kernels::Kernels;
+pub use matmul::{Activations, Matrix, Scratch};
+pub use pool::{Pool, default_threads};
+pub use quant::{dequantize, is_supported, quantize};

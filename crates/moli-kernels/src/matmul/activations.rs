@@ -1,0 +1,345 @@
+//! What a matrix is multiplied with, quantised to 8 bits.
+
+use moli_format::TensorType;
+
+use super::Input;
+use crate::float::Pieces;
+use crate::{Isa, KernelError, Kernels, Pool};
+
+/// The greatest quantised activation.
+const MAX: f32 = 127.0;
+/// Adding this to a float below 2^22 rounds it to the nearest integer, ties to even, which is then in the low bits.
+const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+/// Elements that are quantised in one task.
+const GRAIN: usize = 8 * 1024;
+
+/// The input of matrix products, `[rows, cols]` f32, and its quantised forms.
+///
+/// The buffers are allocated once. [`set`](Self::set) takes a new input, and [`prepare`](Self::prepare) makes the form
+/// that a type of weights needs, once for all the matrices that share the input.
+///
+/// A value is quantised to `q = round(x * (127 / m))`, ties to even, where `m` is the greatest magnitude of its block (32
+/// values, or 256 for the K types), and stands for `q * (m / 127)`. A block with a NaN or an infinity gets a scale of NaN,
+/// which every product then shows; a block whose `127 / m` is not finite (m is 0 or below 4e-37) counts as zeros.
+#[derive(Debug)]
+pub struct Activations {
+    max_rows: usize,
+    max_cols: usize,
+    rows: usize,
+    cols: usize,
+    /// `[rows, cols]`
+    x: Vec<f32>,
+    q32: Quantized,
+    q256: Quantized,
+}
+
+/// Activations in blocks of 32 or 256.
+#[derive(Debug, Default)]
+struct Quantized {
+    /// True if this belongs to the input that was set last.
+    ready: bool,
+    /// `[rows, cols]`
+    q: Vec<i8>,
+    /// A scale per block, `[rows, cols / block]`.
+    d: Vec<f32>,
+    /// Blocks of 32: the sum of each, `[rows, cols / 32]`.
+    sums: Vec<i32>,
+    /// Blocks of 32: that sum times the scale.
+    ds: Vec<f32>,
+    /// Blocks of 256: sums of 16 values each, `[rows, cols / 16]`.
+    sums16: Vec<i16>,
+    /// Blocks of 256: sums of 32 values each, `[rows, cols / 32]`.
+    sums32: Vec<i16>,
+}
+
+/// Which form of the input a type of weights is multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Float,
+    Blocks32,
+    Blocks256,
+}
+
+impl Form {
+    /// The form for a type that has kernels.
+    pub(crate) fn of(ttype: TensorType) -> Self {
+        match ttype.block_len() {
+            32 => Self::Blocks32,
+            256 => Self::Blocks256,
+            _ => Self::Float,
+        }
+    }
+}
+
+impl Activations {
+    /// Buffers for at most `max_rows` rows of at most `max_cols` columns.
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] if that is beyond the address space.
+    pub fn new(max_rows: usize, max_cols: usize) -> Result<Self, KernelError> {
+        let too_large = KernelError::TooLarge { rows: max_rows, cols: max_cols };
+        let elements =
+            max_rows.checked_mul(max_cols).filter(|n| *n <= isize::MAX as usize / 8).ok_or(too_large)?;
+        let blocks32 = max_rows * (max_cols / 32);
+        let blocks256 = max_rows * (max_cols / 256);
+        Ok(Self {
+            max_rows,
+            max_cols,
+            rows: 0,
+            cols: 0,
+            x: vec![0.0; elements],
+            q32: Quantized {
+                q: vec![0; blocks32 * 32],
+                d: vec![0.0; blocks32],
+                sums: vec![0; blocks32],
+                ds: vec![0.0; blocks32],
+                ..Quantized::default()
+            },
+            q256: Quantized {
+                q: vec![0; blocks256 * 256],
+                d: vec![0.0; blocks256],
+                sums16: vec![0; blocks256 * 16],
+                sums32: vec![0; blocks256 * 8],
+                ..Quantized::default()
+            },
+        })
+    }
+
+    /// Takes a new input, x: `[rows, cols]`.
+    ///
+    /// # Errors
+    /// [`KernelError::Limit`] beyond what the buffers were made for; [`KernelError::Length`] if `x` has another length.
+    pub fn set(&mut self, x: &[f32], rows: usize, cols: usize) -> Result<(), KernelError> {
+        self.clear();
+        for (what, limit, actual) in
+            [("rows of activations", self.max_rows, rows), ("columns of activations", self.max_cols, cols)]
+        {
+            if actual > limit {
+                return Err(KernelError::Limit { what, limit, actual });
+            }
+        }
+        let expected = rows * cols;
+        match self.x.get_mut(..expected) {
+            Some(to) if x.len() == expected => to.copy_from_slice(x),
+            _ => return Err(KernelError::Length { what: "activations", expected, actual: x.len() }),
+        }
+        (self.rows, self.cols) = (rows, cols);
+        Ok(())
+    }
+
+    /// Forgets the input.
+    fn clear(&mut self) {
+        (self.rows, self.cols) = (0, 0);
+        self.q32.ready = false;
+        self.q256.ready = false;
+    }
+
+    /// Makes the form of the input that weights of this type are multiplied with, if it is not there yet.
+    ///
+    /// # Errors
+    /// [`KernelError::UnsupportedType`]; [`KernelError::PartialBlock`] if the columns are not whole blocks of the type.
+    pub fn prepare(&mut self, kernels: &Kernels, pool: &Pool, ttype: TensorType) -> Result<(), KernelError> {
+        if !crate::is_supported(ttype) {
+            return Err(KernelError::UnsupportedType { ttype });
+        }
+        let form = Form::of(ttype);
+        if form == Form::Float {
+            return Ok(());
+        }
+        let block = ttype.block_len();
+        if !self.cols.is_multiple_of(block) {
+            return Err(KernelError::PartialBlock { ttype, block, cols: self.cols });
+        }
+        let out = if form == Form::Blocks32 { &mut self.q32 } else { &mut self.q256 };
+        if out.ready {
+            return Ok(());
+        }
+        let blocks = self.rows * self.cols / block;
+        let x = self.x.get(..blocks * block).unwrap_or_default();
+        let quantize = kernels.matmul.quantize;
+        let per_task = GRAIN / block;
+        let to = Buffers {
+            q: Pieces(out.q.as_mut_ptr()),
+            d: Pieces(out.d.as_mut_ptr()),
+            sums: Pieces(out.sums.as_mut_ptr()),
+            ds: Pieces(out.ds.as_mut_ptr()),
+            sums16: Pieces(out.sums16.as_mut_ptr()),
+            sums32: Pieces(out.sums32.as_mut_ptr()),
+        };
+        pool.run(blocks.div_ceil(per_task), &|task, _| {
+            let start = task * per_task;
+            let n = per_task.min(blocks - start);
+            let x = x.get(start * block..(start + n) * block).unwrap_or_default();
+            // SAFETY: the blocks start..start + n are below `blocks`, for which `new` made room in the buffers of this
+            // form (rows and columns are within its limits); they are borrowed mutably through `out` for the whole run,
+            // and the pool gives each task out once.
+            #[allow(unsafe_code)]
+            unsafe {
+                let (q, d) = (to.q.slice(start * block, n * block), to.d.slice(start, n));
+                if form == Form::Blocks32 {
+                    quantize.blocks32(x, q, d, to.sums.slice(start, n), to.ds.slice(start, n));
+                } else {
+                    quantize.blocks256(
+                        x,
+                        q,
+                        d,
+                        to.sums16.slice(start * 16, n * 16),
+                        to.sums32.slice(start * 8, n * 8),
+                    );
+                }
+            }
+        });
+        out.ready = true;
+        Ok(())
+    }
+
+    /// Rows of the input.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the input.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The most rows that [`set`](Self::set) takes.
+    #[must_use]
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// The most columns that [`set`](Self::set) takes.
+    #[must_use]
+    pub fn max_cols(&self) -> usize {
+        self.max_cols
+    }
+
+    /// The input in the form for weights of this type; `None` if it is not prepared.
+    pub(crate) fn input(&self, ttype: TensorType) -> Option<Input<'_>> {
+        let elements = self.rows * self.cols;
+        let blocks = |block: usize| elements / block;
+        let mut input =
+            Input { rows: self.rows, cols: self.cols, x: self.x.get(..elements)?, ..Input::default() };
+        match Form::of(ttype) {
+            Form::Float => {}
+            Form::Blocks32 if self.q32.ready => {
+                input.q = self.q32.q.get(..elements)?;
+                input.d = self.q32.d.get(..blocks(32))?;
+                input.sums = self.q32.sums.get(..blocks(32))?;
+                input.ds = self.q32.ds.get(..blocks(32))?;
+            }
+            Form::Blocks256 if self.q256.ready => {
+                input.q = self.q256.q.get(..elements)?;
+                input.d = self.q256.d.get(..blocks(256))?;
+                input.sums16 = self.q256.sums16.get(..blocks(16))?;
+                input.sums32 = self.q256.sums32.get(..blocks(32))?;
+            }
+            _ => return None,
+        }
+        Some(input)
+    }
+}
+
+/// The buffers of one form, of which each task writes its blocks.
+struct Buffers {
+    q: Pieces<i8>,
+    d: Pieces<f32>,
+    sums: Pieces<i32>,
+    ds: Pieces<f32>,
+    sums16: Pieces<i16>,
+    sums32: Pieces<i16>,
+}
+
+/// The quantising functions for one instruction set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quantize {
+    vector: bool,
+}
+
+impl Quantize {
+    /// `isa` must be one that this processor has.
+    pub(super) fn new(isa: Isa) -> Self {
+        Self { vector: isa >= Isa::Avx2 }
+    }
+
+    /// Whole blocks of 32.
+    fn blocks32(self, x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i32], ds: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.vector {
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn with_avx2(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i32], ds: &mut [f32]) {
+                blocks32(x, q, d, sums, ds);
+            }
+            // SAFETY: `vector` says that the processor has these, by the contract of `new`.
+            #[allow(unsafe_code)]
+            return unsafe { with_avx2(x, q, d, sums, ds) };
+        }
+        blocks32(x, q, d, sums, ds);
+    }
+
+    /// Whole blocks of 256.
+    fn blocks256(self, x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.vector {
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn with_avx2(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
+                blocks256(x, q, d, sums16, sums32);
+            }
+            // SAFETY: `vector` says that the processor has these, by the contract of `new`.
+            #[allow(unsafe_code)]
+            return unsafe { with_avx2(x, q, d, sums16, sums32) };
+        }
+        blocks256(x, q, d, sums16, sums32);
+    }
+}
+
+/// Quantises one block and returns its scale. Plain text that a compiler may turn into vectors of any width: it is only
+/// integer operations and single, exactly rounded float operations.
+#[inline(always)]
+fn block<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
+    const INFINITY: i32 = 0x7f80_0000;
+    // Magnitudes of floats are ordered like their bits, with infinity and then the NaNs on top.
+    let mut most = 0;
+    for v in x {
+        most = most.max((v.to_bits() & 0x7fff_ffff).cast_signed());
+    }
+    let greatest = f32::from_bits(most.cast_unsigned());
+    let inverse = MAX / greatest;
+    if most >= INFINITY || inverse == f32::INFINITY {
+        q.fill(0);
+        return if most >= INFINITY { f32::NAN } else { 0.0 };
+    }
+    for (q, v) in q.iter_mut().zip(x) {
+        // At most 127 and a bit, which rounds to 127.
+        *q = (v * inverse + ROUND).to_bits() as i8;
+    }
+    greatest / MAX
+}
+
+#[inline(always)]
+fn blocks32(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i32], ds: &mut [f32]) {
+    let blocks = x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0);
+    for ((((x, q), d), sum), ds) in blocks.zip(d).zip(sums).zip(ds) {
+        *d = block(x, q);
+        *sum = q.iter().map(|q| i32::from(*q)).sum();
+        *ds = *d * *sum as f32;
+    }
+}
+
+#[inline(always)]
+fn blocks256(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
+    let blocks = x.as_chunks::<256>().0.iter().zip(q.as_chunks_mut::<256>().0);
+    let sums = sums16.as_chunks_mut::<16>().0.iter_mut().zip(sums32.as_chunks_mut::<8>().0);
+    for (((x, q), d), (sums16, sums32)) in blocks.zip(d).zip(sums) {
+        *d = block(x, q);
+        for (sum, q) in sums16.iter_mut().zip(q.as_chunks::<16>().0) {
+            *sum = q.iter().map(|q| i16::from(*q)).sum();
+        }
+        for (sum, pair) in sums32.iter_mut().zip(sums16.as_chunks::<2>().0) {
+            *sum = pair[0] + pair[1];
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Matrix products of quantised weights with many rows of activations, or one.
+//!
+//! - [`activations`]: the input and its 8-bit forms;
+//! - [`scalar`]: the plainest form of the product, which defines its bits;
+//! - [`tile`]: the vector form: 16 rows of weights are unpacked into a panel and multiplied with the tokens;
+//! - [`unpack`]: blocks of each format into the panel;
+//! - [`float`]: unquantised weights.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod float;
+mod scalar;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod substitute;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod unpack;
+
+pub use activations::Activations;
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use moli_format::{Bytes, TensorType};
+
+use crate::quant::{SUPPORTED, row_bytes};
+use crate::{Isa, KernelError, Kernels, Pool};
+use activations::Quantize;
+
+/// Rows of weights that a task computes together, and the unit in which tasks are cut.
+pub(crate) const TILE: usize = 16;
+/// Multiply-adds (or as much unpacking) that make a task worth giving to another thread.
+const TASK_WORK: usize = 256 * 1024;
+
+/// A weight matrix, `[rows, cols]` in row-major blocks: a range of a model file.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    ttype: TensorType,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    data: Bytes,
+}
+
+impl Matrix {
+    /// A matrix of these bytes, which stay where they are.
+    ///
+    /// # Errors
+    /// [`KernelError::UnsupportedType`], [`KernelError::PartialBlock`], [`KernelError::TooLarge`], or
+    /// [`KernelError::Length`] if `data` is not exactly the rows.
+    pub fn new(ttype: TensorType, rows: usize, cols: usize, data: Bytes) -> Result<Self, KernelError> {
+        if !crate::is_supported(ttype) {
+            return Err(KernelError::UnsupportedType { ttype });
+        }
+        let row_bytes = row_bytes(ttype, cols)?;
+        let expected = row_bytes.checked_mul(rows).ok_or(KernelError::TooLarge { rows, cols })?;
+        if data.len() != expected {
+            return Err(KernelError::Length { what: "bytes of a matrix", expected, actual: data.len() });
+        }
+        Ok(Self { ttype, rows, cols, row_bytes, data })
+    }
+
+    /// Rows: outputs of a product.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: inputs of a product.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// How the elements are stored.
+    #[must_use]
+    pub fn ttype(&self) -> TensorType {
+        self.ttype
+    }
+
+    /// Bytes of the whole matrix.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// One row as floats, out: `[cols]`.
+    ///
+    /// # Errors
+    /// [`KernelError::Limit`] if there is no such row, [`KernelError::Length`] if `out` has another length.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<(), KernelError> {
+        if row >= self.rows {
+            return Err(KernelError::Limit { what: "row of a matrix", limit: self.rows, actual: row });
+        }
+        if out.len() != self.cols {
+            return Err(KernelError::Length {
+                what: "row of a matrix",
+                expected: self.cols,
+                actual: out.len(),
+            });
+        }
+        let bytes = self.data.get(row * self.row_bytes..(row + 1) * self.row_bytes).unwrap_or_default();
+        crate::dequantize(self.ttype, bytes, out)
+    }
+}
+
+/// Working memory for matrix products: a panel for each thread of a pool.
+#[derive(Debug)]
+pub struct Scratch {
+    panels: Vec<Mutex<Panel>>,
+}
+
+impl Scratch {
+    /// Working memory for a pool of this many threads.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        Self { panels: (0..threads.max(1)).map(|_| Mutex::default()).collect() }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+type Panel = Box<tile::Panel>;
+#[cfg(not(target_arch = "x86_64"))]
+type Panel = ();
+
+/// The input of a product in the form that the weights need; the other slices are empty. See [`Activations`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Input<'a> {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) x: &'a [f32],
+    pub(crate) q: &'a [i8],
+    pub(crate) d: &'a [f32],
+    pub(crate) sums: &'a [i32],
+    pub(crate) ds: &'a [f32],
+    pub(crate) sums16: &'a [i16],
+    pub(crate) sums32: &'a [i16],
+}
+
+/// One product: everything that a task needs to compute a range of rows of weights for all tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    /// Bytes of the weights, `[rows, row_bytes]`.
+    weights: &'a [u8],
+    rows: usize,
+    row_bytes: usize,
+    input: Input<'a>,
+    out: Out,
+}
+
+/// The output, `[tokens, rows]`, of which each task writes other columns.
+#[derive(Clone, Copy)]
+struct Out {
+    to: *mut f32,
+    rows: usize,
+    tokens: usize,
+}
+
+// SAFETY: the pointer is used in `write` only, whose caller promises that no two threads write the same element.
+#[allow(unsafe_code)]
+unsafe impl Send for Out {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Out {}
+
+impl Out {
+    /// Writes the elements `row..row + values.len()` of a token's output; what is outside is left out.
+    ///
+    /// # Safety
+    /// The output is borrowed mutably by the caller of [`Kernels::matmul`], and no other thread writes these elements.
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    unsafe fn write(self, token: usize, row: usize, values: &[f32]) {
+        if token >= self.tokens || row >= self.rows {
+            return;
+        }
+        let n = values.len().min(self.rows - row);
+        // SAFETY: the elements are inside `[tokens, rows]`, and no one else writes them (the caller's promise).
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.to.add(token * self.rows + row), n) };
+    }
+}
+
+/// Computes the outputs `rows` for all tokens. The range starts at a multiple of [`TILE`], and ends at one or at the last
+/// row.
+///
+/// # Safety
+/// The processor has the instruction set of the table that the function is in, the job's slices agree (as
+/// [`Kernels::matmul`] checks), and no other thread computes these rows.
+type MatmulFn = unsafe fn(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel);
+
+/// The matrix products of one instruction set.
+#[derive(Debug, Clone)]
+pub(crate) struct MatmulTable {
+    /// In the order of [`SUPPORTED`].
+    products: [MatmulFn; SUPPORTED.len()],
+    pub(crate) quantize: Quantize,
+}
+
+impl MatmulTable {
+    /// The table for `isa`, which must be one that this processor has: [`Kernels::new`] checks it.
+    pub(crate) fn new(isa: Isa) -> Self {
+        let product: fn(TensorType) -> MatmulFn = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => tile::avx2,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => tile::avx512,
+            #[allow(unreachable_patterns)]
+            _ => scalar::product,
+        };
+        Self { products: SUPPORTED.map(product), quantize: Quantize::new(isa) }
+    }
+}
+
+impl Kernels {
+    /// out = activations · weightsᵀ, out: `[tokens, w.rows()]` row-major, one row for each row of `act`.
+    ///
+    /// `act` must have been [prepared](Activations::prepare) for the type of `w`, and `scratch` made for at least as
+    /// many threads as `pool` has.
+    ///
+    /// # The bits of the result
+    ///
+    /// With `I`, `M` and sums of quantised activations being exact integers, and each block in ascending order, an
+    /// output element starts as `acc = 0` and is:
+    ///
+    /// - blocks of 32: `acc = fma(f32(I), d_w * d_a, acc)` where `I` is the sum of the products of the quantised values
+    ///   (less the format's offset), and then, where there is a minimum, `acc = fma(m, d_a * f32(sum), acc)`;
+    /// - blocks of 256: the same with `I` the sum of these sums times the sub-scales, and then, where there are minima,
+    ///   `acc = fma(f32(M), -dmin * d_a, acc)` with `M` the sum of the sub-minima times the sums of the activations;
+    /// - floats: lane `l` of 16 takes `fma(w, x, lane)` for `k = l, l + 16, …`; lanes `l` and `l + 8` are added, then
+    ///   `l + 4`, `l + 2`, `l + 1`.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] and [`KernelError::Limit`] if the shapes disagree, [`KernelError::NotPrepared`].
+    pub fn matmul(
+        &self,
+        pool: &Pool,
+        w: &Matrix,
+        act: &Activations,
+        scratch: &Scratch,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        if act.cols() != w.cols {
+            return Err(KernelError::Length {
+                what: "columns of activations",
+                expected: w.cols,
+                actual: act.cols(),
+            });
+        }
+        let tokens = act.rows();
+        let expected =
+            tokens.checked_mul(w.rows).ok_or(KernelError::TooLarge { rows: tokens, cols: w.rows })?;
+        if out.len() != expected {
+            return Err(KernelError::Length { what: "outputs", expected, actual: out.len() });
+        }
+        if scratch.panels.len() < pool.threads() {
+            return Err(KernelError::Limit {
+                what: "threads",
+                limit: scratch.panels.len(),
+                actual: pool.threads(),
+            });
+        }
+        let input = act.input(w.ttype).ok_or(KernelError::NotPrepared { ttype: w.ttype })?;
+        let unsupported = KernelError::UnsupportedType { ttype: w.ttype };
+        let index = SUPPORTED.iter().position(|t| *t == w.ttype).ok_or(unsupported)?;
+        // A tile needs all of its rows.
+        let product = if w.rows < TILE { scalar::product(w.ttype) } else { self.matmul.products[index] };
+        if expected == 0 {
+            return Ok(());
+        }
+
+        let job = Job {
+            weights: &w.data,
+            rows: w.rows,
+            row_bytes: w.row_bytes,
+            input,
+            out: Out { to: out.as_mut_ptr(), rows: w.rows, tokens },
+        };
+        let tiles = w.rows.div_ceil(TILE);
+        // Unpacking a row costs about as much as multiplying it twice.
+        let tile_work = TILE * w.cols.max(1) * (tokens + 2);
+        let tiles_per_task = (TASK_WORK / tile_work).max(1);
+        pool.run(tiles.div_ceil(tiles_per_task), &|task, thread| {
+            let start = task * tiles_per_task * TILE;
+            let end = (start + tiles_per_task * TILE).min(w.rows);
+            let Some(panel) = scratch.panels.get(thread) else { return };
+            let mut panel = panel.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: the table was picked for this processor. The lengths have been checked: `weights` is rows *
+            // row_bytes long, `input` was made for the same columns, `out` is tokens * rows long and borrowed mutably
+            // for the whole run; the pool gives each task out once, and the tasks' rows don't overlap.
+            #[allow(unsafe_code)]
+            unsafe {
+                product(&job, start..end, &mut panel);
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! The AVX-512 form of the product without AVX-512: each of its registers is an array, each operation a loop. It runs the
+//! same text as the real one, so the tests reach that text on every processor.
+
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use moli_format::TensorType;
+
+use super::tile::{Avx512, Panel, Wide, product as tile_product, quantized};
+use super::unpack::Rows;
+use super::{Job, MatmulFn, float};
+use crate::quant::unpack::*;
+
+struct Arrays;
+
+type Int = [i32; 16];
+type Float = [f32; 16];
+
+// SAFETY (for the whole block): only the loads and the store touch memory, within the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Wide for Arrays {
+    type Int = Int;
+    type Float = Float;
+
+    unsafe fn load_int(from: *const i32) -> Int {
+        unsafe { from.cast::<Int>().read_unaligned() }
+    }
+    unsafe fn splat(v: i32) -> Int {
+        [v; 16]
+    }
+    unsafe fn dpbusd(acc: Int, w: Int, a: Int) -> Int {
+        std::array::from_fn(|i| {
+            let (w, a) = (w[i].to_le_bytes(), a[i].to_le_bytes().map(u8::cast_signed));
+            (0..4).fold(acc[i], |sum, k| sum.wrapping_add(i32::from(w[k]) * i32::from(a[k])))
+        })
+    }
+    unsafe fn dpwssd(acc: Int, w: Int, a: Int) -> Int {
+        std::array::from_fn(|i| {
+            let product = |shift: i32| i32::from((w[i] >> shift) as i16) * i32::from((a[i] >> shift) as i16);
+            acc[i].wrapping_add(product(0)).wrapping_add(product(16))
+        })
+    }
+    unsafe fn add(a: Int, b: Int) -> Int {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    unsafe fn sub(a: Int, b: Int) -> Int {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    unsafe fn mul(a: Int, b: Int) -> Int {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+    unsafe fn xor(a: Int, b: Int) -> Int {
+        std::array::from_fn(|i| a[i] ^ b[i])
+    }
+    unsafe fn shift_left(v: Int, bits: i32) -> Int {
+        v.map(|v| v << bits)
+    }
+    unsafe fn high_half(v: Int) -> Int {
+        v.map(|v| v >> 16)
+    }
+    unsafe fn to_float(v: Int) -> Float {
+        v.map(|v| v as f32)
+    }
+    unsafe fn load(from: *const f32) -> Float {
+        unsafe { from.cast::<Float>().read_unaligned() }
+    }
+    unsafe fn store(to: *mut f32, v: Float) {
+        unsafe { to.cast::<Float>().write_unaligned(v) }
+    }
+    unsafe fn splat_float(v: f32) -> Float {
+        [v; 16]
+    }
+    unsafe fn mul_float(a: Float, b: Float) -> Float {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    unsafe fn fma(a: Float, b: Float, c: Float) -> Float {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+}
+
+/// As [`tile::avx512`](super::tile::avx512).
+pub(super) fn product(ttype: TensorType) -> MatmulFn {
+    /// # Safety
+    /// As [`MatmulFn`]; AVX2, FMA and F16C.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_product::<Avx512<Arrays>, F, 6>(job, rows, panel) }
+    }
+    quantized!(ttype, run)
+}
