@@ -1,0 +1,159 @@
+//! What can be wrong with a tokenizer, a template or a text.
+
+use moli_format::FormatError;
+
+/// An error of this crate. Ids are token ids; lengths are counts of elements unless a field says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// The metadata lacks a key or holds another type than the key's.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A kind of tokenizer, or a part of one, that is known but not supported.
+    #[error("{what} {name:?} is not supported")]
+    Unsupported {
+        /// The part, such as `tokenizer.ggml.model`.
+        what: &'static str,
+        /// Its value in the file.
+        name: String,
+    },
+    /// `tokenizer.ggml.pre` names a pre-tokenizer that isn't known.
+    #[error(
+        "unknown pre-tokenizer {name:?}: the text would be cut into other tokens than the model has learnt"
+    )]
+    UnknownPreTokenizer {
+        /// The name in the file.
+        name: String,
+    },
+    /// The vocabulary has no tokens.
+    #[error("the vocabulary is empty")]
+    EmptyVocabulary,
+    /// An array that goes with the tokens has another length than they have.
+    #[error("{key} has {actual} elements for {expected} tokens")]
+    LengthMismatch {
+        /// The array's key.
+        key: &'static str,
+        /// The number of tokens.
+        expected: usize,
+        /// The array's length.
+        actual: usize,
+    },
+    /// Two ids have the same text.
+    #[error("token {token:?} appears twice, as {first} and {second}")]
+    DuplicateToken {
+        /// The text.
+        token: String,
+        /// The lower id.
+        first: u32,
+        /// The higher id.
+        second: u32,
+    },
+    /// A token of type BYTE isn't `<0x00>` … `<0xFF>`.
+    #[error("token {id} is a byte token but reads {token:?}, not <0xHH>")]
+    InvalidByteToken {
+        /// Its id.
+        id: u32,
+        /// Its text.
+        token: String,
+    },
+    /// The vocabulary has no token for a byte, so some texts could not be encoded.
+    #[error("the vocabulary has no token for the byte 0x{byte:02X}")]
+    MissingByteToken {
+        /// The byte.
+        byte: u8,
+    },
+    /// A token of a byte-level vocabulary holds a character that stands for no byte, or an unknown type.
+    #[error("token {id} {token:?} is invalid: {reason}")]
+    InvalidToken {
+        /// Its id.
+        id: u32,
+        /// Its text.
+        token: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A BOS, EOS or other special id isn't an id of the vocabulary.
+    #[error("{key} is {id}, but the vocabulary has {vocab} tokens")]
+    SpecialOutOfRange {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        id: u64,
+        /// The number of tokens.
+        vocab: usize,
+    },
+    /// The file asks for a BOS or EOS token and names none.
+    #[error("{flag} is set, but {key} is missing")]
+    MissingSpecial {
+        /// The flag that is set.
+        flag: &'static str,
+        /// The key that is missing.
+        key: &'static str,
+    },
+    /// A merge is malformed or names a token that isn't in the vocabulary.
+    #[error("merge {index} {merge:?} names a token that is not in the vocabulary")]
+    InvalidMerge {
+        /// Its position in the list.
+        index: usize,
+        /// Its text.
+        merge: String,
+    },
+    /// An id that isn't in the vocabulary.
+    #[error("{id} is not a token id: the vocabulary has {vocab} tokens")]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// The number of tokens.
+        vocab: usize,
+    },
+    /// The vocabulary has no way to write this part of the text.
+    #[error("the vocabulary has no token for {text:?}")]
+    Unrepresentable {
+        /// The character or byte in question.
+        text: String,
+    },
+    /// A `tokenizer.json` or `tokenizer_config.json` that can't be read.
+    #[error("tokenizer.json: {message}")]
+    Json {
+        /// What is wrong.
+        message: String,
+    },
+    /// A regular expression of a pre-tokenizer failed; this names it.
+    #[error("pre-tokenizer: {message}")]
+    PreTokenizer {
+        /// What is wrong.
+        message: String,
+    },
+    /// The template is not valid Jinja, or nests deeper than allowed.
+    #[error("chat template: {message}")]
+    TemplateSyntax {
+        /// What is wrong and where.
+        message: String,
+    },
+    /// The template's source is longer than allowed.
+    #[error("the chat template has {actual} bytes, the most is {limit}")]
+    TemplateTooLong {
+        /// The most bytes.
+        limit: usize,
+        /// Its bytes.
+        actual: usize,
+    },
+    /// Rendering used up its budget of time and memory: a loop or a value that grows without end.
+    #[error("the chat template ran out of its budget: it loops or grows too much")]
+    TemplateBudget,
+    /// Rendering nested too deep: a macro that calls itself.
+    #[error("the chat template recurses too deep")]
+    TemplateRecursion,
+    /// The template called `raise_exception`: it refuses these messages.
+    #[error("the chat template refuses: {message}")]
+    TemplateRefused {
+        /// The template's own words.
+        message: String,
+    },
+    /// Rendering failed otherwise.
+    #[error("chat template: {message}")]
+    TemplateFailed {
+        /// What is wrong and where.
+        message: String,
+    },
+}

@@ -1,0 +1,189 @@
+//! A tokenizer from `tokenizer.ggml.*`.
+
+use crate::bpe::{BpeOptions, RankedBpe};
+use crate::pretokenize::{self, PreTokenizer};
+use crate::special::{SpecialTokens, Strip};
+use crate::spm::ScoredBpe;
+use crate::tokenizer::{Inner, Merger};
+use crate::vocab::{Spelling, TokenKind, Vocab};
+use crate::{TextError, eog};
+use moli_format::Metadata;
+use std::collections::HashMap;
+
+const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const SCORES: &str = "tokenizer.ggml.scores";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
+const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+const EOT: &str = "tokenizer.ggml.eot_token_id";
+const EOM: &str = "tokenizer.ggml.eom_token_id";
+const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
+
+/// Reads the keys; `model` decides the rest.
+pub(crate) fn load(metadata: &Metadata) -> Result<Inner, TextError> {
+    match metadata.str(MODEL)? {
+        "gpt2" => byte_level(metadata),
+        "llama" => sentence_piece(metadata),
+        other => Err(TextError::Unsupported { what: MODEL, name: other.to_owned() }),
+    }
+}
+
+fn byte_level(metadata: &Metadata) -> Result<Inner, TextError> {
+    let mut vocab = vocab(metadata, Spelling::ByteLevel)?;
+    // A file without a name was made before there were names; it means the default.
+    let spec = pretokenize::spec(metadata.str_opt(PRE)?.unwrap_or("default"))?;
+    let special = Special::read(metadata, &vocab, None, None, None)?;
+    let ends = eog::find(&mut vocab, special.ends());
+    vocab.check_byte_level()?;
+    let merges = metadata.strings(MERGES)?;
+    let mut pairs = Vec::with_capacity(merges.len());
+    for (index, merge) in merges.iter().enumerate() {
+        // The first character may be a space itself in a hand-made file; a token has at least one.
+        let first = merge.chars().next().map_or(0, char::len_utf8);
+        let cut = merge.get(first..).and_then(|rest| rest.find(' ')).map(|at| at + first);
+        let pair = cut.and_then(|at| Some((merge.get(..at)?, merge.get(at + 1..)?)));
+        pairs.push(pair.ok_or_else(|| TextError::InvalidMerge { index, merge: merge.to_owned() })?);
+    }
+    let options = BpeOptions {
+        ignore_merges: spec.ignore_merges,
+        byte_fallback: false,
+        unknown: None,
+        fuse_unknown: false,
+    };
+    let bpe = RankedBpe::new(&vocab, pairs.into_iter(), &options)?;
+    let (add_bos, add_eos) = special.flags(metadata, spec.add_bos)?;
+    Ok(Inner {
+        special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
+        merger: Merger::Pieces { pre: PreTokenizer::from_spec(&spec)?, bpe, nfc: false },
+        bos: special.bos,
+        eos: special.eos,
+        add_bos,
+        add_eos,
+        space_prefix: false,
+        ends,
+        vocab,
+    })
+}
+
+fn sentence_piece(metadata: &Metadata) -> Result<Inner, TextError> {
+    let mut vocab = vocab(metadata, Spelling::SentencePiece)?;
+    let scores = metadata.f32s(SCORES)?.into_owned();
+    if scores.len() != vocab.len() {
+        return Err(TextError::LengthMismatch { key: SCORES, expected: vocab.len(), actual: scores.len() });
+    }
+    let special = Special::read(metadata, &vocab, Some(1), Some(2), Some(0))?;
+    let ends = eog::find(&mut vocab, special.ends());
+    let merger = ScoredBpe::new(&vocab, scores, special.unknown)?;
+    let (add_bos, add_eos) = special.flags(metadata, true)?;
+    Ok(Inner {
+        special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
+        merger: Merger::Scored(merger),
+        bos: special.bos,
+        eos: special.eos,
+        add_bos,
+        add_eos,
+        space_prefix: metadata.bool_opt(ADD_SPACE)?.unwrap_or(true),
+        ends,
+        vocab,
+    })
+}
+
+fn vocab(metadata: &Metadata, spelling: Spelling) -> Result<Vocab, TextError> {
+    let tokens = metadata.strings(TOKENS)?;
+    if tokens.is_empty() {
+        return Err(TextError::EmptyVocabulary);
+    }
+    let types = metadata.i32s_opt(TYPES)?;
+    if let Some(types) = types.as_ref().filter(|types| types.len() != tokens.len()) {
+        return Err(TextError::LengthMismatch { key: TYPES, expected: tokens.len(), actual: types.len() });
+    }
+    let mut vocab = Vocab::with_capacity(spelling, tokens.len(), tokens.len() * 8);
+    for (index, token) in tokens.iter().enumerate() {
+        let kind = types.as_ref().and_then(|types| types.get(index).copied()).unwrap_or(1);
+        let Some(kind) = TokenKind::from_id(kind) else {
+            return Err(TextError::InvalidToken {
+                id: index as u32,
+                token: token.to_owned(),
+                reason: "an unknown token type",
+            });
+        };
+        vocab.push(token, kind)?;
+    }
+    Ok(vocab)
+}
+
+/// The special ids of a file.
+struct Special {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    eot: Option<u32>,
+    eom: Option<u32>,
+    unknown: Option<u32>,
+}
+
+impl Special {
+    /// The defaults hold where the key is missing and the id exists.
+    fn read(
+        metadata: &Metadata,
+        vocab: &Vocab,
+        bos: Option<u32>,
+        eos: Option<u32>,
+        unknown: Option<u32>,
+    ) -> Result<Self, TextError> {
+        let id = |key: &'static str, default: Option<u32>| {
+            let Some(id) = metadata.u64_opt(key)? else {
+                return Ok(default.filter(|&id| (id as usize) < vocab.len()));
+            };
+            // All ones is how a file says "none".
+            if id == u64::from(u32::MAX) {
+                return Ok(None);
+            }
+            if id >= vocab.len() as u64 {
+                return Err(TextError::SpecialOutOfRange { key, id, vocab: vocab.len() });
+            }
+            Ok(Some(id as u32))
+        };
+        Ok(Self {
+            bos: id(BOS, bos)?,
+            eos: id(EOS, eos)?,
+            eot: id(EOT, None)?,
+            eom: id(EOM, None)?,
+            unknown: id(UNKNOWN, unknown)?,
+        })
+    }
+
+    fn ends(&self) -> impl Iterator<Item = u32> {
+        [self.eos, self.eot, self.eom].into_iter().flatten()
+    }
+
+    /// Whether BOS and EOS are added. A file that asks for one must have it.
+    fn flags(&self, metadata: &Metadata, default_bos: bool) -> Result<(bool, bool), TextError> {
+        let flag = |flag: &'static str, key: &'static str, default: bool, id: Option<u32>| match (
+            metadata.bool_opt(flag)?,
+            id,
+        ) {
+            (Some(true), None) => Err(TextError::MissingSpecial { flag, key }),
+            (wanted, id) => Ok(wanted.unwrap_or(default) && id.is_some()),
+        };
+        Ok((flag(ADD_BOS, BOS, default_bos, self.bos)?, flag(ADD_EOS, EOS, false, self.eos)?))
+    }
+}
+
+/// The format has no place for `rstrip`. Phi-3 was trained with it on every special token but three.
+fn strip(metadata: &Metadata, vocab: &Vocab) -> Result<HashMap<u32, Strip>, TextError> {
+    let name = metadata.str_opt("general.name")?.unwrap_or("").to_lowercase();
+    if !name.contains("phi-3") && !name.contains("phi3") {
+        return Ok(HashMap::new());
+    }
+    let special = vocab.iter().filter(|(_, text, kind)| {
+        matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown)
+            && !["<unk>", "<s>", "<|endoftext|>"].contains(text)
+    });
+    Ok(special.map(|(id, _, _)| (id, Strip { left: false, right: true })).collect())
+}

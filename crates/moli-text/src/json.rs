@@ -1,0 +1,340 @@
+//! A tokenizer from `tokenizer.json`, the format of the `tokenizers` crate.
+//!
+//! The file describes a pipeline of arbitrary parts. The parts that decoders' tokenizers are made of are read into
+//! the same forms that a GGUF's are, so the same guarantees hold; any other part is an error that names it.
+
+use crate::bpe::{BpeOptions, RankedBpe};
+use crate::pretokenize::{Behavior, PreTokenizer, Stage};
+use crate::special::{SpecialTokens, Strip};
+use crate::tokenizer::{Inner, Merger};
+use crate::vocab::{Spelling, TokenKind, Vocab, parse_byte_token};
+use crate::{TextError, eog};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use tokenizers::normalizers::NFC;
+use tokenizers::{NormalizedString, Normalizer};
+
+/// Reads a `tokenizer.json` and, if there is one, its `tokenizer_config.json`.
+pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, TextError> {
+    let root: Value = serde_json::from_slice(tokenizer).map_err(|error| bad(error.to_string()))?;
+    let config: Value = match config {
+        Some(config) => serde_json::from_slice(config).map_err(|error| bad(error.to_string()))?,
+        None => Value::Null,
+    };
+    let model = root.get("model").ok_or_else(|| bad("no model"))?;
+    // Older files leave the type out; they are BPE where they have merges.
+    let kind = model.get("type").and_then(Value::as_str).unwrap_or(if model.get("merges").is_some() {
+        "BPE"
+    } else {
+        ""
+    });
+    if kind != "BPE" {
+        return Err(unsupported("tokenizer.json model", kind));
+    }
+    for part in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if model.get(part).and_then(Value::as_str).is_some_and(|text| !text.is_empty()) {
+            return Err(unsupported("tokenizer.json model part", part));
+        }
+    }
+    let byte_fallback = flag(model, "byte_fallback", false);
+    let normalizer = Normal::read(root.get("normalizer").unwrap_or(&Value::Null))?;
+    let pre = Pre::read(root.get("pre_tokenizer").unwrap_or(&Value::Null))?;
+    let spelling = if pre.byte_level { Spelling::ByteLevel } else { Spelling::SentencePiece };
+    if pre.byte_level && (normalizer.escape || normalizer.prepend) {
+        return Err(unsupported("tokenizer.json normalizer", "Replace before ByteLevel"));
+    }
+    let escape = normalizer.escape || pre.escape;
+    let sentence_piece = escape && pre.stages.is_empty();
+    if !(pre.byte_level || sentence_piece) {
+        return Err(unsupported("tokenizer.json pre_tokenizer", "neither ByteLevel nor SentencePiece"));
+    }
+    if !pre.byte_level && normalizer.nfc {
+        return Err(unsupported("tokenizer.json normalizer", "NFC with SentencePiece"));
+    }
+
+    let (mut vocab, strip) = vocab(&root, model, spelling)?;
+    let unknown = model.get("unk_token").and_then(Value::as_str).and_then(|token| vocab.id(token));
+    let bos = special(&config, "bos_token", &vocab, &["<s>", "<bos>", "<|begin_of_text|>"])?;
+    let eos = special(&config, "eos_token", &vocab, &["</s>", "<eos>", "<|endoftext|>"])?;
+    let ends = eog::find(&mut vocab, eos);
+    let merges = merges(model)?;
+    let options = BpeOptions {
+        ignore_merges: flag(model, "ignore_merges", false),
+        byte_fallback,
+        unknown: unknown.filter(|_| !pre.byte_level),
+        fuse_unknown: flag(model, "fuse_unk", false),
+    };
+    let bpe = RankedBpe::new(&vocab, merges.into_iter(), &options)?;
+    let (begins, finishes) = post_processor(&root, &vocab);
+    let add_bos = config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(begins.is_some());
+    let add_eos = config.get("add_eos_token").and_then(Value::as_bool).unwrap_or(finishes.is_some());
+    let bos = bos.or(begins);
+    let merger = if pre.byte_level {
+        Merger::Pieces { pre: PreTokenizer::new(pre.stages), bpe, nfc: normalizer.nfc }
+    } else {
+        Merger::Ranked(bpe)
+    };
+    Ok(Inner {
+        special: SpecialTokens::new(&vocab, strip)?,
+        merger,
+        add_bos: add_bos && bos.is_some(),
+        add_eos: add_eos && eos.is_some(),
+        bos,
+        eos,
+        space_prefix: normalizer.prepend || pre.prepend,
+        ends,
+        vocab,
+    })
+}
+
+/// Unicode's composed form.
+pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text);
+    }
+    let mut normalized = NormalizedString::from(text);
+    match NFC.normalize(&mut normalized) {
+        Ok(()) => Cow::Owned(normalized.get().to_owned()),
+        Err(_) => Cow::Borrowed(text),
+    }
+}
+
+fn vocab(root: &Value, model: &Value, spelling: Spelling) -> Result<(Vocab, HashMap<u32, Strip>), TextError> {
+    let tokens = model.get("vocab").and_then(Value::as_object).ok_or_else(|| bad("no vocabulary"))?;
+    let empty = Vec::new();
+    let added = root.get("added_tokens").and_then(Value::as_array).unwrap_or(&empty);
+    // Ids can have gaps, but a file can't make them larger than itself.
+    let most = tokens.len().saturating_mul(2).saturating_add(added.len()).saturating_add(65_536);
+    let id_of = |value: Option<&Value>| {
+        let id = value.and_then(Value::as_u64).filter(|&id| (id as usize) < most);
+        id.map(|id| id as usize).ok_or_else(|| bad("a token id is missing or out of range"))
+    };
+    let mut by_id: Vec<Option<(&str, TokenKind)>> = Vec::new();
+    let mut put = |id: usize, text, kind| {
+        if by_id.len() <= id {
+            by_id.resize(id + 1, None);
+        }
+        if let Some(slot) = by_id.get_mut(id) {
+            match slot {
+                Some((other, _)) if *other != text => {
+                    return Err(bad(format!("id {id} is both {other:?} and {text:?}")));
+                }
+                _ => *slot = Some((text, kind)),
+            }
+        }
+        Ok(())
+    };
+    for (text, id) in tokens {
+        let byte = spelling == Spelling::SentencePiece && parse_byte_token(text).is_some();
+        put(id_of(Some(id))?, text.as_str(), if byte { TokenKind::Byte } else { TokenKind::Normal })?;
+    }
+    let mut strip = HashMap::new();
+    for token in added {
+        let text = token
+            .get("content")
+            .and_then(Value::as_str)
+            .ok_or_else(|| bad("an added token has no content"))?;
+        let id = id_of(token.get("id"))?;
+        let kind = if flag(token, "special", false) { TokenKind::Control } else { TokenKind::UserDefined };
+        put(id, text, kind)?;
+        let sides = Strip { left: flag(token, "lstrip", false), right: flag(token, "rstrip", false) };
+        if sides.left || sides.right {
+            strip.insert(id as u32, sides);
+        }
+        if flag(token, "single_word", false) {
+            return Err(unsupported("tokenizer.json added token", "single_word"));
+        }
+    }
+    if by_id.is_empty() {
+        return Err(TextError::EmptyVocabulary);
+    }
+    let mut vocab = Vocab::with_capacity(spelling, by_id.len(), by_id.len() * 8);
+    for slot in by_id {
+        let (text, kind) = slot.unwrap_or(("", TokenKind::Unused));
+        vocab.push(text, kind)?;
+    }
+    if spelling == Spelling::ByteLevel {
+        vocab.check_byte_level()?;
+    }
+    Ok((vocab, strip))
+}
+
+/// Merges are pairs, or in older files both texts with a space between them.
+fn merges(model: &Value) -> Result<Vec<(&str, &str)>, TextError> {
+    let merges = model.get("merges").and_then(Value::as_array).ok_or_else(|| bad("no merges"))?;
+    merges
+        .iter()
+        .enumerate()
+        .map(|(index, merge)| {
+            let pair = match merge {
+                Value::String(text) => text.split_once(' '),
+                Value::Array(pair) => match pair.as_slice() {
+                    [Value::String(left), Value::String(right)] => Some((left.as_str(), right.as_str())),
+                    _ => None,
+                },
+                _ => None,
+            };
+            pair.ok_or_else(|| TextError::InvalidMerge { index, merge: merge.to_string() })
+        })
+        .collect()
+}
+
+/// What the normalizer does.
+#[derive(Default)]
+struct Normal {
+    nfc: bool,
+    /// Spaces become `▁`.
+    escape: bool,
+    /// A `▁` comes first.
+    prepend: bool,
+}
+
+impl Normal {
+    fn read(value: &Value) -> Result<Self, TextError> {
+        let mut normal = Self::default();
+        for part in sequence(value, "normalizers") {
+            match kind(part) {
+                "" => {}
+                "NFC" => normal.nfc = true,
+                "Prepend" if part.get("prepend").and_then(Value::as_str) == Some("▁") => {
+                    normal.prepend = true
+                }
+                "Replace"
+                    if part.pointer("/pattern/String").and_then(Value::as_str) == Some(" ")
+                        && part.get("content").and_then(Value::as_str) == Some("▁") =>
+                {
+                    normal.escape = true;
+                }
+                other => return Err(unsupported("tokenizer.json normalizer", other)),
+            }
+        }
+        Ok(normal)
+    }
+}
+
+/// What the pre-tokenizer does.
+#[derive(Default)]
+struct Pre {
+    stages: Vec<Stage>,
+    byte_level: bool,
+    escape: bool,
+    prepend: bool,
+}
+
+impl Pre {
+    fn read(value: &Value) -> Result<Self, TextError> {
+        const WHAT: &str = "tokenizer.json pre_tokenizer";
+        let mut pre = Self::default();
+        for part in sequence(value, "pretokenizers") {
+            match kind(part) {
+                "" => {}
+                "Split" => {
+                    let behavior = behavior(part)?;
+                    let invert = flag(part, "invert", false);
+                    if let Some(pattern) = part.pointer("/pattern/Regex").and_then(Value::as_str) {
+                        pre.stages.push(Stage::regex(pattern, behavior, invert)?);
+                    } else if let Some(text) = part.pointer("/pattern/String").and_then(Value::as_str) {
+                        // Gemma's file splits at spaces that its normalizer has replaced by then.
+                        if text != " " {
+                            pre.stages.push(Stage::literal(text, behavior, invert));
+                        }
+                    } else {
+                        return Err(unsupported(WHAT, "Split without a pattern"));
+                    }
+                }
+                "Digits" => {
+                    let pattern = if flag(part, "individual_digits", false) { r"\p{N}" } else { r"\p{N}+" };
+                    pre.stages.push(Stage::regex(pattern, Behavior::Isolated, false)?);
+                }
+                "ByteLevel" => {
+                    if flag(part, "add_prefix_space", true) {
+                        return Err(unsupported(WHAT, "ByteLevel with add_prefix_space"));
+                    }
+                    if flag(part, "use_regex", true) {
+                        pre.stages.push(PreTokenizer::gpt2_stage()?);
+                    }
+                    pre.byte_level = true;
+                }
+                "Metaspace" => {
+                    if part.get("replacement").and_then(Value::as_str).is_some_and(|text| text != "▁") {
+                        return Err(unsupported(WHAT, "Metaspace with another character"));
+                    }
+                    if flag(part, "split", true) {
+                        return Err(unsupported(WHAT, "Metaspace with split"));
+                    }
+                    pre.escape = true;
+                    pre.prepend = match part.get("prepend_scheme").and_then(Value::as_str) {
+                        Some("never") => false,
+                        Some("first" | "always") => true,
+                        _ => flag(part, "add_prefix_space", true),
+                    };
+                }
+                other => return Err(unsupported(WHAT, other)),
+            }
+        }
+        Ok(pre)
+    }
+}
+
+fn behavior(part: &Value) -> Result<Behavior, TextError> {
+    match part.get("behavior").and_then(Value::as_str).unwrap_or("") {
+        "Isolated" => Ok(Behavior::Isolated),
+        "Removed" => Ok(Behavior::Removed),
+        "MergedWithPrevious" => Ok(Behavior::MergedWithPrevious),
+        other => Err(unsupported("tokenizer.json Split behavior", other)),
+    }
+}
+
+/// BOS and EOS from the configuration, or else the usual texts. A text that isn't a token is an error.
+fn special(
+    config: &Value,
+    key: &'static str,
+    vocab: &Vocab,
+    usual: &[&str],
+) -> Result<Option<u32>, TextError> {
+    let named = config.get(key).and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()));
+    match named {
+        Some(text) => {
+            vocab.id(text).map(Some).ok_or_else(|| bad(format!("{key} {text:?} is not in the vocabulary")))
+        }
+        None if config.is_null() => Ok(usual.iter().find_map(|text| vocab.id(text))),
+        None => Ok(None),
+    }
+}
+
+/// The token that a template post-processor puts before a single text, and the one behind it.
+fn post_processor(root: &Value, vocab: &Vocab) -> (Option<u32>, Option<u32>) {
+    let Some(post) = root.get("post_processor") else { return (None, None) };
+    for part in sequence(post, "processors") {
+        if let Some(single) = part.get("single").and_then(Value::as_array) {
+            let id = |value: Option<&Value>| vocab.id(value?.pointer("/SpecialToken/id")?.as_str()?);
+            return (id(single.first()), id(single.last()));
+        }
+    }
+    (None, None)
+}
+
+/// The parts of a `Sequence`, or the one part that it is.
+fn sequence<'a>(value: &'a Value, parts: &str) -> Vec<&'a Value> {
+    match value.get(parts).and_then(Value::as_array) {
+        Some(list) if kind(value) == "Sequence" => list.iter().collect(),
+        _ => vec![value],
+    }
+}
+
+fn kind(value: &Value) -> &str {
+    value.get("type").and_then(Value::as_str).unwrap_or("")
+}
+
+fn flag(value: &Value, key: &str, default: bool) -> bool {
+    value.get(key).and_then(Value::as_bool).unwrap_or(default)
+}
+
+fn bad(message: impl Into<String>) -> TextError {
+    TextError::Json { message: message.into() }
+}
+
+fn unsupported(what: &'static str, name: &str) -> TextError {
+    TextError::Unsupported { what, name: name.to_owned() }
+}

@@ -1,0 +1,29 @@
+//! Text on both sides of a model: tokenizers, chat templates and the stream of characters that tokens become.
+//!
+//! - [`Tokenizer`]: built from a GGUF's metadata or from a `tokenizer.json`; text to ids and back.
+//! - [`TextStream`]: ids to text one at a time, whole characters only.
+//! - [`ChatTemplate`]: messages to a prompt with the model's own Jinja template, within bounds of time and memory;
+//!   [`Tokenizer::encode_prompt`] makes control tokens only of what the template itself wrote.
+//!
+//! Everything that comes from a file or a client is checked: what can't be done right is a [`TextError`].
+
+mod bpe;
+mod eog;
+mod error;
+mod gguf;
+mod guard;
+mod json;
+mod nesting;
+mod pretokenize;
+mod python;
+mod special;
+mod spm;
+mod stream;
+mod template;
+mod tokenizer;
+mod vocab;
+
+pub use error::TextError;
+pub use stream::TextStream;
+pub use template::{ChatTemplate, Message, RenderOptions, RenderedPrompt};
+pub use tokenizer::{EncodeOptions, Tokenizer};

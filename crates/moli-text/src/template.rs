@@ -1,0 +1,267 @@
+//! Chat templates: messages to a prompt, in the model's own words.
+//!
+//! A template is a program from a file, so it runs within bounds:
+//! - its source has at most [`ChatTemplate::MAX_SOURCE`] bytes, and its nesting is limited while it is compiled;
+//! - rendering has a budget that each step, each byte that an operator, filter, method or the output makes and each
+//!   item that is visited is paid from, before anything large is allocated. It grows with the messages: memory is at
+//!   most about 32 MiB and some 64 times the messages' size;
+//! - macros and recursive loops have a depth.
+
+use crate::guard::Guard;
+use crate::python::{self, Bounded, Raised};
+use crate::{TextError, Tokenizer};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, context};
+use moli_format::Metadata;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or what else the template knows.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of a role and a text.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// What a rendering is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenderOptions {
+    /// Ends the prompt with the beginning of the assistant's answer.
+    pub add_generation_prompt: bool,
+    /// What `strftime_now` takes for now, in seconds since 1970 (UTC); the clock's time if `None`.
+    pub now: Option<i64>,
+}
+
+impl Default for RenderOptions {
+    /// For an answer, now.
+    fn default() -> Self {
+        Self { add_generation_prompt: true, now: None }
+    }
+}
+
+/// A prompt, and where its control tokens may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenderedPrompt {
+    text: String,
+    barriers: Vec<usize>,
+}
+
+impl RenderedPrompt {
+    /// The text, exactly as the template gave it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Byte positions that no control token may reach across, in ascending order.
+    pub(crate) fn barriers(&self) -> &[usize] {
+        &self.barriers
+    }
+}
+
+/// A compiled chat template; a cheap handle, shared between threads.
+#[derive(Clone)]
+pub struct ChatTemplate {
+    environment: Arc<Environment<'static>>,
+    source: Arc<str>,
+}
+
+const NAME: &str = "chat";
+/// Fuel of a rendering before what the messages add; one is a step or 64 bytes.
+const BASE_FUEL: u64 = 500_000;
+/// More fuel for each message and each byte of one.
+const FUEL_PER_MESSAGE: u64 = 2_000;
+const FUEL_PER_BYTE: u64 = 1;
+/// Levels of nested calls. One of a macro counts for several.
+const MAX_DEPTH: usize = 200;
+
+/// ChatML in Jinja.
+const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
+                      {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+impl ChatTemplate {
+    /// The most bytes of a template's source.
+    pub const MAX_SOURCE: usize = 256 << 10;
+
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// [`TextError::TemplateTooLong`] and [`TextError::TemplateSyntax`].
+    pub fn new(source: &str) -> Result<Self, TextError> {
+        if source.len() > Self::MAX_SOURCE {
+            return Err(TextError::TemplateTooLong { limit: Self::MAX_SOURCE, actual: source.len() });
+        }
+        crate::nesting::check(source)?;
+        let syntax = |error: Error| TextError::TemplateSyntax { message: describe(&error) };
+        let mut environment = Environment::new();
+        environment.set_syntax(
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(syntax)?,
+        );
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_recursion_limit(MAX_DEPTH);
+        environment.set_fuel(Some(BASE_FUEL));
+        environment.set_unknown_method_callback(python::method);
+        environment.add_filter("tojson", |state: &mut State, value: &Value, args: Kwargs| {
+            python::tojson(state, value, args)
+        });
+        environment.add_filter("join", python::join);
+        environment.add_filter("string", python::string);
+        environment.add_function("raise_exception", |state: &mut State, message: &Value| {
+            python::raise_exception(state, message)
+        });
+        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(syntax)?;
+        Ok(Self { environment: Arc::new(environment), source: source.into() })
+    }
+
+    /// The template of a GGUF, if it has one.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), or a key of another type than text.
+    pub fn from_gguf(metadata: &Metadata) -> Result<Option<Self>, TextError> {
+        metadata.str_opt("tokenizer.chat_template")?.map(Self::new).transpose()
+    }
+
+    /// ChatML, for models without a template of their own.
+    ///
+    /// # Errors
+    /// None in practice: the template is a constant.
+    pub fn chatml() -> Result<Self, TextError> {
+        Self::new(CHATML)
+    }
+
+    /// The template's source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Renders messages. What they contain can't become a control token of `tokenizer`: see [`RenderedPrompt`].
+    ///
+    /// # Errors
+    /// [`TextError::TemplateRefused`] with the template's own words, [`TextError::TemplateBudget`],
+    /// [`TextError::TemplateRecursion`] and [`TextError::TemplateFailed`].
+    pub fn render(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<RenderedPrompt, TextError> {
+        let texts = messages.iter().flat_map(|message| [message.role.as_str(), message.content.as_str()]);
+        let bytes: usize = texts.clone().map(str::len).sum();
+        let guard = Guard::new(tokenizer.special(), texts.chain([&*self.source])).ok_or_else(|| {
+            TextError::TemplateFailed { message: "the messages use all private-use characters".to_owned() }
+        })?;
+        let marked: Vec<Value> = messages
+            .iter()
+            .map(|message| {
+                let (role, content) = (guard.role(&message.role), guard.content(&message.content));
+                Value::from_pairs([("role", Value::from(role)), ("content", Value::from(content))])
+            })
+            .collect();
+
+        let mut environment = (*self.environment).clone();
+        let fuel = BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * bytes as u64;
+        environment.set_fuel(Some(fuel));
+        let now = options.now.unwrap_or_else(|| {
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+        });
+        environment.add_function("strftime_now", move |format: &str| python::strftime(now, format));
+        let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.vocab().get(id)).unwrap_or("").to_owned();
+        let context = context! {
+            messages => marked,
+            add_generation_prompt => options.add_generation_prompt,
+            bos_token => text_of(tokenizer.bos()),
+            eos_token => text_of(tokenizer.eos()),
+            tools => (),
+            documents => (),
+        };
+        let template = environment.get_template(NAME).map_err(failure)?;
+        let mut out = Bounded {
+            bytes: Vec::new(),
+            limit: usize::try_from(fuel.saturating_mul(64)).unwrap_or(usize::MAX),
+        };
+        template.render_captured_to(context, &mut out).map_err(failure)?;
+        let rendered = String::from_utf8(out.bytes)
+            .map_err(|error| TextError::TemplateFailed { message: error.to_string() })?;
+        let (text, barriers) = guard.clean(&rendered);
+        Ok(RenderedPrompt { text, barriers })
+    }
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+/// An error of rendering as one of ours.
+fn failure(error: Error) -> TextError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = source {
+        if let Some(Raised(message)) = cause.downcast_ref::<Raised>() {
+            return TextError::TemplateRefused { message: message.clone() };
+        }
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            if matches!(error.kind(), ErrorKind::OutOfFuel | ErrorKind::WriteFailure) {
+                return TextError::TemplateBudget;
+            }
+            if error.detail().is_some_and(|detail| detail.contains("recursion limit")) {
+                return TextError::TemplateRecursion;
+            }
+        }
+        source = cause.source();
+    }
+    TextError::TemplateFailed { message: describe(&error) }
+}
+
+/// The message and the line, without the source that a debugging display would show.
+fn describe(error: &Error) -> String {
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    match error.line() {
+        Some(line) => format!("{detail} (line {line})"),
+        None => detail,
+    }
+}
+
+/// `{% generation %}` marks the assistant's words for training; for a prompt it is a block that does nothing.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        out.push_str(before);
+        let inner = tag.get(2..).unwrap_or("");
+        let sign = inner.chars().next().filter(|c| matches!(c, '-' | '+')).map_or(0, char::len_utf8);
+        let name = inner.get(sign..).unwrap_or("").trim_start();
+        let skipped = tag.len() - name.len();
+        let replaced =
+            [("endgeneration", "endif"), ("generation", "if true")].into_iter().find(|(word, _)| {
+                name.strip_prefix(word).is_some_and(|after| {
+                    let after = after.trim_start();
+                    after.strip_prefix(['-', '+']).unwrap_or(after).starts_with("%}")
+                })
+            });
+        if let Some((word, with)) = replaced {
+            out.push_str(tag.get(..skipped).unwrap_or(""));
+            out.push_str(with);
+            rest = tag.get(skipped + word.len()..).unwrap_or("");
+        } else {
+            out.push_str("{%");
+            rest = inner;
+        }
+    }
+    out.push_str(rest);
+    out
+}
