@@ -1,0 +1,49 @@
+//! A loaded model that answers: [`Engine`] is the model, [`Session`] one timeline of tokens, [`Generation`] one answer
+//! as an iterator.
+//!
+//! ```no_run
+//! use moli_engine::{CancelToken, Engine, EngineOptions, GenerateParams};
+//!
+//! let engine = Engine::load("model.gguf".as_ref(), &EngineOptions::default())?;
+//! let prompt = engine.encode("The capital of France is")?;
+//! let mut session = engine.session();
+//! let params = GenerateParams { max_tokens: Some(32), ..GenerateParams::default() };
+//! for chunk in session.generate(&prompt, &params, &CancelToken::new())? {
+//!     print!("{}", chunk?.text);
+//! }
+//! # Ok::<(), moli_engine::EngineError>(())
+//! ```
+//!
+//! Nothing is dropped or shortened in silence: a prompt that does not fit is an error with both lengths, an answer that
+//! reaches the end of the context says so in its [`FinishReason`]. With a seed, an answer is the same tokens whatever
+//! was in the session before, however the prompt was cut into chunks, and on every platform on which the model gives
+//! the same logits.
+
+mod cancel;
+mod engine;
+mod error;
+mod generation;
+mod logprob;
+mod math;
+mod params;
+mod perplexity;
+mod sampler;
+mod session;
+mod stop;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use cancel::CancelToken;
+pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions};
+pub use error::EngineError;
+pub use generation::{Chunk, FinishReason, Generation, Summary, Timings, TokenOutput, Usage};
+pub use moli_format::ReadMode;
+pub use moli_kernels::Isa;
+pub use moli_model::{BackendKind, Config};
+pub use moli_text::{ChatTemplate, Message, RenderedPrompt, Tokenizer};
+pub use params::{DryParams, GenerateParams, SamplerParams};
+pub use perplexity::{Perplexity, perplexity};
+pub use session::Session;
+pub use stop::{MAX_STOP_BYTES, MAX_STOP_LENGTH, MAX_STOP_STRINGS};

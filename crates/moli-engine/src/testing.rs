@@ -1,0 +1,206 @@
+//! A toy model and a toy tokenizer for tests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use moli_format::{Bytes, Gguf, GgufWriter};
+use moli_model::kv::PagePool;
+use moli_model::{Batch, Config, ModelError, PageTable, Runtime};
+use moli_text::{ChatTemplate, Tokenizer};
+
+use crate::Engine;
+
+/// What a test sees and sets of a [`Toy`] that an engine owns.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Probe {
+    /// Rows computed, over all batches.
+    pub(crate) rows: Arc<AtomicUsize>,
+    /// Batches computed.
+    pub(crate) batches: Arc<AtomicUsize>,
+    pub(crate) free_pages: Arc<AtomicUsize>,
+    /// The next logits have a NaN among them.
+    pub(crate) damage: Arc<AtomicBool>,
+    /// The next forward pass panics.
+    pub(crate) panic: Arc<AtomicBool>,
+}
+
+/// Logits are a hash of all tokens so far, read back from the toy's own "KV cache", so that a wrong page, a stale page
+/// or a wrong position changes them. A script, if there is one, makes the token at each position certain.
+pub(crate) struct Toy {
+    config: Config,
+    pool: PagePool,
+    /// One token per slot, in place of keys and values.
+    cache: Vec<u32>,
+    max_rows: usize,
+    script: Vec<u32>,
+    out: Vec<f32>,
+    probe: Probe,
+}
+
+impl Toy {
+    pub(crate) fn new(vocab: usize, context: usize, max_rows: usize, script: &[u32], probe: &Probe) -> Self {
+        let pool = PagePool::new(context);
+        probe.free_pages.store(pool.available(), Ordering::Relaxed);
+        Self {
+            cache: vec![u32::MAX; pool.total() * moli_model::PAGE_TOKENS],
+            config: config(vocab, context),
+            pool,
+            max_rows,
+            script: script.to_vec(),
+            out: Vec::new(),
+            probe: probe.clone(),
+        }
+    }
+}
+
+impl Runtime for Toy {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn description(&self) -> String {
+        "toy".to_owned()
+    }
+
+    fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    fn context(&self) -> usize {
+        self.config.context_train
+    }
+
+    fn free_pages(&self) -> usize {
+        self.pool.available()
+    }
+
+    fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> Result<(), ModelError> {
+        self.pool.reserve(table, tokens)?;
+        self.probe.free_pages.store(self.pool.available(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn truncate(&mut self, table: &mut PageTable, tokens: usize) {
+        self.pool.truncate(table, tokens);
+        self.probe.free_pages.store(self.pool.available(), Ordering::Relaxed);
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
+        assert!(!self.probe.panic.swap(false, Ordering::Relaxed), "as the test asked");
+        assert!(batch.tokens.len() <= self.max_rows && !batch.tokens.is_empty());
+        assert!(batch.outputs.len() <= moli_model::MAX_OUTPUTS);
+        self.probe.rows.fetch_add(batch.tokens.len(), Ordering::Relaxed);
+        self.probe.batches.fetch_add(1, Ordering::Relaxed);
+        for (row, &token) in batch.tokens.iter().enumerate() {
+            let table = batch.tables[batch.sequences[row] as usize];
+            self.cache[slot(table, batch.positions[row] as usize)] = token;
+        }
+        self.out.clear();
+        for &row in batch.outputs {
+            let table = batch.tables[batch.sequences[row as usize] as usize];
+            let position = batch.positions[row as usize] as usize;
+            let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+            for at in 0..=position {
+                hash = (hash ^ u64::from(self.cache[slot(table, at)])).wrapping_mul(0x0000_0100_0000_01B3);
+            }
+            for id in 0..self.config.vocab as u64 {
+                let mixed =
+                    (hash ^ id.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+                self.out.push((mixed >> 40) as f32 / (1 << 21) as f32);
+            }
+            if let Some(&next) = self.script.get(position + 1) {
+                let start = self.out.len() - self.config.vocab;
+                self.out[start + next as usize] = 60.0;
+            }
+        }
+        if self.probe.damage.swap(false, Ordering::Relaxed)
+            && let Some(logit) = self.out.get_mut(3)
+        {
+            *logit = f32::NAN;
+        }
+        Ok(&self.out)
+    }
+}
+
+/// Where the toy keeps the token of a position.
+fn slot(table: &PageTable, position: usize) -> usize {
+    let slot = table.slot(position).unwrap();
+    slot.page as usize * moli_model::PAGE_TOKENS + slot.token as usize
+}
+
+fn config(vocab: usize, context: usize) -> Config {
+    let metadata = GgufWriter::new()
+        .meta("general.architecture", "llama")
+        .meta("llama.block_count", 1_u32)
+        .meta("llama.embedding_length", 2_u32)
+        .meta("llama.attention.head_count", 1_u32)
+        .meta("llama.feed_forward_length", 2_u32)
+        .meta("llama.context_length", context as u32)
+        .meta("llama.attention.layer_norm_rms_epsilon", 1e-5_f32)
+        .to_gguf();
+    Config::from_metadata(metadata.metadata(), vocab).unwrap()
+}
+
+trait ToGguf {
+    fn to_gguf(&self) -> Gguf;
+}
+
+impl ToGguf for GgufWriter {
+    fn to_gguf(&self) -> Gguf {
+        let mut file = Vec::new();
+        self.write(&mut file).unwrap();
+        Gguf::from_bytes(&Bytes::from_vec(file)).unwrap()
+    }
+}
+
+/// Ids of the toy tokenizer: bytes as they are, then `<s>` (BOS), `</s>` (EOS) and `ab`.
+pub(crate) const BOS: u32 = 256;
+pub(crate) const EOS: u32 = 257;
+pub(crate) const AB: u32 = 258;
+pub(crate) const VOCAB: usize = 259;
+
+/// Byte-level BPE with one merge; each id below 256 stands for the byte of that value.
+pub(crate) fn tokenizer() -> Tokenizer {
+    // GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100 on.
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut next = 0x100;
+    let mut tokens: Vec<String> = Vec::new();
+    for byte in 0..=255_u8 {
+        let letter = if printable(byte) {
+            char::from(byte)
+        } else {
+            next += 1;
+            char::from_u32(next - 1).unwrap()
+        };
+        tokens.push(letter.to_string());
+    }
+    tokens.extend(["<s>", "</s>", "ab"].map(String::from));
+    let mut types = vec![1_i32; VOCAB];
+    types[BOS as usize] = 3;
+    types[EOS as usize] = 3;
+    let gguf = GgufWriter::new()
+        .meta("general.architecture", "llama")
+        .meta("tokenizer.ggml.model", "gpt2")
+        .meta("tokenizer.ggml.pre", "gpt-2")
+        .meta("tokenizer.ggml.tokens", tokens)
+        .meta("tokenizer.ggml.token_type", types)
+        .meta("tokenizer.ggml.merges", ["a b"])
+        .meta("tokenizer.ggml.bos_token_id", BOS)
+        .meta("tokenizer.ggml.eos_token_id", EOS)
+        .meta("tokenizer.ggml.add_bos_token", true)
+        .to_gguf();
+    Tokenizer::from_gguf(gguf.metadata()).unwrap()
+}
+
+/// An engine whose answers are the hash of what came before.
+pub(crate) fn toy(context: usize, max_rows: usize) -> (Engine, Probe) {
+    scripted(context, max_rows, &[])
+}
+
+/// An engine that is certain of `script[i]` at position `i`.
+pub(crate) fn scripted(context: usize, max_rows: usize, script: &[u32]) -> (Engine, Probe) {
+    let probe = Probe::default();
+    let toy = Toy::new(VOCAB, context, max_rows, script, &probe);
+    let template = ChatTemplate::new("{{ messages[0].content }}").ok();
+    (Engine::from_parts(Box::new(toy), tokenizer(), template).unwrap(), probe)
+}
