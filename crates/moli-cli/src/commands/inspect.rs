@@ -1,0 +1,284 @@
+//! `moli inspect`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use moli_format::{Gguf, Metadata, ReadMode};
+use moli_model::{BackendKind, Config, LoadOptions, PAGE_TOKENS};
+use moli_text::{ChatTemplate, Tokenizer};
+use serde::Serialize;
+
+use crate::cli::Exit;
+use crate::failure;
+use crate::load;
+use crate::output::{Answers, bytes, count, escape};
+
+/// Say what a model file is, what it costs and whether this build runs it
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A model file or a name of the catalogue
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Context in tokens to compute the memory for; 0: all that the model was trained for
+    /// [default: the model's, at most 4096]
+    #[arg(short, long, value_name = "N")]
+    context: Option<usize>,
+    /// List the tensors too
+    #[arg(long)]
+    tensors: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The answer, as `--json` prints it. What the file does not say is null.
+#[derive(Debug, Serialize)]
+struct Report {
+    path: String,
+    /// Bytes of all the model's files.
+    size: u64,
+    files: usize,
+    gguf_version: u32,
+    architecture: Option<String>,
+    name: Option<String>,
+    parameters: u64,
+    bits_per_weight: f64,
+    types: Vec<TypeShare>,
+    config: Option<Shape>,
+    tokenizer: TokenizerReport,
+    chat_template: bool,
+    memory: Option<Memory>,
+    supported: bool,
+    /// Why this build does not run it.
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensors: Option<Vec<TensorReport>>,
+}
+
+#[derive(Debug, Serialize)]
+struct TypeShare {
+    r#type: &'static str,
+    tensors: usize,
+    parameters: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Shape {
+    context: usize,
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    ffn: usize,
+    vocab: usize,
+    /// Tokens that a layer with a sliding window sees.
+    window: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct TokenizerReport {
+    kind: Option<String>,
+    pre: Option<String>,
+    tokens: Option<usize>,
+}
+
+/// Bytes at a context of so many tokens.
+#[derive(Debug, Serialize)]
+struct Memory {
+    context: usize,
+    weights: u64,
+    kv: u64,
+    total: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct TensorReport {
+    name: String,
+    r#type: &'static str,
+    /// The contiguous dimension first.
+    dims: Vec<u64>,
+    bytes: usize,
+}
+
+impl Inspect {
+    pub(crate) fn run(self) -> Result<Exit> {
+        let path = load::resolve(&self.model)?;
+        let gguf = Gguf::open(&path, ReadMode::Map).with_context(|| path.display().to_string())?;
+        let mut report = report(&gguf, path.display().to_string(), self.context);
+        if self.tensors {
+            report.tensors = Some(gguf.tensors().map(tensor).collect());
+        }
+        let mut answers = Answers::new();
+        if self.json {
+            answers.json(&report)?;
+        } else {
+            answers.text(&report.describe())?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn tensor(tensor: &moli_format::Tensor) -> TensorReport {
+    TensorReport {
+        name: tensor.name.clone(),
+        r#type: tensor.ttype.name(),
+        dims: tensor.dims.clone(),
+        bytes: tensor.data.len(),
+    }
+}
+
+fn report(gguf: &Gguf, path: String, context: Option<usize>) -> Report {
+    let metadata = gguf.metadata();
+    let mut shares: BTreeMap<&'static str, TypeShare> = BTreeMap::new();
+    for tensor in gguf.tensors() {
+        let name = tensor.ttype.name();
+        let share =
+            shares.entry(name).or_insert(TypeShare { r#type: name, tensors: 0, parameters: 0, bytes: 0 });
+        share.tensors += 1;
+        share.parameters += tensor.elements() as u64;
+        share.bytes += tensor.data.len() as u64;
+    }
+    let mut types: Vec<_> = shares.into_values().collect();
+    types.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    let parameters: u64 = types.iter().map(|share| share.parameters).sum();
+    let weights: u64 = types.iter().map(|share| share.bytes).sum();
+
+    let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
+    let config = Config::from_metadata(metadata, vocab);
+    let memory = config.as_ref().ok().map(|config| {
+        let context = match context {
+            None => config.context_train.min(moli_engine::DEFAULT_CONTEXT),
+            Some(0) => config.context_train,
+            Some(context) => context,
+        };
+        let kv = config.kv_bytes_per_token().saturating_mul(context.next_multiple_of(PAGE_TOKENS) as u64);
+        Memory { context, weights, kv, total: weights.saturating_add(kv) }
+    });
+    let reason = unsupported(gguf).map(|error| failure::one_line(&error));
+    Report {
+        path,
+        size: gguf.file_bytes(),
+        files: gguf.paths().len(),
+        gguf_version: gguf.version(),
+        architecture: text(metadata, "general.architecture"),
+        name: text(metadata, "general.name"),
+        parameters,
+        bits_per_weight: if parameters == 0 { 0.0 } else { weights as f64 * 8.0 / parameters as f64 },
+        types,
+        config: config.ok().map(|config| Shape {
+            context: config.context_train,
+            layers: config.layers,
+            hidden: config.hidden,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            ffn: config.ffn,
+            vocab: config.vocab,
+            window: config.window.as_ref().map(|window| window.tokens),
+        }),
+        tokenizer: TokenizerReport {
+            kind: text(metadata, "tokenizer.ggml.model"),
+            pre: text(metadata, "tokenizer.ggml.pre"),
+            tokens: metadata.strings_opt("tokenizer.ggml.tokens").ok().flatten().map(|tokens| tokens.len()),
+        },
+        chat_template: metadata.get("tokenizer.chat_template").is_some(),
+        memory,
+        supported: reason.is_none(),
+        reason,
+        tensors: None,
+    }
+}
+
+/// Why this build cannot run the model, found out by loading it with the smallest context that there is.
+fn unsupported(gguf: &Gguf) -> Option<anyhow::Error> {
+    let options = LoadOptions { threads: 1, isa: None, context: PAGE_TOKENS, max_rows: 1 };
+    let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
+    // The architecture first: what else is wrong with a file of another one says little.
+    let tried = Config::from_metadata(gguf.metadata(), vocab)
+        .and_then(|_| moli_model::load(gguf, BackendKind::Cpu, &options))
+        .map_err(anyhow::Error::from)
+        .and_then(|_| Ok(Tokenizer::from_gguf(gguf.metadata())?))
+        .and_then(|_| Ok(ChatTemplate::from_gguf(gguf.metadata())?));
+    tried.err()
+}
+
+fn text(metadata: &Metadata, key: &str) -> Option<String> {
+    metadata.str_opt(key).ok().flatten().map(str::to_owned)
+}
+
+impl Report {
+    /// The report for a person.
+    fn describe(&self) -> String {
+        let mut lines = Vec::new();
+        let mut line = |label: &str, value: String| lines.push(format!("{label:14} {value}"));
+        let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
+
+        line("file", format!("{} ({}, GGUF v{})", escape(&self.path), self.files(), self.gguf_version));
+        line("name", escape(&or_unknown(&self.name)).into_owned());
+        line("architecture", escape(&or_unknown(&self.architecture)).into_owned());
+        line("parameters", format!("{}, {:.2} bits each", count(self.parameters), self.bits_per_weight));
+        let mut label = "weights";
+        for share in &self.types {
+            let plural = if share.tensors == 1 { "" } else { "s" };
+            line(
+                label,
+                format!("{:8} {:>9} in {} tensor{plural}", share.r#type, bytes(share.bytes), share.tensors),
+            );
+            label = "";
+        }
+        if let Some(shape) = &self.config {
+            line("context", format!("{} tokens", shape.context));
+            line("layers", shape.layers.to_string());
+            line("hidden", format!("{}, {} in the feed-forward network", shape.hidden, shape.ffn));
+            let (heads, kv) = (shape.heads, shape.kv_heads);
+            line("heads", format!("{heads}, {kv} for keys and values, {} wide", shape.head_dim));
+            if let Some(window) = shape.window {
+                line("window", format!("{window} tokens in some layers"));
+            }
+        }
+        let tokenizer = &self.tokenizer;
+        let kind = or_unknown(&tokenizer.kind);
+        let pre = tokenizer.pre.as_ref().map(|pre| format!(", {pre}")).unwrap_or_default();
+        let tokens = tokenizer.tokens.map(|n| format!(", {n} tokens")).unwrap_or_default();
+        line("tokenizer", escape(&format!("{kind}{pre}{tokens}")).into_owned());
+        line("chat template", if self.chat_template { "yes" } else { "no" }.to_owned());
+        if let Some(memory) = &self.memory {
+            let (weights, kv, total) = (bytes(memory.weights), bytes(memory.kv), bytes(memory.total));
+            let context = memory.context;
+            line(
+                "memory",
+                format!("{total}: weights {weights}, keys and values {kv} at a context of {context}"),
+            );
+        }
+        line(
+            "runs here",
+            match &self.reason {
+                None => "yes".to_owned(),
+                Some(reason) => format!("no: {}", escape(reason)),
+            },
+        );
+        let mut text = lines.join("\n");
+        text.push('\n');
+        if let Some(tensors) = &self.tensors {
+            text.push('\n');
+            for tensor in tensors {
+                let dims = tensor.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+                let (kind, size) = (tensor.r#type, bytes(tensor.bytes as u64));
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{kind:8} {size:>9}  {dims:>16}  {}", escape(&tensor.name));
+            }
+        }
+        text
+    }
+
+    fn files(&self) -> String {
+        match self.files {
+            0 | 1 => bytes(self.size),
+            files => format!("{} in {files} files", bytes(self.size)),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `moli perplexity`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use moli_text::EncodeOptions;
+use serde::Serialize;
+
+use crate::cli::Exit;
+use crate::options::ComputeArgs;
+use crate::output::{Answers, note};
+use crate::{load, text_input};
+
+/// Measure how well a model predicts a text
+#[derive(Debug, Args)]
+pub(crate) struct Perplexity {
+    /// A model file or a name of the catalogue
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// The text
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// The text is cut into pieces of N tokens; the second half of each is predicted
+    #[arg(short, long, value_name = "N", default_value = "512", value_parser = piece)]
+    context: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Measured {
+    perplexity: f64,
+    /// Tokens that were predicted.
+    tokens: usize,
+}
+
+impl Perplexity {
+    pub(crate) fn run(self) -> Result<Exit> {
+        let text = text_input::from_file(&self.file)?;
+        let engine = load::engine(&self.model, Some(self.context), &self.compute)?;
+        // Control tokens that the text happens to spell out are text here.
+        let options = EncodeOptions { add_special: true, parse_special: false };
+        let ids = engine.tokenizer().encode(&text, options)?;
+        note!("{} tokens, {} pieces of {}", ids.len(), ids.len() / self.context, self.context);
+        let measured = moli_engine::perplexity(&engine, &ids, self.context)?;
+        let mut answers = Answers::new();
+        if self.json {
+            answers.json(&Measured { perplexity: measured.perplexity, tokens: measured.tokens })?;
+        } else {
+            answers
+                .text(&format!("perplexity {:.4} over {} tokens\n", measured.perplexity, measured.tokens))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn piece(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n >= 3 => Ok(n),
+        _ => Err("a whole number from 3 is needed".to_owned()),
+    }
+}

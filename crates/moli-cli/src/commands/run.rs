@@ -1,0 +1,250 @@
+//! `moli run`.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use moli_engine::{Engine, GenerateParams, TokenOutput};
+use serde::Serialize;
+
+use crate::cli::Exit;
+use crate::conversation::Conversation;
+use crate::failure::UsageError;
+use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, max_tokens, new_seed};
+use crate::output::{Answers, note};
+use crate::reply::{Reply, finish_reason, milliseconds, reply, stats};
+use crate::{load, repl, text_input};
+
+/// Answer a prompt, or talk with a model
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A model file, a name of the catalogue, a repository or a URL
+    #[arg(value_name = "MODEL", default_value = DEFAULT_MODEL)]
+    model: String,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    #[command(flatten)]
+    answer: AnswerArgs,
+    /// Context in tokens, prompt and answer together; 0: all that the model was trained for
+    /// [default: the model's, at most 4096]
+    #[arg(short, long, value_name = "N", help_heading = "Model and memory")]
+    context: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
+struct PromptArgs {
+    /// What to ask; without it and without -f: standard input, or a conversation on a terminal
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Take the prompt from a file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Tell the model how to behave
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    system: Option<String>,
+    /// Continue the prompt as it stands, without the model's chat template
+    #[arg(long, conflicts_with = "system")]
+    raw: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Answer")]
+struct AnswerArgs {
+    /// Most tokens of the answer; -1: until the model ends it or the context is full
+    #[arg(short = 'n', long, value_name = "N", default_value = "-1", value_parser = max_tokens, allow_negative_numbers = true)]
+    max_tokens: usize,
+    /// End the answer before this text (repeatable)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Go on where the model would end
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Print one JSON object when the answer is complete
+    #[arg(long)]
+    json: bool,
+    /// In the JSON: for each token the K likeliest tokens and their log-probabilities
+    #[arg(long, value_name = "K", requires = "json")]
+    logprobs: Option<usize>,
+    /// Write tokens, times and speeds to standard error
+    #[arg(long)]
+    stats: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Answer<'a> {
+    model: &'a str,
+    text: &'a str,
+    finish_reason: &'a str,
+    tokens: Vec<Token<'a>>,
+    usage: Usage,
+    timings: Timings,
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct Token<'a> {
+    id: u32,
+    text: &'a str,
+    logprob: f32,
+    top: Vec<(u32, f32)>,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    cached_tokens: usize,
+}
+
+#[derive(Serialize)]
+struct Timings {
+    load_ms: f64,
+    ttft_ms: f64,
+    prompt_per_second: f64,
+    decode_per_second: f64,
+}
+
+impl Run {
+    pub(crate) fn run(self) -> Result<Exit> {
+        let Some(prompt) = self.prompt.read()? else {
+            if self.answer.json {
+                return Err(UsageError("--json needs a prompt: -p TEXT, -f FILE or standard input").into());
+            }
+            let (engine, raw) = self.load()?;
+            let talk = repl::Options {
+                params: self.params()?,
+                system: self.prompt.system,
+                raw,
+                stats: self.answer.stats,
+            };
+            return repl::run(&engine, talk);
+        };
+        if prompt.is_empty() {
+            return Err(UsageError("the prompt is empty").into());
+        }
+        let (engine, raw) = self.load()?;
+        let ids = if raw {
+            engine.encode(&prompt)?
+        } else {
+            let mut conversation = Conversation::new(self.prompt.system.as_deref());
+            conversation.push_user(&prompt);
+            engine.encode_chat(conversation.messages())?
+        };
+        self.answer_once(&engine, &ids)
+    }
+
+    /// The engine, and whether prompts go to it without a template.
+    fn load(&self) -> Result<(Engine, bool)> {
+        let engine = load::engine(&self.model, self.context, &self.compute)?;
+        let raw = self.prompt.raw || engine.chat_template().is_none();
+        if raw && !self.prompt.raw {
+            if self.prompt.system.is_some() {
+                bail!("--system needs a chat template, and this model has none");
+            }
+            note!("this model has no chat template: the prompt is continued as it stands (as with --raw)");
+        }
+        Ok((engine, raw))
+    }
+
+    fn params(&self) -> Result<GenerateParams> {
+        Ok(GenerateParams {
+            max_tokens: Some(self.answer.max_tokens).filter(|&n| n != usize::MAX),
+            sampling: self.sampling.sampler_params(&load::sampling(&self.model)?),
+            stop: self.answer.stop.clone(),
+            logprobs: self.answer.logprobs,
+            ignore_eos: self.answer.ignore_eos,
+        })
+    }
+
+    fn answer_once(&self, engine: &Engine, ids: &[u32]) -> Result<Exit> {
+        let seed = self.sampling.seed.unwrap_or_else(new_seed);
+        let mut params = self.params()?;
+        params.sampling.seed = Some(seed);
+        if self.answer.json {
+            // The JSON has every token's own log-probability.
+            params.logprobs = params.logprobs.or(Some(0));
+        }
+        let mut answers = Answers::new();
+        let mut session = engine.session();
+        let reply =
+            reply(
+                &mut session,
+                ids,
+                &params,
+                |text| {
+                    if self.answer.json { Ok(()) } else { answers.stream(text) }
+                },
+            )?;
+        if self.answer.json {
+            answers.json(&self.json(engine, seed, &reply))?;
+        } else {
+            answers.end_answer()?;
+        }
+        if self.answer.stats {
+            note!("load: {:.0} ms, {}", milliseconds(engine.load_time()), engine.description());
+            note!("{}", stats(&reply.summary));
+            note!("seed: {seed}");
+        }
+        Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
+    }
+
+    fn json<'a>(&'a self, engine: &Engine, seed: u64, reply: &'a Reply) -> Answer<'a> {
+        let (usage, timings) = (&reply.summary.usage, &reply.summary.timings);
+        Answer {
+            model: &self.model,
+            text: &reply.text,
+            finish_reason: finish_reason(reply.summary.finish_reason),
+            tokens: reply.tokens.iter().map(token).collect(),
+            usage: Usage {
+                prompt_tokens: usage.prompt_tokens,
+                completion_tokens: usage.completion_tokens,
+                cached_tokens: usage.cached_tokens,
+            },
+            timings: Timings {
+                load_ms: milliseconds(engine.load_time()),
+                ttft_ms: milliseconds(timings.ttft),
+                prompt_per_second: finite(timings.prompt_per_second),
+                decode_per_second: finite(timings.decode_per_second),
+            },
+            seed,
+        }
+    }
+}
+
+impl PromptArgs {
+    /// The prompt, or `None` for a conversation. A prompt of a file or a pipe loses the newline at its end.
+    fn read(&self) -> Result<Option<String>> {
+        Ok(match (&self.prompt, &self.file) {
+            (Some(text), _) => Some(text.clone()),
+            (None, Some(file)) => Some(text_input::without_final_newline(text_input::from_file(file)?)),
+            (None, None) if io::stdin().is_terminal() => None,
+            (None, None) => Some(text_input::without_final_newline(text_input::from_stdin()?)),
+        })
+    }
+}
+
+fn token(output: &TokenOutput) -> Token<'_> {
+    Token {
+        id: output.id,
+        text: &output.text,
+        logprob: finite_logprob(output.logprob),
+        top: output.top.iter().map(|&(id, logprob)| (id, finite_logprob(logprob))).collect(),
+    }
+}
+
+/// JSON has no infinity: -9999 stands for a token that was forbidden, as in OpenAI's interface.
+fn finite_logprob(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { -9999.0 }
+}
+
+/// JSON has no infinity: a speed of nothing at all is 0.
+fn finite(number: f64) -> f64 {
+    if number.is_finite() { number } else { 0.0 }
+}

@@ -1,0 +1,53 @@
+//! From MODEL, as a person types it, to a file and an engine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use moli_engine::Engine;
+use moli_format::{Gguf, ReadMode};
+use moli_hub::{Hub, HubConfig, Sampling};
+
+use crate::options::ComputeArgs;
+use crate::output::{escape, note};
+use crate::progress::Report;
+
+/// The file of MODEL, which is pulled when it is not here yet.
+pub(crate) fn resolve(model: &str) -> Result<PathBuf> {
+    // A file needs no configuration and no home folder.
+    if Path::new(model).is_file() {
+        return Ok(PathBuf::from(model));
+    }
+    let hub = Hub::new(HubConfig::from_env()?);
+    if hub.catalogue().find(model).is_some() && hub.cache().get(model).is_none() {
+        note!("{} is not here yet: pulling it", escape(model));
+    }
+    Ok(hub.resolve(model, &mut Report::new())?)
+}
+
+/// The sampling settings that the catalogue has for MODEL.
+pub(crate) fn sampling(model: &str) -> Result<Sampling> {
+    if Path::new(model).is_file() {
+        return Ok(Sampling::default());
+    }
+    let hub = Hub::new(HubConfig::from_env()?);
+    Ok(hub.catalogue().find(model).map(|entry| entry.sampling).unwrap_or_default())
+}
+
+/// Loads MODEL with a context of so many tokens; `None`: the model's, within reason, 0: the model's.
+pub(crate) fn engine(model: &str, context: Option<usize>, compute: &ComputeArgs) -> Result<Engine> {
+    let path = resolve(model)?;
+    let shown = || escape(&path.display().to_string()).into_owned();
+    let mut options = compute.engine_options();
+    options.context = match context {
+        Some(0) => trained_context(&Gguf::open(&path, ReadMode::Map).with_context(shown)?)?,
+        context => context,
+    };
+    Engine::load(&path, &options).with_context(shown)
+}
+
+/// The context that the file says its model was trained for, in tokens.
+fn trained_context(gguf: &Gguf) -> Result<Option<usize>> {
+    let metadata = gguf.metadata();
+    let key = format!("{}.context_length", metadata.architecture()?);
+    Ok(metadata.u64_opt(&key)?.and_then(|n| usize::try_from(n).ok()))
+}

@@ -1,0 +1,18 @@
+//! The `moli` command: arguments in, answers to standard output, everything else to standard error.
+
+mod cli;
+mod commands;
+mod conversation;
+mod failure;
+mod interrupt;
+mod load;
+mod options;
+mod output;
+mod progress;
+mod repl;
+mod reply;
+mod text_input;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

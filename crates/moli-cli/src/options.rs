@@ -1,0 +1,229 @@
+//! Options that several subcommands share: how the model is loaded and how tokens are chosen.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use moli_engine::{DryParams, EngineOptions, ReadMode, SamplerParams};
+use moli_hub::Sampling;
+
+/// The model of `moli run` when none is named.
+pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
+
+/// How a model is loaded and computed.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model and memory")]
+pub(crate) struct ComputeArgs {
+    /// Threads that compute [default: one for each core]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Tokens of a prompt that are computed together
+    #[arg(long, value_name = "N", default_value = "512")]
+    prefill_chunk: NonZeroUsize,
+    /// Read the file into memory instead of mapping it: for file systems that can vanish
+    #[arg(long)]
+    read: bool,
+}
+
+impl ComputeArgs {
+    /// What the engine is told, but for the context.
+    pub(crate) fn engine_options(&self) -> EngineOptions {
+        EngineOptions {
+            threads: self.threads.map(NonZeroUsize::get),
+            prefill_chunk: self.prefill_chunk.get(),
+            read_mode: if self.read { ReadMode::Read } else { ReadMode::Map },
+            ..EngineOptions::default()
+        }
+    }
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Temperature: 0 always takes the likeliest token, higher is more varied [default: the catalogue's, else 0.8]
+    #[arg(long, value_name = "T", value_parser = non_negative, allow_negative_numbers = true)]
+    temp: Option<f32>,
+    /// Choose among the K likeliest tokens; 0: among all [default: the catalogue's, else 40]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Choose among the likeliest tokens that together have this probability; 1: among all [default: the catalogue's,
+    /// else 0.95]
+    #[arg(long, value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Leave out tokens below this share of the likeliest one's probability; 0: none [default: the catalogue's, else
+    /// 0.05]
+    #[arg(long, value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Locally typical sampling: keep tokens whose surprise is near the expected; 1: all
+    #[arg(long, value_name = "P", default_value = "1", value_parser = fraction, allow_negative_numbers = true)]
+    typical: f32,
+    /// The seed of the choice: the same seed gives the same answer [default: a new one each time]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Add VALUE to a token's logit; -inf forbids the token (repeatable)
+    #[arg(long, value_name = "ID=VALUE", value_parser = logit_bias, allow_hyphen_values = true)]
+    logit_bias: Vec<(u32, f32)>,
+    #[command(flatten)]
+    penalties: PenaltyArgs,
+}
+
+/// What discourages repetition.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Penalties")]
+struct PenaltyArgs {
+    /// Divide the logits of recent tokens by this; 1: off [default: the catalogue's, else 1]
+    #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
+    repeat_penalty: Option<f32>,
+    /// Recent tokens that the penalties look at; 0: none, -1: all
+    #[arg(long, value_name = "N", default_value = "64", value_parser = last_n, allow_negative_numbers = true)]
+    repeat_last_n: usize,
+    /// Subtract this from a recent token's logit once for each time it occurs
+    #[arg(long, value_name = "X", default_value = "0", value_parser = finite, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// Subtract this once from the logit of each recent token
+    #[arg(long, value_name = "X", default_value = "0", value_parser = finite, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// DRY: penalise tokens that would continue a repeated sequence; 0: off
+    #[arg(long, value_name = "X", default_value = "0", value_parser = non_negative, allow_negative_numbers = true)]
+    dry_multiplier: f32,
+    /// DRY: how fast the penalty grows with the length of the repetition
+    #[arg(long, value_name = "X", default_value = "1.75", value_parser = at_least_one, allow_negative_numbers = true)]
+    dry_base: f32,
+    /// DRY: repetitions up to this many tokens are free
+    #[arg(long, value_name = "N", default_value = "2")]
+    dry_allowed_length: usize,
+    /// DRY: tokens that are searched for repetitions; 0: none, -1: all
+    #[arg(long, value_name = "N", default_value = "-1", value_parser = last_n, allow_negative_numbers = true)]
+    dry_penalty_last_n: usize,
+    /// DRY: a repetition ends at this text (repeatable) [default: a newline, `:`, `"` and `*`]
+    #[arg(long, value_name = "TEXT")]
+    dry_sequence_breaker: Vec<String>,
+}
+
+impl SamplingArgs {
+    /// What the sampler is told: the options, else the model's own settings, else the engine's defaults.
+    pub(crate) fn sampler_params(&self, model: &Sampling) -> SamplerParams {
+        let penalties = &self.penalties;
+        let engine = SamplerParams::default();
+        let defaults = DryParams::default();
+        let breakers = &penalties.dry_sequence_breaker;
+        SamplerParams {
+            temperature: self.temp.or(model.temperature).unwrap_or(engine.temperature),
+            top_k: self.top_k.or(model.top_k).unwrap_or(engine.top_k),
+            top_p: self.top_p.or(model.top_p).unwrap_or(engine.top_p),
+            min_p: self.min_p.or(model.min_p).unwrap_or(engine.min_p),
+            typical_p: self.typical,
+            repeat_penalty: penalties.repeat_penalty.or(model.repeat_penalty).unwrap_or(engine.repeat_penalty),
+            repeat_last_n: penalties.repeat_last_n,
+            frequency_penalty: penalties.frequency_penalty,
+            presence_penalty: penalties.presence_penalty,
+            dry: DryParams {
+                multiplier: penalties.dry_multiplier,
+                base: penalties.dry_base,
+                allowed_length: penalties.dry_allowed_length,
+                penalty_last_n: penalties.dry_penalty_last_n,
+                sequence_breakers: if breakers.is_empty() {
+                    defaults.sequence_breakers
+                } else {
+                    breakers.clone()
+                },
+            },
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed,
+        }
+    }
+}
+
+/// A seed for an answer that can be asked for again: short enough to be typed, and for JSON readers that have only
+/// doubles.
+pub(crate) fn new_seed() -> u64 {
+    // The standard library's hasher is keyed with the operating system's random numbers.
+    RandomState::new().hash_one(()) >> 32
+}
+
+/// Parses a number of tokens: at least 1, or -1 for no limit.
+pub(crate) fn max_tokens(text: &str) -> Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(usize::MAX),
+        Ok(n) if n >= 1 => usize::try_from(n).map_err(|e| e.to_string()),
+        _ => Err("a whole number from 1, or -1 for no limit".to_owned()),
+    }
+}
+
+fn last_n(text: &str) -> Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(usize::MAX),
+        Ok(n) if n >= 0 => usize::try_from(n).map_err(|e| e.to_string()),
+        _ => Err("a whole number from 0, or -1 for all".to_owned()),
+    }
+}
+
+fn number(text: &str, allowed: &str, test: impl Fn(f32) -> bool) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && test(value) => Ok(value),
+        _ => Err(format!("{allowed} is needed")),
+    }
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    number(text, "a finite number", |_| true)
+}
+
+fn non_negative(text: &str) -> Result<f32, String> {
+    number(text, "a finite number from 0", |x| x >= 0.0)
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, "a finite number above 0", |x| x > 0.0)
+}
+
+fn at_least_one(text: &str) -> Result<f32, String> {
+    number(text, "a finite number from 1", |x| x >= 1.0)
+}
+
+fn fraction(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let wrong = || "ID=VALUE is needed, such as 42=-5 or 42=-inf".to_owned();
+    let (id, value) = text.split_once('=').ok_or_else(wrong)?;
+    let id = id.trim().parse().map_err(|_| wrong())?;
+    let value: f32 = value.trim().parse().map_err(|_| wrong())?;
+    if value.is_nan() || value == f32::INFINITY { Err(wrong()) } else { Ok((id, value)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        for text in ["nan", "inf", "-inf", "-1", "", "x", "1e40"] {
+            assert!(non_negative(text).is_err(), "{text}");
+        }
+        assert_eq!(non_negative("0.5"), Ok(0.5));
+        for text in ["1.01", "-0.1", "nan"] {
+            assert!(fraction(text).is_err(), "{text}");
+        }
+        assert!(positive("0").is_err());
+    }
+
+    #[test]
+    fn token_limits() {
+        assert_eq!([max_tokens("1"), max_tokens("-1")], [Ok(1), Ok(usize::MAX)]);
+        for text in ["0", "-2", "1.5", "99999999999999999999"] {
+            assert!(max_tokens(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn logit_biases() {
+        assert_eq!(logit_bias("42=-5"), Ok((42, -5.0)));
+        assert_eq!(logit_bias("7 = -inf"), Ok((7, f32::NEG_INFINITY)));
+        for text in ["42", "42=nan", "42=inf", "-1=2", "a=1", "=", "4294967296=1"] {
+            assert!(logit_bias(text).is_err(), "{text}");
+        }
+    }
+}
