@@ -30,7 +30,7 @@ fn compare(model: &str, golden: &str, variants: &[(String, EngineOptions)]) -> O
 }
 
 /// 1, 2 and 3 threads, and the prompt in chunks of 1, 7, 32 and 512.
-pub fn threads_and_chunks(model: &str, golden: &str) -> Outcome {
+pub(crate) fn threads_and_chunks(model: &str, golden: &str) -> Outcome {
     let threads = [1, 2, 3].map(|threads| {
         (format!("{threads} threads"), EngineOptions { threads: Some(threads), ..EngineOptions::default() })
     });
@@ -41,7 +41,7 @@ pub fn threads_and_chunks(model: &str, golden: &str) -> Outcome {
 }
 
 /// Every instruction set that this processor has, the scalar form included.
-pub fn instruction_sets(model: &str, golden: &str) -> Outcome {
+pub(crate) fn instruction_sets(model: &str, golden: &str) -> Outcome {
     let variants: Vec<_> = Isa::available()
         .into_iter()
         .map(|isa| (isa.name().to_owned(), EngineOptions { isa: Some(isa), ..EngineOptions::default() }))

@@ -41,6 +41,25 @@ pub struct Entry {
     /// What a right runtime answers.
     #[serde(default)]
     pub expect: Option<Expect>,
+    /// How the model is best sampled, where nobody says otherwise.
+    #[serde(default)]
+    pub sampling: Sampling,
+}
+
+/// A model's own sampling settings; what is absent is the front end's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// 0 always takes the likeliest token.
+    pub temperature: Option<f32>,
+    /// Tokens to choose among; 0: all.
+    pub top_k: Option<usize>,
+    /// Probability of the tokens to choose among; 1: all.
+    pub top_p: Option<f32>,
+    /// Least probability relative to the likeliest token's.
+    pub min_p: Option<f32>,
+    /// Divides the logits of recent tokens; 1: off.
+    pub repeat_penalty: Option<f32>,
 }
 
 /// A licence and where to read it.

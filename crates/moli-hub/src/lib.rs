@@ -19,7 +19,7 @@ mod sources;
 mod wheel;
 
 pub use cache::{Cache, Cached, Manifest, ManifestFile};
-pub use catalogue::{Catalogue, Entry, Expect, FileSpec, Licence, Source, WheelPart};
+pub use catalogue::{Catalogue, Entry, Expect, FileSpec, Licence, Sampling, Source, WheelPart};
 pub use config::HubConfig;
 pub use digest::Sha256Hex;
 pub use error::{HubError, SourceFailure};
