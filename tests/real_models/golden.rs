@@ -80,11 +80,37 @@ pub(crate) fn chat_prompts(engine: &Engine, golden: &str) -> Outcome {
     Ok(())
 }
 
-/// Teacher-forced along the recorded continuations: the reference's token is the most probable one in at least 97% of the
-/// steps, and its log-probability differs by at most 0.05 on average.
-pub(crate) fn greedy_steps(engine: &Engine, golden: &str) -> Outcome {
+/// Teacher-forced along the recorded continuations of all models: the reference's token is the most probable one in at
+/// least 97% of the steps, and in each model its log-probability differs by at most 0.05 on average.
+pub(crate) fn greedy_steps(models: &[(Engine, &str)]) -> Outcome {
+    let (mut steps, mut agreed) = (0, 0);
+    for (engine, golden) in models {
+        let compared = compare_steps(engine, golden)?;
+        let mean = compared.difference / compared.steps as f64;
+        println!("  {} of {} top tokens agree, mean |Δ log p| {mean:.4}", compared.agreed, compared.steps);
+        if mean > 0.05 {
+            return Err(format!("mean |Δ log p| is {mean:.4} over {} steps", compared.steps));
+        }
+        (steps, agreed) = (steps + compared.steps, agreed + compared.agreed);
+    }
+    if (agreed as f64) < 0.97 * steps as f64 {
+        return Err(format!("the top token agrees in {agreed} of {steps} steps"));
+    }
+    Ok(())
+}
+
+/// What became of the recorded steps of one model.
+struct Compared {
+    steps: usize,
+    /// Steps in which the reference's token is the most probable one.
+    agreed: usize,
+    /// Sum of the absolute differences of the log-probability of the reference's token.
+    difference: f64,
+}
+
+fn compare_steps(engine: &Engine, golden: &str) -> Result<Compared, String> {
     let golden = Golden::parse(golden)?;
-    let (mut steps, mut agreed, mut difference) = (0usize, 0usize, 0f64);
+    let mut compared = Compared { steps: 0, agreed: 0, difference: 0.0 };
     for continuation in golden.greedy.iter().chain(&golden.chat) {
         let prompt = engine.encode(&continuation.prompt).map_err(|error| error.to_string())?;
         let forced = with_omitted_tokens(engine, &prompt, continuation)?;
@@ -94,21 +120,16 @@ pub(crate) fn greedy_steps(engine: &Engine, golden: &str) -> Outcome {
         let rows = engine.session().score(&ids, &positions).map_err(|error| error.to_string())?;
         for (row, token) in rows.iter().zip(&forced) {
             let Some(reference) = token.logprob else { continue };
-            steps += 1;
-            agreed += usize::from(most_probable(row, |_| true) == Some(token.id));
-            difference += (log_probability(row, token.id) - f64::from(reference)).abs();
+            compared.steps += 1;
+            compared.agreed += usize::from(most_probable(row, |_| true) == Some(token.id));
+            compared.difference += (log_probability(row, token.id) - f64::from(reference)).abs();
         }
     }
     let recorded: usize = golden.greedy.iter().chain(&golden.chat).map(|case| case.steps.len()).sum();
-    if steps != recorded || steps < 8 * 16 {
-        return Err(format!("{steps} steps compared, {recorded} recorded"));
+    if compared.steps != recorded || recorded < 8 * 16 {
+        return Err(format!("{} steps compared, {recorded} recorded", compared.steps));
     }
-    let (agreement, difference) = (agreed as f64 / steps as f64, difference / steps as f64);
-    println!("  {steps} steps: top token agrees in {:.1}%, mean |Δ log p| {difference:.4}", 100.0 * agreement);
-    if agreement < 0.97 || difference > 0.05 {
-        return Err(format!("top token agrees in {agreed} of {steps} steps, mean |Δ log p| is {difference:.4}"));
-    }
-    Ok(())
+    Ok(compared)
 }
 
 /// A token of a continuation; one that the recording omitted has no log-probability.

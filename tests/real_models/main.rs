@@ -33,7 +33,6 @@ fn main() -> ExitCode {
             trials.push(Trial::test(format!("{model}::{name}"), run).with_ignored_flag(left_out));
         };
         add("token_ids_equal_the_reference", golden::token_ids);
-        add("greedy_steps_follow_the_reference", golden::greedy_steps);
         add("perplexity_is_within_1_percent", perplexity::within_1_percent);
         add("bits_do_not_depend_on_threads_or_chunks", |_, golden| invariance::threads_and_chunks(model_of(golden), golden));
         add("bits_do_not_depend_on_the_instruction_set", |_, golden| invariance::instruction_sets(model_of(golden), golden));
@@ -43,7 +42,15 @@ fn main() -> ExitCode {
         let (model, golden) = MODELS[0];
         Ok(golden::chat_prompts(&load(model, &EngineOptions::default())?, golden)?)
     };
-    trials.push(Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats).with_ignored_flag(left_out));
+    let greedy = || {
+        let load = |(model, golden)| Ok((load(model, &EngineOptions::default())?, golden));
+        let models = MODELS.into_iter().map(load).collect::<Result<Vec<_>, String>>()?;
+        Ok(golden::greedy_steps(&models)?)
+    };
+    trials.extend([
+        Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats).with_ignored_flag(left_out),
+        Trial::test("greedy_steps_of_all_models_follow_the_reference", greedy).with_ignored_flag(left_out),
+    ]);
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
