@@ -2,6 +2,8 @@
 //!
 //! Both compute the logits of the last token and nothing else: no sampling, no text. Throughput is tokens per second.
 
+#![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
+
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,12 +39,8 @@ struct Moli {
 impl Moli {
     fn load(path: &Path) -> Result<Self, Error> {
         let gguf = Gguf::open(path, ReadMode::Map)?;
-        let options = LoadOptions {
-            threads: moli_kernels::default_threads(),
-            isa: None,
-            context: 4096,
-            max_rows: 512,
-        };
+        let options =
+            LoadOptions { threads: moli_kernels::default_threads(), isa: None, context: 4096, max_rows: 512 };
         let runtime = moli_model::load(&gguf, BackendKind::Cpu, &options)?;
         Ok(Self { runtime, table: PageTable::new() })
     }
@@ -106,7 +104,10 @@ fn generation(criterion: &mut Criterion) {
     let mut peers: [(&str, &mut dyn Peer); 2] = [("moli", &mut moli), ("candle", &mut candle)];
 
     let mut group = criterion.benchmark_group("prefill 128");
-    group.sample_size(10).measurement_time(Duration::from_secs(8)).throughput(Throughput::Elements(PROMPT as u64));
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(8))
+        .throughput(Throughput::Elements(PROMPT as u64));
     for (name, peer) in &mut peers {
         group.bench_function(*name, |bench| bench.iter(|| peer.prefill(&ids)));
     }

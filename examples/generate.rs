@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let path = moli::hub::resolve(&model, &mut moli::hub::Quiet)?;
     let engine = Engine::load(&path, &EngineOptions::default())?;
-    let prompt = engine.encode_chat(&[Message::user(&question)])?;
+    let prompt = engine.encode_chat(&[Message::new("user", &question)])?;
 
     let mut session = engine.session();
     let parameters = GenerateParams { max_tokens: Some(200), ..GenerateParams::default() };
@@ -22,6 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::io::stdout().flush()?;
     }
     let summary = generation.summary();
-    eprintln!("\n{} tokens, {:.0} per second", summary.usage.completion_tokens, summary.timings.decode_per_second);
+    eprintln!(
+        "\n{} tokens, {:.0} per second",
+        summary.usage.completion_tokens, summary.timings.decode_per_second
+    );
     Ok(())
 }

@@ -8,7 +8,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let engine = Engine::load("model.gguf".as_ref(), &EngineOptions::default())?;
-//! let prompt = engine.encode_chat(&[Message::user("Why is the sky blue?")])?;
+//! let prompt = engine.encode_chat(&[Message::new("user", "Why is the sky blue?")])?;
 //! let mut session = engine.session();
 //! for chunk in session.generate(&prompt, &GenerateParams::default(), &CancelToken::new())? {
 //!     print!("{}", chunk?.text);

@@ -1,6 +1,8 @@
 //! The two backends on tiny models of every architecture and format. The CPU path and candle share the decoder's order of
 //! operations and nothing below it: a wrong kernel, rotary style, mask or page shows here.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use moli_format::{Gguf, ReadMode, TensorType};
 use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PageTable, load};
 use moli_testkit::TinyModel;
@@ -75,7 +77,10 @@ fn cpu_and_candle_agree_on_every_architecture_and_format() {
             let difference = relative_difference(&ours, &theirs);
             let bound = if float { FLOAT_BOUND } else { QUANTIZED_BOUND };
             println!("{architecture} {matrix:?}: {difference:.5}");
-            assert!(difference < bound, "{architecture} {matrix:?}: relative difference {difference}, allowed {bound}");
+            assert!(
+                difference < bound,
+                "{architecture} {matrix:?}: relative difference {difference}, allowed {bound}"
+            );
         }
     }
 }

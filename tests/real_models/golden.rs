@@ -51,7 +51,10 @@ pub(crate) fn token_ids(engine: &Engine, golden: &str) -> Outcome {
             let options = EncodeOptions { add_special, parse_special: add_special };
             let ids = engine.tokenizer().encode(&case.text, options).map_err(|error| error.to_string())?;
             if ids != *expected {
-                wrong.push(format!("{:?} (special: {add_special})\n  got      {ids:?}\n  expected {expected:?}", case.text));
+                wrong.push(format!(
+                    "{:?} (special: {add_special})\n  got      {ids:?}\n  expected {expected:?}",
+                    case.text
+                ));
             }
         }
     }

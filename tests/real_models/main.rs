@@ -34,8 +34,12 @@ fn main() -> ExitCode {
         };
         add("token_ids_equal_the_reference", golden::token_ids);
         add("perplexity_is_within_1_percent", perplexity::within_1_percent);
-        add("bits_do_not_depend_on_threads_or_chunks", |_, golden| invariance::threads_and_chunks(model_of(golden), golden));
-        add("bits_do_not_depend_on_the_instruction_set", |_, golden| invariance::instruction_sets(model_of(golden), golden));
+        add("bits_do_not_depend_on_threads_or_chunks", |_, golden| {
+            invariance::threads_and_chunks(model_of(golden), golden)
+        });
+        add("bits_do_not_depend_on_the_instruction_set", |_, golden| {
+            invariance::instruction_sets(model_of(golden), golden)
+        });
         add("candle_agrees", |engine, golden| parity::candle_agrees(engine, model_of(golden), golden));
     }
     let chats = || {
@@ -48,7 +52,8 @@ fn main() -> ExitCode {
         Ok(golden::greedy_steps(&models)?)
     };
     trials.extend([
-        Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats).with_ignored_flag(left_out),
+        Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats)
+            .with_ignored_flag(left_out),
         Trial::test("greedy_steps_of_all_models_follow_the_reference", greedy).with_ignored_flag(left_out),
     ]);
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -22,8 +22,11 @@ fn references(model: &str) -> [Reference; 2] {
         "smollm2-135m-instruct" => [(18.3746, 18.2312), (13.6612, 13.5747)],
         _ => [(14.9187, 14.8116), (60.4315, 59.5177)],
     };
-    [(ENGLISH, english), (CHINESE, chinese)]
-        .map(|(text, (llama_cpp, exact))| Reference { text, llama_cpp, exact })
+    [(ENGLISH, english), (CHINESE, chinese)].map(|(text, (llama_cpp, exact))| Reference {
+        text,
+        llama_cpp,
+        exact,
+    })
 }
 
 /// Within 1% of exact arithmetic, and within 1% of llama.cpp wherever llama.cpp is itself that close to it.

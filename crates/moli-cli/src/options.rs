@@ -114,7 +114,10 @@ impl SamplingArgs {
             top_p: self.top_p.or(model.top_p).unwrap_or(engine.top_p),
             min_p: self.min_p.or(model.min_p).unwrap_or(engine.min_p),
             typical_p: self.typical,
-            repeat_penalty: penalties.repeat_penalty.or(model.repeat_penalty).unwrap_or(engine.repeat_penalty),
+            repeat_penalty: penalties
+                .repeat_penalty
+                .or(model.repeat_penalty)
+                .unwrap_or(engine.repeat_penalty),
             repeat_last_n: penalties.repeat_last_n,
             frequency_penalty: penalties.frequency_penalty,
             presence_penalty: penalties.presence_penalty,

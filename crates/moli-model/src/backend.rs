@@ -7,9 +7,9 @@
 use moli_format::Tensor;
 use moli_kernels::{KvSlot, RopeAngles, RopeStyle};
 
+use crate::ModelError;
 use crate::config::Activation;
 use crate::weights::Linear;
-use crate::ModelError;
 
 /// The shape of attention in one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -114,7 +114,12 @@ pub trait Backend: Send {
     ) -> Result<(), ModelError>;
 
     /// RMS norm in place, of each piece of a row that is as long as `gain`: a head.
-    fn rms_norm_heads(&mut self, x: &mut Self::Buffer, gain: &Self::Vector, eps: f32) -> Result<(), ModelError>;
+    fn rms_norm_heads(
+        &mut self,
+        x: &mut Self::Buffer,
+        gain: &Self::Vector,
+        eps: f32,
+    ) -> Result<(), ModelError>;
 
     /// `out = x · weightᵀ + bias` for each pair; `x` is quantised once for all of them.
     fn project(

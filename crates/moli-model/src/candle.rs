@@ -67,20 +67,27 @@ impl CandleBackend {
     ) -> candle_core::Result<candle_core::Tensor> {
         let rows = positions.len();
         let keys = positions.iter().max().map_or(0, |&last| last as usize + 1);
-        let slot = |position: usize| pages[position / PAGE_TOKENS] as usize * PAGE_TOKENS + position % PAGE_TOKENS;
+        let slot =
+            |position: usize| pages[position / PAGE_TOKENS] as usize * PAGE_TOKENS + position % PAGE_TOKENS;
         let slots = self.indices((0..keys).map(slot))?;
         let group = spec.heads / spec.kv_heads;
         // [kv_heads, keys, head_dim]
         let gather = |cached: &candle_core::Tensor| {
             let shape = (keys, spec.kv_heads, spec.head_dim);
-            cached.index_select(&slots, 0)?.to_dtype(DType::F32)?.reshape(shape)?.transpose(0, 1)?.contiguous()
+            cached
+                .index_select(&slots, 0)?
+                .to_dtype(DType::F32)?
+                .reshape(shape)?
+                .transpose(0, 1)?
+                .contiguous()
         };
         let (k, v) = (gather(&cache.0)?, gather(&cache.1)?);
         // Query heads that share a key head become rows: [kv_heads, group * rows, head_dim].
-        let q = q
-            .reshape((rows, spec.kv_heads, group, spec.head_dim))?
-            .permute((1, 2, 0, 3))?
-            .reshape((spec.kv_heads, group * rows, spec.head_dim))?;
+        let q = q.reshape((rows, spec.kv_heads, group, spec.head_dim))?.permute((1, 2, 0, 3))?.reshape((
+            spec.kv_heads,
+            group * rows,
+            spec.head_dim,
+        ))?;
         let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * f64::from(spec.scale))?;
         let mask = positions.iter().flat_map(|&position| {
             let (position, window) = (position as usize, spec.window.unwrap_or(usize::MAX));
@@ -90,10 +97,11 @@ impl CandleBackend {
             })
         });
         let mask = candle_core::Tensor::from_vec(mask.collect::<Vec<f32>>(), (rows, keys), &self.device)?;
-        let scores = scores
-            .reshape((spec.kv_heads, group, rows, keys))?
-            .broadcast_add(&mask)?
-            .reshape((spec.kv_heads, group * rows, keys))?;
+        let scores = scores.reshape((spec.kv_heads, group, rows, keys))?.broadcast_add(&mask)?.reshape((
+            spec.kv_heads,
+            group * rows,
+            keys,
+        ))?;
         let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
         let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
         weights
@@ -214,7 +222,12 @@ impl Backend for CandleBackend {
         Ok(())
     }
 
-    fn rms_norm_heads(&mut self, x: &mut Self::Buffer, gain: &Self::Vector, eps: f32) -> Result<(), ModelError> {
+    fn rms_norm_heads(
+        &mut self,
+        x: &mut Self::Buffer,
+        gain: &Self::Vector,
+        eps: f32,
+    ) -> Result<(), ModelError> {
         let normed = || {
             let (rows, cols) = x.dims2()?;
             let head_dim = gain.dim(0)?;
@@ -250,7 +263,8 @@ impl Backend for CandleBackend {
             let (rows, cols) = x.dims2()?;
             let (pairs, last) = (angles.half(), D::Minus1);
             let dims = 2 * pairs;
-            let on_device = |part: &[f32]| candle_core::Tensor::from_slice(part, (rows, 1, pairs), &self.device);
+            let on_device =
+                |part: &[f32]| candle_core::Tensor::from_slice(part, (rows, 1, pairs), &self.device);
             let (cos, sin) = (on_device(angles.cos())?, on_device(angles.sin())?);
             let heads = x.reshape((rows, cols / head_dim, head_dim))?;
             let turning = heads.narrow(last, 0, dims)?;
@@ -285,7 +299,10 @@ impl Backend for CandleBackend {
     ) -> Result<(), ModelError> {
         let (k, v) = &cache.layers[layer];
         for (cached, new) in [(k, keys), (v, values)] {
-            let new = new.to_dtype(DType::F16).and_then(|new| new.contiguous()).during("storing keys and values")?;
+            let new = new
+                .to_dtype(DType::F16)
+                .and_then(|new| new.contiguous())
+                .during("storing keys and values")?;
             for (row, slot) in rows.slots.iter().enumerate() {
                 let slot = slot.page as usize * PAGE_TOKENS + slot.token as usize;
                 new.narrow(0, row, 1)

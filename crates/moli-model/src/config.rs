@@ -115,12 +115,20 @@ impl Config {
         let heads = keys.size("attention.head_count", None, MAX_HEADS)?;
         let kv_heads = keys.size("attention.head_count_kv", Some(heads), MAX_HEADS)?;
         if heads % kv_heads != 0 {
-            return Err(keys.out_of_range("attention.head_count_kv", kv_heads, format!("a divisor of {heads}")));
+            return Err(keys.out_of_range(
+                "attention.head_count_kv",
+                kv_heads,
+                format!("a divisor of {heads}"),
+            ));
         }
         let head_dim = keys.size("attention.key_length", Some(hidden / heads), MAX_HEAD_DIM)?;
         let value_dim = keys.size("attention.value_length", Some(head_dim), MAX_HEAD_DIM)?;
         if value_dim != head_dim {
-            return Err(keys.out_of_range("attention.value_length", value_dim, format!("{head_dim}, as the keys are")));
+            return Err(keys.out_of_range(
+                "attention.value_length",
+                value_dim,
+                format!("{head_dim}, as the keys are"),
+            ));
         }
         let ffn = keys.size("feed_forward_length", None, MAX_WIDTH)?;
         let context_train = keys.size("context_length", None, MAX_CONTEXT)?;
@@ -265,7 +273,12 @@ impl Keys<'_> {
             // The key that files of 2023 used for the same thing.
             self.positive("rope.scale_linear", Some(1.0))?
         };
-        Ok(Rope { style, dims, base: self.positive("rope.freq_base", Some(base))?, position_divisor: divisor })
+        Ok(Rope {
+            style,
+            dims,
+            base: self.positive("rope.freq_base", Some(base))?,
+            position_divisor: divisor,
+        })
     }
 
     /// Gemma 3: five layers with a window, then one without, unless the file has a pattern of its own.

@@ -168,7 +168,12 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn rms_norm_heads(&mut self, x: &mut Self::Buffer, gain: &Self::Vector, eps: f32) -> Result<(), ModelError> {
+    fn rms_norm_heads(
+        &mut self,
+        x: &mut Self::Buffer,
+        gain: &Self::Vector,
+        eps: f32,
+    ) -> Result<(), ModelError> {
         self.kernels.rms_norm_in_place(&self.pool, x.data_mut(), gain, eps);
         Ok(())
     }

@@ -12,7 +12,9 @@ use moli_kernels::{KvSlot, RopeAngles};
 use crate::backend::{AttentionSpec, Rows};
 use crate::kv::PagePool;
 use crate::weights::Weights;
-use crate::{Backend, Batch, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, PageTable, Rope, Runtime};
+use crate::{
+    Backend, Batch, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, PageTable, Rope, Runtime,
+};
 
 /// A model on a backend.
 pub struct Decoder<B: Backend> {
@@ -198,11 +200,17 @@ impl<B: Backend> Decoder<B> {
         self.slots.clear();
         for (&position, &sequence) in batch.positions.iter().zip(batch.sequences) {
             let Some(table) = batch.tables.get(sequence as usize) else {
-                return bad("sequence", sequence as usize, format!("below the {} tables", batch.tables.len()));
+                return bad(
+                    "sequence",
+                    sequence as usize,
+                    format!("below the {} tables", batch.tables.len()),
+                );
             };
             match table.slot(position as usize) {
                 Some(slot) if (slot.page as usize) < self.pages.total() => self.slots.push(slot),
-                _ => return bad("position", position as usize, format!("below the {} reserved", table.len())),
+                _ => {
+                    return bad("position", position as usize, format!("below the {} reserved", table.len()));
+                }
             }
         }
         Ok(())

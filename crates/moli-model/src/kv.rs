@@ -82,11 +82,7 @@ impl PagePool {
     pub fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> Result<(), ModelError> {
         let needed = tokens.div_ceil(PAGE_TOKENS).saturating_sub(table.pages.len());
         if needed > self.free.len() {
-            return Err(ModelError::OutOfPages {
-                needed,
-                free: self.free.len(),
-                page_tokens: PAGE_TOKENS,
-            });
+            return Err(ModelError::OutOfPages { needed, free: self.free.len(), page_tokens: PAGE_TOKENS });
         }
         let rest = self.free.len() - needed;
         table.pages.extend(self.free.drain(rest..).rev());

@@ -88,7 +88,11 @@ pub struct LoadOptions {
 ///
 /// # Errors
 /// Whatever is wrong with the file, each error naming the key or the tensor.
-pub fn load(gguf: &Gguf, backend: BackendKind, options: &LoadOptions) -> Result<Box<dyn Runtime>, ModelError> {
+pub fn load(
+    gguf: &Gguf,
+    backend: BackendKind,
+    options: &LoadOptions,
+) -> Result<Box<dyn Runtime>, ModelError> {
     match backend {
         BackendKind::Cpu => {
             let isa = options.isa.unwrap_or_else(Isa::detect);

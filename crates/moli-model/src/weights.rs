@@ -124,10 +124,12 @@ struct Loader<'a, B: Backend> {
 impl<B: Backend> Loader<'_, B> {
     /// The tensor of that name, if its shape is the expected one (contiguous dimension first).
     fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<&Tensor, ModelError> {
-        let tensor = self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
+        let tensor =
+            self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
         let expected: Vec<u64> = expected.iter().map(|&n| n as u64).collect();
         // Writers may leave trailing dimensions of 1 in place.
-        let significant = tensor.dims.iter().rposition(|&n| n != 1).map_or(1, |last| last + 1).max(expected.len());
+        let significant =
+            tensor.dims.iter().rposition(|&n| n != 1).map_or(1, |last| last + 1).max(expected.len());
         if tensor.dims.get(..significant) != Some(expected.as_slice()) {
             return Err(ModelError::TensorShape {
                 name: name.to_owned(),

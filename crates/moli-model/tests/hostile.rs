@@ -1,5 +1,7 @@
 //! Files that are well-formed GGUF and impossible models: each a typed error that names the thing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use moli_format::{FormatError, Gguf, ReadMode, TensorType};
@@ -41,7 +43,10 @@ fn block_count_of_100_000() {
 #[test]
 fn block_count_beyond_the_file() {
     let error = error_with("llama.block_count", 1000u32);
-    assert!(matches!(&error, ModelError::MissingTensor { name } if name == "blk.2.attn_norm.weight"), "{error}");
+    assert!(
+        matches!(&error, ModelError::MissingTensor { name } if name == "blk.2.attn_norm.weight"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -91,14 +96,20 @@ fn a_missing_key() {
 #[test]
 fn an_unknown_architecture() {
     let error = error_with("general.architecture", "mamba");
-    assert!(matches!(&error, ModelError::UnsupportedArchitecture { found, .. } if found == "mamba"), "{error}");
+    assert!(
+        matches!(&error, ModelError::UnsupportedArchitecture { found, .. } if found == "mamba"),
+        "{error}"
+    );
 }
 
 #[test]
 fn features_that_would_be_ignored() {
     for (key, value) in [("llama.rope.scaling.type", "yarn")] {
         let error = error_with(key, value);
-        assert!(matches!(&error, ModelError::UnsupportedFeature { key: found, .. } if found == key), "{error}");
+        assert!(
+            matches!(&error, ModelError::UnsupportedFeature { key: found, .. } if found == key),
+            "{error}"
+        );
     }
     let error = error_with("llama.expert_count", 8u32);
     assert!(matches!(error, ModelError::UnsupportedFeature { .. }), "{error}");
@@ -109,7 +120,10 @@ fn a_tensor_of_another_shape() {
     let error = error_with("llama.feed_forward_length", 500u32);
     match error {
         ModelError::TensorShape { name, expected, actual } => {
-            assert_eq!((name.as_str(), expected, actual), ("blk.0.ffn_gate.weight", vec![256, 500], vec![256, 512]));
+            assert_eq!(
+                (name.as_str(), expected, actual),
+                ("blk.0.ffn_gate.weight", vec![256, 500], vec![256, 512])
+            );
         }
         other => panic!("{other}"),
     }
@@ -120,7 +134,10 @@ fn a_tensor_that_nothing_uses() {
     let mut file = TinyModel::new("llama").file().unwrap();
     file.tensor("blk.0.attn_sinks.weight", TensorType::F32, &[4], vec![0u8; 16]);
     let error = try_load(&file).err().unwrap();
-    assert!(matches!(&error, ModelError::UnusedTensor { name, .. } if name == "blk.0.attn_sinks.weight"), "{error}");
+    assert!(
+        matches!(&error, ModelError::UnusedTensor { name, .. } if name == "blk.0.attn_sinks.weight"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -208,8 +208,15 @@ impl TinyModel {
     }
 
     /// Random weights, scaled so that activations keep their size; gains of norms are near 1.
-    fn weights(&self, name: &str, ttype: TensorType, rows: usize, cols: usize) -> Result<Vec<u8>, KernelError> {
-        let stream = name.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    fn weights(
+        &self,
+        name: &str,
+        ttype: TensorType,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Vec<u8>, KernelError> {
+        let stream =
+            name.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ stream);
         let scale = 1.7 / (cols as f32).sqrt();
         let values: Vec<f32> = (0..rows * cols)
