@@ -66,7 +66,8 @@ pub(crate) fn token_ids(engine: &Engine, golden: &str) -> Outcome {
 
 /// Rendered chats, character for character.
 pub(crate) fn chat_prompts(engine: &Engine, golden: &str) -> Outcome {
-    let template = engine.chat_template().ok_or("the model has a chat template")?;
+    let template =
+        engine.chat_template().map_err(|error| error.to_string())?.ok_or("the model has a chat template")?;
     let chats = Golden::parse(golden)?.chat;
     if chats.len() != 3 {
         return Err(format!("3 chats expected, {} recorded", chats.len()));

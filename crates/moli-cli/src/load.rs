@@ -1,6 +1,6 @@
 //! From MODEL, as a person types it, to a file and an engine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use moli_engine::Engine;
@@ -14,7 +14,7 @@ use crate::progress::Report;
 /// The file of MODEL, which is pulled when it is not here yet.
 pub(crate) fn resolve(model: &str) -> Result<PathBuf> {
     // A file needs no configuration and no home folder.
-    if Path::new(model).is_file() {
+    if moli_hub::is_path(model) {
         return Ok(PathBuf::from(model));
     }
     let hub = Hub::new(HubConfig::from_env()?);
@@ -26,7 +26,7 @@ pub(crate) fn resolve(model: &str) -> Result<PathBuf> {
 
 /// The sampling settings that the catalogue has for MODEL.
 pub(crate) fn sampling(model: &str) -> Result<Sampling> {
-    if Path::new(model).is_file() {
+    if moli_hub::is_path(model) {
         return Ok(Sampling::default());
     }
     let hub = Hub::new(HubConfig::from_env()?);

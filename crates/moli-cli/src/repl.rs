@@ -127,7 +127,10 @@ impl Talk<'_> {
             Command::System(Some(_)) if self.options.raw => {
                 note!("instructions need a chat template, which --raw and base models do without");
             }
-            Command::System(Some(text)) => self.conversation.set_system(&text),
+            Command::System(Some(text)) => {
+                self.conversation.set_system(&text);
+                note!("instructions for the answers from here on");
+            }
             Command::System(None) => match self.conversation.system() {
                 Some(text) => note!("{}", escape(text)),
                 None => note!("no instructions; /system TEXT gives some"),

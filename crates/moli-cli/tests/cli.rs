@@ -382,3 +382,36 @@ fn ctrl_c_prints_what_is_there_and_exits_with_130() {
     assert_eq!(answer["finish_reason"], "cancelled");
     assert!(!answer["tokens"].as_array().unwrap().is_empty());
 }
+
+#[test]
+fn a_broken_chat_template_spoils_chats_only() {
+    let world = World::new();
+    let model = world.model("broken.gguf", |file| file.meta("tokenizer.chat_template", "{% nonsense %}"));
+    let raw = world.run(&["run", &model, "--raw", "-p", "abc", "-n", "2"]);
+    assert_eq!(raw.code, Some(0), "{}", raw.stderr);
+    let chat = world.run(&["run", &model, "-p", "abc", "-n", "2"]);
+    assert_eq!(chat.code, Some(1));
+    assert!(chat.stderr.contains("chat template can't be used"), "{}", chat.stderr);
+    let inspected = world.run(&["inspect", &model]);
+    assert!(inspected.stdout.contains("cannot be used"), "{}", inspected.stdout);
+    assert!(inspected.stdout.contains("runs here      yes"), "{}", inspected.stdout);
+}
+
+#[test]
+fn a_context_beyond_counting_is_no_crash() {
+    let world = World::new();
+    let model = world.base_model();
+    let ran = world.run(&["inspect", &model, "-c", "18446744073709551615"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(!ran.stdout.contains("keys and values 0 B"), "{}", ran.stdout);
+}
+
+#[test]
+fn rm_leaves_the_users_own_files_alone() {
+    let world = World::new();
+    let model = world.base_model();
+    let ran = world.run(&["rm", &model]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("a file of yours"), "{}", ran.stderr);
+    assert!(std::path::Path::new(&model).exists());
+}

@@ -66,7 +66,7 @@ pub struct Engine {
 struct Inner {
     runtime: Mutex<Box<dyn Runtime>>,
     tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    template: Result<Option<ChatTemplate>, String>,
     // What never changes is kept outside the lock.
     kernels: Kernels,
     config: Config,
@@ -122,7 +122,8 @@ impl Engine {
         };
         // The small parts first: a model without a tokenizer is refused before its weights are looked at.
         let tokenizer = Tokenizer::from_gguf(metadata)?;
-        let template = ChatTemplate::from_gguf(metadata)?;
+        // A broken template spoils chats, nothing else: the error is kept until one is asked for.
+        let template = ChatTemplate::from_gguf(metadata).map_err(|error| error.to_string());
         let runtime = moli_model::load(&gguf, options.backend, &load)?;
         let mut inner = Inner::new(runtime, tokenizer, template, options.isa.unwrap_or_else(Isa::detect))?;
         inner.context = context;
@@ -141,7 +142,7 @@ impl Engine {
         tokenizer: Tokenizer,
         template: Option<ChatTemplate>,
     ) -> Result<Self, EngineError> {
-        Ok(Self { inner: Arc::new(Inner::new(runtime, tokenizer, template, Isa::detect())?) })
+        Ok(Self { inner: Arc::new(Inner::new(runtime, tokenizer, Ok(template), Isa::detect())?) })
     }
 
     /// A new, empty timeline.
@@ -155,8 +156,14 @@ impl Engine {
     }
 
     /// The chat template, where the model has one.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.inner.template.as_ref()
+    ///
+    /// # Errors
+    /// [`EngineError::BrokenChatTemplate`] when it has one that can't be used.
+    pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, EngineError> {
+        match &self.inner.template {
+            Ok(template) => Ok(template.as_ref()),
+            Err(reason) => Err(EngineError::BrokenChatTemplate { reason: reason.clone() }),
+        }
     }
 
     /// The model's hyperparameters.
@@ -196,9 +203,9 @@ impl Engine {
     /// The prompt that the chat template makes of messages, ready for the assistant's answer.
     ///
     /// # Errors
-    /// [`EngineError::NoChatTemplate`], or what the template says.
+    /// [`EngineError::NoChatTemplate`], [`EngineError::BrokenChatTemplate`], or what the template says.
     pub fn render_chat(&self, messages: &[Message]) -> Result<RenderedPrompt, EngineError> {
-        let template = self.chat_template().ok_or(EngineError::NoChatTemplate)?;
+        let template = self.chat_template()?.ok_or(EngineError::NoChatTemplate)?;
         let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
         Ok(template.render(self.tokenizer(), messages, &options)?)
     }
@@ -207,7 +214,7 @@ impl Engine {
     /// becomes a control token.
     ///
     /// # Errors
-    /// [`EngineError::NoChatTemplate`], or what the template or the tokenizer says.
+    /// [`EngineError::NoChatTemplate`], [`EngineError::BrokenChatTemplate`], or what the template or the tokenizer says.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
         Ok(self.tokenizer().encode_prompt(&self.render_chat(messages)?)?)
     }
@@ -255,7 +262,7 @@ impl Inner {
     fn new(
         runtime: Box<dyn Runtime>,
         tokenizer: Tokenizer,
-        template: Option<ChatTemplate>,
+        template: Result<Option<ChatTemplate>, String>,
         isa: Isa,
     ) -> Result<Self, EngineError> {
         let config = runtime.config().clone();

@@ -68,6 +68,12 @@ pub enum EngineError {
     /// The model has no chat template, so messages can't be put into its format.
     #[error("the model has no chat template: give it plain text instead of messages")]
     NoChatTemplate,
+    /// The model has a chat template, and it can't be used; prompts without a template can.
+    #[error("the model's chat template can't be used: {reason}")]
+    BrokenChatTemplate {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A text that is too short to measure perplexity on.
     #[error("the text has {tokens} tokens, and perplexity at this context needs at least {needed}")]
     TextTooShort {

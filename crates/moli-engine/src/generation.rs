@@ -305,7 +305,8 @@ impl<'s> Generation<'s> {
     fn end(&mut self, reason: FinishReason, text: &mut String) {
         self.state = State::Ended;
         self.finish_reason = reason;
-        let rest = self.stream.0.finish();
+        // Where the answer was cut, half a character is not shown; where the model ended it, it is the model's mistake.
+        let rest = if reason == FinishReason::Stop { self.stream.0.finish() } else { String::new() };
         self.stopped_by = self.stops.push(&rest, text);
         if self.stopped_by.is_some() {
             self.finish_reason = FinishReason::Stop;

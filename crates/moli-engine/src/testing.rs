@@ -39,7 +39,7 @@ pub(crate) struct Toy {
 
 impl Toy {
     pub(crate) fn new(vocab: usize, context: usize, max_rows: usize, script: &[u32], probe: &Probe) -> Self {
-        let pool = PagePool::new(context);
+        let pool = PagePool::new(context).unwrap();
         probe.free_pages.store(pool.available(), Ordering::Relaxed);
         Self {
             cache: vec![u32::MAX; pool.total() * moli_model::PAGE_TOKENS],

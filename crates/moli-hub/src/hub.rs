@@ -19,6 +19,11 @@ pub struct Hub {
     cache: Cache,
 }
 
+/// Whether MODEL is a path to something that might be a model. A folder is not: one may have a catalogue name.
+pub fn is_path(model: &str) -> bool {
+    Path::new(model).metadata().is_ok_and(|metadata| !metadata.is_dir())
+}
+
 /// What a name stands for, once it is not a file.
 enum Plan<'a> {
     Entry(&'a Entry),
@@ -30,7 +35,7 @@ enum Plan<'a> {
 /// # Errors
 /// Those of [`HubConfig::from_env`] and [`Hub::resolve`].
 pub fn resolve(model: &str, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
-    if Path::new(model).is_file() {
+    if is_path(model) {
         return Ok(PathBuf::from(model));
     }
     Hub::new(HubConfig::from_env()?).resolve(model, progress)
@@ -61,7 +66,7 @@ impl Hub {
     /// # Errors
     /// [`HubError::UnknownModel`] with the nearest names, [`HubError::NoSuchFile`], those of [`Hub::pull`].
     pub fn resolve(&self, model: &str, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
-        if Path::new(model).is_file() {
+        if is_path(model) {
             return Ok(PathBuf::from(model));
         }
         Ok(self.pull(model, progress)?.path)

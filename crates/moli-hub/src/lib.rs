@@ -23,5 +23,5 @@ pub use catalogue::{Catalogue, Entry, Expect, FileSpec, Licence, Sampling, Sourc
 pub use config::HubConfig;
 pub use digest::Sha256Hex;
 pub use error::{HubError, SourceFailure};
-pub use hub::{Hub, resolve};
+pub use hub::{Hub, is_path, resolve};
 pub use progress::{Phase, Progress, Quiet};

@@ -41,7 +41,7 @@ pub struct Config {
     pub norm_eps: f32,
     /// Rotary embedding of the layers with global attention.
     pub rope: Rope,
-    /// Rotary embedding of the layers with a sliding window.
+    /// Rotary embedding of the layers with a sliding window; the same as `rope` in most architectures.
     pub rope_local: Rope,
     /// Factor on the attention scores.
     pub attention_scale: f32,
@@ -137,8 +137,8 @@ impl Config {
         let style = if architecture == "llama" { RopeStyle::Interleaved } else { RopeStyle::Halves };
         let gemma = architecture == "gemma3";
         let rope = keys.rope(style, head_dim, if gemma { 1e6 } else { 1e4 })?;
-        let window = if gemma { keys.sliding_window(layers)? } else { None };
-        let rope_local = if window.is_some() {
+        let window = keys.sliding_window(layers, context_train)?;
+        let rope_local = if gemma {
             // The window never reaches positions that need stretching.
             Rope { base: keys.positive("rope.freq_base_swa", Some(1e4))?, position_divisor: 1.0, ..rope }
         } else {
@@ -159,11 +159,14 @@ impl Config {
             norm_eps,
             rope,
             rope_local,
-            attention_scale: 1.0 / (scale_dim as f32).sqrt(),
+            attention_scale: match keys.factor("attention.scale")? {
+                Some(scale) => scale,
+                None => 1.0 / (scale_dim as f32).sqrt(),
+            },
             window,
             embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
             activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
-            logit_soft_cap: keys.optional_cap("final_logit_softcapping")?,
+            logit_soft_cap: keys.factor("final_logit_softcapping")?,
             qk_norm: matches!(architecture.as_str(), "qwen3" | "gemma3"),
             post_norm: gemma,
             qkv_bias: architecture == "qwen2",
@@ -203,7 +206,7 @@ impl Keys<'_> {
     /// A count between 1 and `max`; required when there is no default.
     fn size(&self, suffix: &str, default: Option<usize>, max: usize) -> Result<usize, ModelError> {
         let key = self.key(suffix);
-        let value = match self.metadata.u64_opt(&key)? {
+        let value = match self.count(&key)? {
             Some(value) => value,
             None => match default {
                 Some(value) => value as u64,
@@ -214,6 +217,29 @@ impl Keys<'_> {
             return Err(self.out_of_range(suffix, value, format!("between 1 and {max}")));
         }
         Ok(value as usize)
+    }
+
+    /// A count; a list with one for each layer counts as one if all are equal.
+    fn count(&self, key: &str) -> Result<Option<u64>, ModelError> {
+        if !matches!(self.metadata.get(key), Some(Value::Array(_))) {
+            return Ok(self.metadata.u64_opt(key)?);
+        }
+        let counts = self.metadata.u64s(key)?;
+        match counts.first() {
+            Some(first) if counts.iter().all(|count| count == first) => Ok(Some(*first)),
+            _ => {
+                let value = "a count that differs between layers".to_owned();
+                Err(ModelError::UnsupportedFeature { key: key.to_owned(), value })
+            }
+        }
+    }
+
+    /// A factor; 0 is how some files say that there is none.
+    fn factor(&self, suffix: &str) -> Result<Option<f32>, ModelError> {
+        match self.metadata.f32_opt(&self.key(suffix))? {
+            None | Some(0.0) => Ok(None),
+            Some(_) => self.positive(suffix, None).map(Some),
+        }
     }
 
     /// A finite number above zero; required when there is no default.
@@ -229,14 +255,6 @@ impl Keys<'_> {
         Ok(value)
     }
 
-    /// A soft cap; 0 is how some files say that there is none.
-    fn optional_cap(&self, suffix: &str) -> Result<Option<f32>, ModelError> {
-        match self.metadata.f32_opt(&self.key(suffix))? {
-            None | Some(0.0) => Ok(None),
-            Some(_) => self.positive(suffix, None).map(Some),
-        }
-    }
-
     /// Features that these architectures' files can ask for and that the decoder does not compute yet.
     fn refuse_unsupported(&self) -> Result<(), ModelError> {
         let refuse = |suffix: &str, value: String| {
@@ -247,8 +265,15 @@ impl Keys<'_> {
         {
             return refuse("expert_count", experts.to_string());
         }
-        if let Some(cap) = self.optional_cap("attn_logit_softcapping")? {
-            return refuse("attn_logit_softcapping", cap.to_string());
+        for suffix in ["attn_logit_softcapping", "attention.clamp_kqv"] {
+            if let Some(value) = self.factor(suffix)? {
+                return refuse(suffix, value.to_string());
+            }
+        }
+        for suffix in ["logit_scale", "residual_scale", "embedding_scale", "rope.scaling.attn_factor"] {
+            if let Some(value) = self.factor(suffix)?.filter(|&value| value != 1.0) {
+                return refuse(suffix, value.to_string());
+            }
         }
         if let Some(false) = self.metadata.bool_opt(&self.key("attention.causal"))? {
             return refuse("attention.causal", "false".to_owned());
@@ -265,13 +290,11 @@ impl Keys<'_> {
             return Err(self.out_of_range("rope.dimension_count", dims, "even"));
         }
         let linear = self.metadata.str_opt(&self.key("rope.scaling.type"))? != Some("none");
-        let divisor = if !linear {
-            1.0
-        } else if self.metadata.get(&self.key("rope.scaling.factor")).is_some() {
-            self.positive("rope.scaling.factor", None)?
-        } else {
+        let divisor = match self.factor("rope.scaling.factor")? {
+            _ if !linear => 1.0,
+            Some(factor) => factor,
             // The key that files of 2023 used for the same thing.
-            self.positive("rope.scale_linear", Some(1.0))?
+            None => self.factor("rope.scale_linear")?.unwrap_or(1.0),
         };
         Ok(Rope {
             style,
@@ -281,9 +304,32 @@ impl Keys<'_> {
         })
     }
 
-    /// Gemma 3: five layers with a window, then one without, unless the file has a pattern of its own.
-    fn sliding_window(&self, layers: usize) -> Result<Option<SlidingWindow>, ModelError> {
-        let tokens = self.size("attention.sliding_window", None, MAX_CONTEXT)?;
+    /// Gemma 3: five layers with a window, then one without, unless the file has a pattern of its own. Llama (the first
+    /// Mistral): every layer. A window as long as the context hides nothing.
+    fn sliding_window(
+        &self,
+        layers: usize,
+        context_train: usize,
+    ) -> Result<Option<SlidingWindow>, ModelError> {
+        let window = "attention.sliding_window";
+        let tokens = match self.metadata.u64_opt(&self.key(window))? {
+            None | Some(0) => return Ok(None),
+            // Gemma's local layers differ in their rotary base too.
+            Some(tokens) if tokens >= context_train as u64 && self.architecture != "gemma3" => {
+                return Ok(None);
+            }
+            Some(_) => self.size(window, None, MAX_CONTEXT)?,
+        };
+        match self.architecture {
+            "gemma3" => {}
+            "llama" => return Ok(Some(SlidingWindow { tokens, layers: vec![true; layers] })),
+            _ => {
+                return Err(ModelError::UnsupportedFeature {
+                    key: self.key(window),
+                    value: tokens.to_string(),
+                });
+            }
+        }
         let suffix = "attention.sliding_window_pattern";
         let layers = match self.metadata.get(&self.key(suffix)) {
             Some(Value::Array(_)) => {

@@ -85,11 +85,11 @@ impl<B: Backend> Decoder<B> {
             last_normed: backend.buffer(outputs, config.hidden)?,
             logits: backend.buffer(1, config.vocab)?,
         };
-        let pages = PagePool::new(options.context);
+        let pages = PagePool::new(options.context)?;
         let cache = backend.cache(config.layers, pages.total(), config.kv_heads, config.head_dim)?;
         Ok(Self {
-            angles: rope_angles(&config.rope, weights.rope_factors.as_deref(), max_rows),
-            angles_local: rope_angles(&config.rope_local, weights.rope_factors.as_deref(), max_rows),
+            angles: rope_angles(&config.rope, weights.rope_factors.as_deref(), max_rows)?,
+            angles_local: rope_angles(&config.rope_local, weights.rope_factors.as_deref(), max_rows)?,
             backend,
             config,
             weights,
@@ -257,11 +257,11 @@ impl<B: Backend> Runtime for Decoder<B> {
 }
 
 /// The angles of one kind of layer, with room for the largest batch.
-fn rope_angles(rope: &Rope, factors: Option<&[f32]>, max_rows: usize) -> RopeAngles {
+fn rope_angles(rope: &Rope, factors: Option<&[f32]>, max_rows: usize) -> Result<RopeAngles, ModelError> {
     // Linear scaling is one factor for all pairs; Llama 3.1 has a factor of its own for each.
     let scaled = |pair: usize| factors.and_then(|all| all.get(pair)).unwrap_or(&1.0) * rope.position_divisor;
     let factors: Vec<f32> = (0..rope.dims / 2).map(scaled).collect();
     let mut angles = RopeAngles::new(rope.dims, rope.base, Some(&factors));
-    angles.reserve(max_rows);
-    angles
+    angles.reserve(max_rows)?;
+    Ok(angles)
 }

@@ -59,10 +59,19 @@ pub struct PagePool {
 
 impl PagePool {
     /// A pool for this many tokens, rounded up to whole pages.
-    pub fn new(tokens: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`ModelError::TooLarge`] when the pages can't be numbered or their list can't be had.
+    pub fn new(tokens: usize) -> Result<Self, ModelError> {
         let total = tokens.div_ceil(PAGE_TOKENS);
+        let bytes = total as u128 * size_of::<u32>() as u128;
+        let too_large = || ModelError::TooLarge { what: "the list of free KV pages", bytes };
+        let pages = u32::try_from(total).map_err(|_| too_large())?;
+        let mut free = Vec::new();
+        free.try_reserve_exact(total).map_err(|_| too_large())?;
         // Popped from the end: low pages first, so that a short session touches little memory.
-        Self { free: (0..total as u32).rev().collect(), total }
+        free.extend((0..pages).rev());
+        Ok(Self { free, total })
     }
 
     /// Pages in all.
@@ -106,7 +115,7 @@ mod tests {
 
     #[test]
     fn reserve_takes_whole_pages_and_truncate_gives_them_back() {
-        let mut pool = PagePool::new(3 * PAGE_TOKENS - 1);
+        let mut pool = PagePool::new(3 * PAGE_TOKENS - 1).unwrap();
         let mut table = PageTable::new();
         assert_eq!(pool.available(), 3);
         pool.reserve(&mut table, PAGE_TOKENS).unwrap();
@@ -123,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_reservation_that_does_not_fit_takes_nothing() {
-        let mut pool = PagePool::new(2 * PAGE_TOKENS);
+        let mut pool = PagePool::new(2 * PAGE_TOKENS).unwrap();
         let (mut one, mut other) = (PageTable::new(), PageTable::new());
         pool.reserve(&mut one, PAGE_TOKENS).unwrap();
         let error = pool.reserve(&mut other, 2 * PAGE_TOKENS).unwrap_err();
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn pages_of_interleaved_sequences_are_disjoint() {
-        let mut pool = PagePool::new(64 * PAGE_TOKENS);
+        let mut pool = PagePool::new(64 * PAGE_TOKENS).unwrap();
         let mut tables: Vec<PageTable> = (0..4).map(|_| PageTable::new()).collect();
         for step in 1..=16 {
             for table in &mut tables {

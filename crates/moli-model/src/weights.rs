@@ -182,9 +182,11 @@ impl<B: Backend> Loader<'_, B> {
         }
         let factors = self.floats(name, config.rope.dims / 2)?;
         match factors.iter().position(|&factor| factor <= 0.0) {
-            Some(index) => {
-                Err(ModelError::WeightNotFinite { name: name.to_owned(), index, value: factors[index] })
-            }
+            Some(index) => Err(ModelError::OutOfRange {
+                key: format!("{name}[{index}]"),
+                value: factors[index].to_string(),
+                allowed: "above 0".to_owned(),
+            }),
             None => Ok(Some(factors)),
         }
     }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use moli_format::{FormatError, Gguf, ReadMode, TensorType};
+use moli_format::{FormatError, Gguf, ReadMode, TensorType, Value};
 use moli_model::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, ModelError, PageTable, Runtime, load};
 use moli_testkit::{TinyFile, TinyModel};
 
@@ -104,15 +104,50 @@ fn an_unknown_architecture() {
 
 #[test]
 fn features_that_would_be_ignored() {
-    for (key, value) in [("llama.rope.scaling.type", "yarn")] {
+    for (key, value) in [
+        ("llama.rope.scaling.type", Value::from("yarn")),
+        ("llama.expert_count", Value::from(8u32)),
+        ("llama.logit_scale", Value::from(0.5f32)),
+        ("llama.residual_scale", Value::from(0.5f32)),
+        ("llama.embedding_scale", Value::from(12.0f32)),
+        ("llama.attention.clamp_kqv", Value::from(8.0f32)),
+        ("llama.attn_logit_softcapping", Value::from(50.0f32)),
+        ("llama.attention.head_count_kv", Value::from(vec![2u32, 4])),
+    ] {
         let error = error_with(key, value);
         assert!(
             matches!(&error, ModelError::UnsupportedFeature { key: found, .. } if found == key),
             "{error}"
         );
     }
-    let error = error_with("llama.expert_count", 8u32);
-    assert!(matches!(error, ModelError::UnsupportedFeature { .. }), "{error}");
+}
+
+#[test]
+fn neutral_values_and_uniform_lists_are_no_features() {
+    let mut file = TinyModel::new("llama").file().unwrap();
+    file.meta("llama.logit_scale", 1.0f32);
+    file.meta("llama.residual_scale", 0.0f32);
+    file.meta("llama.rope.scaling.type", "none");
+    file.meta("llama.rope.scaling.factor", 0.0f32);
+    file.meta("llama.attention.head_count_kv", vec![2u32, 2]);
+    file.meta("llama.attention.sliding_window", 1u32 << 20);
+    let runtime = try_load(&file).unwrap();
+    assert_eq!((runtime.config().kv_heads, &runtime.config().window), (2, &None));
+}
+
+#[test]
+fn a_window_or_a_scale_changes_the_answer() {
+    let logits = |change: &dyn Fn(&mut TinyFile)| {
+        let mut file = TinyModel::new("llama").file().unwrap();
+        change(&mut file);
+        let tokens: Vec<u32> = (0..32).collect();
+        forward(try_load(&file).unwrap().as_mut(), &tokens, &[31]).unwrap()
+    };
+    let plain = logits(&|_| {});
+    let default_scale = 0.125f32; // 1 / sqrt(64)
+    assert_eq!(plain, logits(&|file| file.meta("llama.attention.scale", default_scale)));
+    assert_ne!(plain, logits(&|file| file.meta("llama.attention.scale", 0.5f32)));
+    assert_ne!(plain, logits(&|file| file.meta("llama.attention.sliding_window", 8u32)));
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn byte_level(metadata: &Metadata) -> Result<Inner, TextError> {
     let (add_bos, add_eos) = special.flags(metadata, spec.add_bos)?;
     Ok(Inner {
         special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
-        merger: Merger::Pieces { pre: PreTokenizer::from_spec(&spec)?, bpe, nfc: false },
+        merger: Merger::Pieces { pre: PreTokenizer::from_spec(&spec)?, bpe, nfc: spec.nfc },
         bos: special.bos,
         eos: special.eos,
         add_bos,

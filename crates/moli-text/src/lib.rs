@@ -8,6 +8,7 @@
 //! Everything that comes from a file or a client is checked: what can't be done right is a [`TextError`].
 
 mod bpe;
+mod concat;
 mod eog;
 mod error;
 mod gguf;

@@ -57,13 +57,16 @@ pub(crate) struct PreSpec {
     pub(crate) stages: &'static [&'static str],
     /// A piece that is a token as a whole is that token, whatever the merges make of it.
     pub(crate) ignore_merges: bool,
+    /// Whether text is brought to Unicode's composed form first. The format has no key for it; the families' own
+    /// tokenizers do it.
+    pub(crate) nfc: bool,
     /// Whether the family adds BOS when `add_bos_token` says nothing.
     pub(crate) add_bos: bool,
 }
 
 /// Looks a name up; an unknown one is an error, since other cuts are other tokens.
 pub(crate) fn spec(name: &str) -> Result<PreSpec, TextError> {
-    let plain = |stages| PreSpec { stages, ignore_merges: false, add_bos: false };
+    let plain = |stages| PreSpec { stages, ignore_merges: false, nfc: false, add_bos: false };
     Ok(match name {
         "default" => plain(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
         "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4"
@@ -72,13 +75,13 @@ pub(crate) fn spec(name: &str) -> Result<PreSpec, TextError> {
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b"
         | "mellum2" => plain(&[r"\p{N}", GPT2]),
         "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
-        | "jina-v5-nano" => PreSpec { stages: &[LLAMA3], ignore_merges: true, add_bos: true },
+        | "jina-v5-nano" => PreSpec { stages: &[LLAMA3], ignore_merges: true, nfc: false, add_bos: true },
         "dbrx" | "smaug-bpe" | "glm4" | "chatglm-bpe" => plain(&[LLAMA3]),
-        "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "hunyuan" | "megrez" | "kormo" | "f2llmv2"
-        | "solar-open" | "grok-2" => plain(&[QWEN2]),
-        "qwen35" => plain(&[QWEN35]),
+        "qwen2" | "deepseek-r1-qwen" => PreSpec { nfc: true, ..plain(&[QWEN2]) },
+        "stablelm2" | "hunyuan" | "megrez" | "kormo" | "f2llmv2" | "solar-open" | "grok-2" => plain(&[QWEN2]),
+        "qwen35" => PreSpec { nfc: true, ..plain(&[QWEN35]) },
         "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => plain(&[GPT4O]),
-        "tekken" => PreSpec { stages: &[TEKKEN], ignore_merges: true, add_bos: true },
+        "tekken" => PreSpec { stages: &[TEKKEN], ignore_merges: true, nfc: false, add_bos: true },
         "kimi-k2" => plain(&[KIMI]),
         "deepseek-llm" => plain(&[
             r"[\r\n]",
@@ -100,7 +103,9 @@ pub(crate) fn spec(name: &str) -> Result<PreSpec, TextError> {
         "exaone-moe" => plain(&[EXAONE_MOE]),
         "ufakzeka" => plain(&[NO_CONTRACTIONS]),
         "laguna" => plain(&[r"[^\n]+|[\n]+", QWEN2]),
-        "minicpm5" => PreSpec { stages: &[r"\p{N}{1,3}", MINICPM5], ignore_merges: true, add_bos: false },
+        "minicpm5" => {
+            PreSpec { stages: &[r"\p{N}{1,3}", MINICPM5], ignore_merges: true, nfc: false, add_bos: false }
+        }
         "superbpe" => plain(&[r"\p{N}+", THOUSANDS]),
         _ => return Err(TextError::UnknownPreTokenizer { name: name.to_owned() }),
     })

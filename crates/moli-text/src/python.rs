@@ -1,7 +1,7 @@
 //! The functions and filters that chat templates expect from their Python home.
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Error, ErrorKind, State};
+use minijinja::value::{Kwargs, ObjectRepr, Rest, Value, ValueOrKwargs};
+use minijinja::{Environment, Error, ErrorKind, State, filters, tests as predicates};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use std::io::{self, Write};
@@ -75,8 +75,116 @@ pub(crate) fn string(state: &mut State, value: &Value) -> Result<Value, Error> {
     Ok(Value::from(text))
 }
 
+/// A list or map as text, within the budget; other values as they are.
+pub(crate) fn text(state: &mut State, value: &Value) -> Result<Value, Error> {
+    if value.as_object().is_some() && !value.is_safe() { string(state, value) } else { Ok(value.clone()) }
+}
+
+/// Puts a bound before the engine's filters and tests that take any value as text.
+pub(crate) fn bound_filters(environment: &mut Environment<'_>) {
+    for (name, original) in [
+        ("upper", Value::from_function(filters::upper)),
+        ("lower", Value::from_function(filters::lower)),
+        ("title", Value::from_function(filters::title)),
+        ("capitalize", Value::from_function(filters::capitalize)),
+        ("replace", Value::from_function(filters::replace)),
+        ("trim", Value::from_function(filters::trim)),
+        ("split", Value::from_function(filters::split)),
+        ("lines", Value::from_function(filters::lines)),
+        ("indent", Value::from_function(filters::indent)),
+        ("escape", Value::from_function(filters::escape)),
+        ("e", Value::from_function(filters::escape)),
+        ("safe", Value::from_function(filters::safe)),
+        ("pprint", Value::from_function(filters::pprint)),
+        ("format", Value::from_function(filters::format)),
+    ] {
+        environment.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = texts(state, &args.into_values(), 0, usize::MAX)?;
+            if name == "indent" {
+                // It makes the spaces before anything is charged.
+                let named = args.last().filter(|value| value.is_kwargs()).map(|all| all.get_attr("width"));
+                let width = [args.get(1).cloned(), named.transpose()?].into_iter().flatten();
+                let width = width.filter_map(|value| u64::try_from(value).ok()).max().unwrap_or(4);
+                let lines = args.first().and_then(Value::as_str).map_or(0, |text| text.lines().count() + 1);
+                state.consume_fuel(width.saturating_mul(lines as u64) / 64)?;
+            }
+            original.call(state, &args)
+        });
+    }
+    // These take names behind the list.
+    for (name, original, names) in [
+        ("select", Value::from_function(filters::select), 1),
+        ("reject", Value::from_function(filters::reject), 1),
+        ("selectattr", Value::from_function(filters::selectattr), 2),
+        ("rejectattr", Value::from_function(filters::rejectattr), 2),
+        ("map", Value::from_function(filters::map), 1),
+    ] {
+        environment.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = texts(state, &args.into_values(), 1, names)?;
+            original.call(state, &args)
+        });
+    }
+    for (name, original) in [
+        ("startingwith", Value::from_function(predicates::is_startingwith)),
+        ("endingwith", Value::from_function(predicates::is_endingwith)),
+    ] {
+        environment.add_test(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = texts(state, &args.into_values(), 0, usize::MAX)?;
+            original.call(state, &args)
+        });
+    }
+}
+
+/// Arguments with the lists and maps among `count` of them from `skip` on as text.
+fn texts(state: &mut State, args: &[Value], skip: usize, count: usize) -> Result<Vec<Value>, Error> {
+    let mut out = Vec::with_capacity(args.len());
+    for (i, value) in args.iter().enumerate() {
+        let named = i >= skip && i - skip < count;
+        if value.is_kwargs() {
+            // An option of these that is a text may be given by its name.
+            for key in value.try_iter()? {
+                let item = value.get_item(&key)?;
+                if item.as_object().is_some() && key.as_str() != Some("default") {
+                    let message = format!("{key}: a list or map is not supported here");
+                    return Err(Error::new(ErrorKind::InvalidOperation, message));
+                }
+            }
+        }
+        out.push(if named && !value.is_kwargs() { text(state, value)? } else { value.clone() });
+    }
+    Ok(out)
+}
+
+/// Levels of lists and maps that can be written as text.
+const MAX_NESTING: usize = 64;
+
+/// Walks a value, paying for each item, down to the greatest depth: writing one recurses.
+fn walk(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
+    let Some(object) = value.as_object() else { return Ok(()) };
+    state.consume_fuel(1)?;
+    if depth == 0 {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a list or map nests too deep to be text"));
+    }
+    match object.repr() {
+        ObjectRepr::Map => {
+            for (key, item) in object.try_iter_pairs().into_iter().flatten() {
+                walk(state, &key, depth - 1)?;
+                walk(state, &item, depth - 1)?;
+            }
+        }
+        ObjectRepr::Seq | ObjectRepr::Iterable if object.enumerator_len().is_some() => {
+            for item in object.try_iter().into_iter().flatten() {
+                walk(state, &item, depth - 1)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 /// A value as text, no longer than the fuel that is left pays for.
 fn bounded_string(state: &State, value: &Value) -> Result<String, Error> {
+    walk(state, value, MAX_NESTING)?;
     struct Limited(String, usize);
     impl std::fmt::Write for Limited {
         fn write_str(&mut self, text: &str) -> std::fmt::Result {

@@ -7,6 +7,7 @@
 //!   most about 32 MiB and some 64 times the messages' size;
 //! - macros and recursive loops have a depth.
 
+use crate::concat;
 use crate::guard::Guard;
 use crate::python::{self, Bounded, Raised};
 use crate::{TextError, Tokenizer};
@@ -82,6 +83,13 @@ const BASE_FUEL: u64 = 500_000;
 /// More fuel for each message and each byte of one.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 const FUEL_PER_BYTE: u64 = 1;
+/// Bytes of stack for rendering itself.
+const MIN_STACK: usize = 16 << 20;
+/// Bytes of stack for each unit of fuel. A level of nesting costs several units and frees with less than 1000 bytes; what
+/// is not used is address space only.
+const STACK_PER_FUEL: usize = 200;
+/// No stack is larger; long messages add fuel that is for their bytes, not for nesting.
+const MAX_STACK: usize = 1 << 30;
 /// Levels of nested calls. One of a macro counts for several.
 const MAX_DEPTH: usize = 200;
 
@@ -117,10 +125,19 @@ impl ChatTemplate {
         });
         environment.add_filter("join", python::join);
         environment.add_filter("string", python::string);
+        environment.add_filter(concat::FILTER, python::text);
+        python::bound_filters(&mut environment);
+        environment.remove_global("debug");
+        // Text that a `set` block or a macro captures isn't limited by the output's own limit.
+        environment.set_formatter(|out, state, value| {
+            let text = python::text(state, value)?;
+            minijinja::escape_formatter(out, state, &text)
+        });
         environment.add_function("raise_exception", |state: &mut State, message: &Value| {
             python::raise_exception(state, message)
         });
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(syntax)?;
+        let bounded = concat::bound(&without_generation_tags(source));
+        environment.add_template_owned(NAME, bounded).map_err(syntax)?;
         Ok(Self { environment: Arc::new(environment), source: source.into() })
     }
 
@@ -156,8 +173,28 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<RenderedPrompt, TextError> {
+        let bytes: usize = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
+        let fuel = BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * bytes as u64;
+        // A list in a list in a list … is freed by recursion: on a stack that is deep enough for what the fuel can nest.
+        let deepest = usize::try_from(fuel).unwrap_or(usize::MAX).saturating_mul(STACK_PER_FUEL);
+        let stack = MIN_STACK.saturating_add(deepest).min(MAX_STACK);
+        let failed = |what: &str| TextError::TemplateFailed { message: what.to_owned() };
+        std::thread::scope(|scope| {
+            let render = || self.render_with(tokenizer, messages, options, fuel);
+            let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(stack);
+            let thread = thread.spawn_scoped(scope, render).map_err(|error| failed(&error.to_string()))?;
+            thread.join().map_err(|_| failed("the template engine panicked"))?
+        })
+    }
+
+    fn render_with(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &RenderOptions,
+        fuel: u64,
+    ) -> Result<RenderedPrompt, TextError> {
         let texts = messages.iter().flat_map(|message| [message.role.as_str(), message.content.as_str()]);
-        let bytes: usize = texts.clone().map(str::len).sum();
         let guard = Guard::new(tokenizer.special(), texts.chain([&*self.source])).ok_or_else(|| {
             TextError::TemplateFailed { message: "the messages use all private-use characters".to_owned() }
         })?;
@@ -170,7 +207,6 @@ impl ChatTemplate {
             .collect();
 
         let mut environment = (*self.environment).clone();
-        let fuel = BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * bytes as u64;
         environment.set_fuel(Some(fuel));
         let now = options.now.unwrap_or_else(|| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)

@@ -178,6 +178,56 @@ fn a_string_that_doubles_for_ever() {
     }
 }
 
+/// A list of a few words can repeat a long text without end: nothing may write it before it is paid for.
+#[test]
+fn a_list_that_is_larger_as_text_than_all_memory() {
+    let repeated = "{% set l = ['x' * 10**6] * 100000 %}";
+    let doubled = "{% set ns = namespace(l=['x' * 1000]) %}{% for i in range(40) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{% set l = ns.l %}";
+    for list in [repeated, doubled] {
+        for end in [
+            "{{ l ~ 'a' }}",
+            "{{ 'a' ~ l }}",
+            "{% set y = 'a' ~ l * 1 ~ 'b' %}",
+            "{% if ('a' ~ l) is defined and 1 %}{% endif %}",
+            "{{ {'k': ['a' ~ (l + l)]} | length }}",
+            "{% set y %}{{ l }}{% endset %}",
+            "{% macro m() %}{{ l }}{% endmacro %}{% set y = m() %}",
+            "{% set y = '%s' | format(l) %}",
+            "{% set y = l | upper %}",
+            "{% set y = l | trim %}",
+            "{% set y = l | escape %}",
+            "{% set y = l | safe %}",
+            "{% set y = l | pprint %}",
+            "{% set y = 'x' | replace('x', l) %}",
+            "{% set y = 'a' is startingwith l %}",
+            "{% set y = [l] | map('upper') | list %}",
+            "{% set y = [1] | select(l) | list %}",
+        ] {
+            let error = fails(&format!("{list}{end}"));
+            assert!(matches!(error, TextError::TemplateBudget), "{end}: {error}");
+        }
+    }
+    assert!(matches!(fails("{{ debug() }}"), TextError::TemplateFailed { .. }));
+    // One that contains itself.
+    for end in ["{{ ns }}", "{{ 'a' ~ ns }}", "{{ ns | upper }}"] {
+        let error = fails(&format!("{{% set ns = namespace() %}}{{% set ns.a = ns %}}{end}"));
+        assert!(matches!(error, TextError::TemplateFailed { .. }), "{end}: {error}");
+    }
+    // What templates really do.
+    let source =
+        "{{ 'a' ~ 1 ~ none ~ missing ~ ['b', {'c': 2.0}] ~ messages[0].content | upper }}{{ [1, 2] | trim }}";
+    assert_eq!(render(source, &[("user", "hi")]).unwrap(), "a1None['b', {'c': 2.0}]HI[1, 2]");
+}
+
+#[test]
+fn a_list_nested_as_deep_as_the_fuel_allows_is_freed() {
+    let nest = "{% set ns = namespace(l=[]) %}{% for i in range(30000) %}{% set ns.l = [ns.l] %}{% endfor %}";
+    // Two ends: the whole of it, or the fuel. Either way the process goes on.
+    assert_eq!(render(&format!("{nest}done"), &[("user", "hi")]).unwrap(), "done");
+    let again = format!("{{% for j in range(99999) %}}{nest}{{% endfor %}}");
+    assert!(matches!(fails(&again), TextError::TemplateBudget), "fuel ends it");
+}
+
 #[test]
 fn im_end_inside_user_text_stays_text() {
     let (tokenizer, template) = (tokenizer(), ChatTemplate::chatml().unwrap());

@@ -49,6 +49,7 @@ struct Report {
     config: Option<Shape>,
     tokenizer: TokenizerReport,
     chat_template: bool,
+    chat_template_error: Option<String>,
     memory: Option<Memory>,
     supported: bool,
     /// Why this build does not run it.
@@ -155,7 +156,8 @@ fn report(gguf: &Gguf, path: String, context: Option<usize>) -> Report {
             Some(0) => config.context_train,
             Some(context) => context,
         };
-        let kv = config.kv_bytes_per_token().saturating_mul(context.next_multiple_of(PAGE_TOKENS) as u64);
+        let tokens = context.div_ceil(PAGE_TOKENS).saturating_mul(PAGE_TOKENS);
+        let kv = config.kv_bytes_per_token().saturating_mul(tokens as u64);
         Memory { context, weights, kv, total: weights.saturating_add(kv) }
     });
     let reason = unsupported(gguf).map(|error| failure::one_line(&error));
@@ -186,6 +188,7 @@ fn report(gguf: &Gguf, path: String, context: Option<usize>) -> Report {
             tokens: metadata.strings_opt("tokenizer.ggml.tokens").ok().flatten().map(|tokens| tokens.len()),
         },
         chat_template: metadata.get("tokenizer.chat_template").is_some(),
+        chat_template_error: ChatTemplate::from_gguf(metadata).err().map(|error| error.to_string()),
         memory,
         supported: reason.is_none(),
         reason,
@@ -201,8 +204,7 @@ fn unsupported(gguf: &Gguf) -> Option<anyhow::Error> {
     let tried = Config::from_metadata(gguf.metadata(), vocab)
         .and_then(|_| moli_model::load(gguf, BackendKind::Cpu, &options))
         .map_err(anyhow::Error::from)
-        .and_then(|_| Ok(Tokenizer::from_gguf(gguf.metadata())?))
-        .and_then(|_| Ok(ChatTemplate::from_gguf(gguf.metadata())?));
+        .and_then(|_| Ok(Tokenizer::from_gguf(gguf.metadata())?));
     tried.err()
 }
 
@@ -245,13 +247,20 @@ impl Report {
         let pre = tokenizer.pre.as_ref().map(|pre| format!(", {pre}")).unwrap_or_default();
         let tokens = tokenizer.tokens.map(|n| format!(", {n} tokens")).unwrap_or_default();
         line("tokenizer", escape(&format!("{kind}{pre}{tokens}")).into_owned());
-        line("chat template", if self.chat_template { "yes" } else { "no" }.to_owned());
+        let template = match (&self.chat_template_error, self.chat_template) {
+            (Some(error), _) => format!("cannot be used: {}", escape(error)),
+            (None, true) => "yes".to_owned(),
+            (None, false) => "no".to_owned(),
+        };
+        line("chat template", template);
         if let Some(memory) = &self.memory {
             let (weights, kv, total) = (bytes(memory.weights), bytes(memory.kv), bytes(memory.total));
             let context = memory.context;
             line(
                 "memory",
-                format!("{total}: weights {weights}, keys and values {kv} at a context of {context}"),
+                format!(
+                    "{total} and scratch: weights {weights}, keys and values {kv} at a context of {context}"
+                ),
             );
         }
         line(

@@ -1,6 +1,6 @@
 //! `moli rm`.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use moli_hub::{Hub, HubConfig};
 
@@ -19,6 +19,9 @@ impl Rm {
     pub(crate) fn run(self) -> Result<Exit> {
         let hub = Hub::new(HubConfig::from_env()?);
         for name in &self.names {
+            if moli_hub::is_path(name) {
+                bail!("{} is a file of yours; only models of the cache are removed", escape(name));
+            }
             let freed = hub.cache().remove(&hub.cache_name(name)?)?;
             note!("removed {} ({})", escape(name), bytes(freed));
         }

@@ -39,7 +39,8 @@ pub(crate) struct Run {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prompt")]
 struct PromptArgs {
-    /// What to ask; without it and without -f: standard input, or a conversation on a terminal
+    /// What to ask; without it and without -f: standard input, or a conversation on a terminal. With it, standard input
+    /// is not read
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Take the prompt from a file
@@ -143,7 +144,7 @@ impl Run {
     /// The engine, and whether prompts go to it without a template.
     fn load(&self) -> Result<(Engine, bool)> {
         let engine = load::engine(&self.model, self.context, &self.compute)?;
-        let raw = self.prompt.raw || engine.chat_template().is_none();
+        let raw = self.prompt.raw || engine.chat_template()?.is_none();
         if raw && !self.prompt.raw {
             if self.prompt.system.is_some() {
                 bail!("--system needs a chat template, and this model has none");

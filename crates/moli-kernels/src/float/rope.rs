@@ -1,5 +1,7 @@
 //! The angles of rotary position embedding (Su et al., arXiv:2104.09864).
 
+use crate::KernelError;
+
 /// Which elements of a head form a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RopeStyle {
@@ -38,10 +40,14 @@ impl RopeAngles {
     }
 
     /// Room for `rows` rows, so that [`set`](RopeAngles::set) allocates nothing up to there.
-    pub fn reserve(&mut self, rows: usize) {
-        let wanted = rows * self.half();
-        self.cos.reserve(wanted.saturating_sub(self.cos.len()));
-        self.sin.reserve(wanted.saturating_sub(self.sin.len()));
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] if the memory can't be had.
+    pub fn reserve(&mut self, rows: usize) -> Result<(), KernelError> {
+        let too_large = KernelError::TooLarge { rows, cols: self.half() };
+        let wanted = rows.saturating_mul(self.half());
+        let more = |angles: &mut Vec<f32>| angles.try_reserve(wanted.saturating_sub(angles.len()));
+        more(&mut self.cos).and_then(|()| more(&mut self.sin)).map_err(|_| too_large)
     }
 
     /// Computes the rows for these positions.

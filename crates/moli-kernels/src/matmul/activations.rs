@@ -71,35 +71,43 @@ impl Form {
     }
 }
 
+/// Zeros, asked for first, because a refused `vec!` aborts the process.
+fn zeros<T: Clone + Default>(count: usize) -> Option<Vec<T>> {
+    Vec::<T>::new().try_reserve_exact(count).ok()?;
+    Some(vec![T::default(); count])
+}
+
 impl Activations {
     /// Buffers for at most `max_rows` rows of at most `max_cols` columns.
     ///
     /// # Errors
-    /// [`KernelError::TooLarge`] if that is beyond the address space.
+    /// [`KernelError::TooLarge`] if the memory can't be had.
     pub fn new(max_rows: usize, max_cols: usize) -> Result<Self, KernelError> {
-        let too_large = KernelError::TooLarge { rows: max_rows, cols: max_cols };
-        let elements =
-            max_rows.checked_mul(max_cols).filter(|n| *n <= isize::MAX as usize / 8).ok_or(too_large)?;
+        Self::allocate(max_rows, max_cols).ok_or(KernelError::TooLarge { rows: max_rows, cols: max_cols })
+    }
+
+    fn allocate(max_rows: usize, max_cols: usize) -> Option<Self> {
+        let elements = max_rows.checked_mul(max_cols).filter(|n| *n <= isize::MAX as usize / 8)?;
         let blocks32 = max_rows * (max_cols / 32);
         let blocks256 = max_rows * (max_cols / 256);
-        Ok(Self {
+        Some(Self {
             max_rows,
             max_cols,
             rows: 0,
             cols: 0,
-            x: vec![0.0; elements],
+            x: zeros(elements)?,
             q32: Quantized {
-                q: vec![0; blocks32 * 32],
-                d: vec![0.0; blocks32],
-                sums: vec![0; blocks32],
-                ds: vec![0.0; blocks32],
+                q: zeros(blocks32 * 32)?,
+                d: zeros(blocks32)?,
+                sums: zeros(blocks32)?,
+                ds: zeros(blocks32)?,
                 ..Quantized::default()
             },
             q256: Quantized {
-                q: vec![0; blocks256 * 256],
-                d: vec![0.0; blocks256],
-                sums16: vec![0; blocks256 * 16],
-                sums32: vec![0; blocks256 * 8],
+                q: zeros(blocks256 * 256)?,
+                d: zeros(blocks256)?,
+                sums16: zeros(blocks256 * 16)?,
+                sums32: zeros(blocks256 * 8)?,
                 ..Quantized::default()
             },
         })

@@ -10,6 +10,8 @@ mod activations;
 #[cfg(target_arch = "x86_64")]
 mod float;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod simd;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod substitute;
 #[cfg(test)]

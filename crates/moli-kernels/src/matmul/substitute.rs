@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use moli_format::TensorType;
 
-use super::tile::{Avx512, Panel, Wide, product as tile_product, quantized};
+use super::simd::{Avx512, Wide};
+use super::tile::{Panel, product as tile_product, quantized};
 use super::unpack::Rows;
 use super::{Job, MatmulFn, float};
 use crate::quant::unpack::*;
