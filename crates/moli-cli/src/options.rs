@@ -41,18 +41,16 @@ impl ComputeArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// Temperature: 0 always takes the likeliest token, higher is more varied [default: the catalogue's, else 0.8]
+    /// Temperature: 0 always takes the likeliest token, higher is more varied [default: 0.8]
     #[arg(long, value_name = "T", value_parser = non_negative, allow_negative_numbers = true)]
     temp: Option<f32>,
-    /// Choose among the K likeliest tokens; 0: among all [default: the catalogue's, else 40]
+    /// Choose among the K likeliest tokens; 0: among all [default: 40]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Choose among the likeliest tokens that together have this probability; 1: among all [default: the catalogue's,
-    /// else 0.95]
+    /// Choose among the likeliest tokens that together have this probability; 1: among all [default: 0.95]
     #[arg(long, value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Leave out tokens below this share of the likeliest one's probability; 0: none [default: the catalogue's, else
-    /// 0.05]
+    /// Leave out tokens below this share of the likeliest one's probability; 0: none [default: 0.05]
     #[arg(long, value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Locally typical sampling: keep tokens whose surprise is near the expected; 1: all
@@ -72,7 +70,7 @@ pub(crate) struct SamplingArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Penalties")]
 struct PenaltyArgs {
-    /// Divide the logits of recent tokens by this; 1: off [default: the catalogue's, else 1]
+    /// Divide the logits of recent tokens by this; 1: off [default: 1]
     #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
     repeat_penalty: Option<f32>,
     /// Recent tokens that the penalties look at; 0: none, -1: all
@@ -102,9 +100,15 @@ struct PenaltyArgs {
 }
 
 impl SamplingArgs {
-    /// What the sampler is told: the options, else the model's own settings, else the engine's defaults.
+    /// What the sampler is told. The model's own settings belong together: they hold as long as none of them is chosen.
     pub(crate) fn sampler_params(&self, model: &Sampling) -> SamplerParams {
         let penalties = &self.penalties;
+        let chosen = self.temp.is_some()
+            || self.top_k.is_some()
+            || self.top_p.is_some()
+            || self.min_p.is_some()
+            || penalties.repeat_penalty.is_some();
+        let model = if chosen { Sampling::default() } else { *model };
         let engine = SamplerParams::default();
         let defaults = DryParams::default();
         let breakers = &penalties.dry_sequence_breaker;
@@ -199,7 +203,24 @@ fn logit_bias(text: &str) -> Result<(u32, f32), String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args, Command, FromArgMatches};
+
     use super::*;
+
+    #[test]
+    fn a_models_own_settings_hold_until_one_is_chosen() {
+        let model = Sampling { temperature: Some(0.0), repeat_penalty: Some(1.1), ..Sampling::default() };
+        let params = |arguments: &[&str]| {
+            let command = SamplingArgs::augment_args(Command::new("moli").no_binary_name(true));
+            let matches = command.try_get_matches_from(arguments).unwrap();
+            let params = SamplingArgs::from_arg_matches(&matches).unwrap().sampler_params(&model);
+            (params.temperature, params.repeat_penalty)
+        };
+        assert_eq!(params(&[]), (0.0, 1.1));
+        assert_eq!(params(&["--seed", "7"]), (0.0, 1.1));
+        assert_eq!(params(&["--temp", "0"]), (0.0, 1.0));
+        assert_eq!(params(&["--repeat-penalty", "1.3"]), (0.8, 1.3));
+    }
 
     #[test]
     fn numbers_that_make_no_sense_are_refused() {

@@ -41,7 +41,7 @@ pub struct Entry {
     /// What a right runtime answers.
     #[serde(default)]
     pub expect: Option<Expect>,
-    /// How the model is best sampled, where nobody says otherwise.
+    /// How the model is best sampled, where nobody chooses.
     #[serde(default)]
     pub sampling: Sampling,
 }

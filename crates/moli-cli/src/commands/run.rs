@@ -18,6 +18,10 @@ use crate::{load, repl, text_input};
 
 /// Answer a prompt, or talk with a model
 #[derive(Debug, Args)]
+#[command(
+    after_help = "A catalogue model's own sampling settings hold as long as none of --temp, --top-k, --top-p, --min-p \
+                        and --repeat-penalty is given."
+)]
 pub(crate) struct Run {
     /// A model file, a name of the catalogue, a repository or a URL
     #[arg(value_name = "MODEL", default_value = DEFAULT_MODEL)]
