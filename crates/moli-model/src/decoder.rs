@@ -1,6 +1,6 @@
 //! The forward pass.
 //!
-//! One pre-norm transformer decoder, read top to bottom in [`Decoder::compute`]; what differs between architectures is a
+//! One pre-norm transformer decoder, read top to bottom in `Decoder::compute`; what differs between architectures is a
 //! field of [`Config`] or an optional tensor. Every buffer is allocated when the model is loaded.
 //!
 //! One arithmetic: a row's result depends on its own token, position and earlier keys and values only, bit for bit,
