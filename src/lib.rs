@@ -1,6 +1,6 @@
 //! Moli (模力) runs quantised vertical language models on the device in front of you.
 //!
-//! This crate re-exports what an application needs: [`resolve`] turns a catalogue name into a verified file,
+//! This crate re-exports what an application needs: [`hub::resolve`] turns a catalogue name into a verified file,
 //! [`Engine`] loads it, [`Session`] answers.
 //!
 //! ```no_run
