@@ -4,97 +4,18 @@
 
 #![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
 
-use std::hint::black_box;
-use std::path::Path;
+mod peers;
+
 use std::time::{Duration, Instant};
 
-use candle_core::quantized::gguf_file;
-use candle_core::{Device, Tensor};
-use candle_transformers::models::quantized_llama;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use moli_format::{Gguf, ReadMode};
-use moli_model::{BackendKind, Batch, LoadOptions, PageTable, Runtime};
+use peers::{Candle, Moli, Peer};
 
 const MODEL: &str = "smollm2-135m-instruct";
 /// Tokens of a prompt in the prefill bench.
 const PROMPT: usize = 128;
 /// Tokens before the first one that the decode bench measures.
 const DEPTH: usize = 32;
-
-type Error = Box<dyn std::error::Error>;
-
-/// A model that reads tokens at a position and keeps their keys and values.
-trait Peer {
-    /// Forgets everything, then reads `ids`.
-    fn prefill(&mut self, ids: &[u32]);
-    /// Reads one token at `position`.
-    fn decode(&mut self, id: u32, position: usize);
-}
-
-struct Moli {
-    runtime: Box<dyn Runtime>,
-    table: PageTable,
-}
-
-impl Moli {
-    fn load(path: &Path) -> Result<Self, Error> {
-        let gguf = Gguf::open(path, ReadMode::Map)?;
-        let options =
-            LoadOptions { threads: moli_kernels::default_threads(), isa: None, context: 4096, max_rows: 512 };
-        let runtime = moli_model::load(&gguf, BackendKind::Cpu, &options)?;
-        Ok(Self { runtime, table: PageTable::new() })
-    }
-
-    fn forward(&mut self, ids: &[u32], first: usize) -> Result<(), Error> {
-        self.runtime.reserve(&mut self.table, first + ids.len())?;
-        let positions: Vec<u32> = (first..first + ids.len()).map(|position| position as u32).collect();
-        let batch = Batch {
-            tokens: ids,
-            positions: &positions,
-            sequences: &vec![0; ids.len()],
-            tables: &[&self.table],
-            outputs: &[ids.len() as u32 - 1],
-        };
-        black_box(self.runtime.forward(&batch)?);
-        Ok(())
-    }
-}
-
-impl Peer for Moli {
-    fn prefill(&mut self, ids: &[u32]) {
-        self.forward(ids, 0).expect("prefill");
-    }
-
-    fn decode(&mut self, id: u32, position: usize) {
-        self.forward(&[id], position).expect("decode");
-    }
-}
-
-struct Candle(quantized_llama::ModelWeights);
-
-impl Candle {
-    fn load(path: &Path) -> Result<Self, Error> {
-        let mut file = std::fs::File::open(path)?;
-        let content = gguf_file::Content::read(&mut file)?;
-        Ok(Self(quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)?))
-    }
-
-    fn forward(&mut self, ids: &[u32], first: usize) -> Result<(), Error> {
-        let input = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
-        black_box(self.0.forward(&input, first)?);
-        Ok(())
-    }
-}
-
-impl Peer for Candle {
-    fn prefill(&mut self, ids: &[u32]) {
-        self.forward(ids, 0).expect("prefill");
-    }
-
-    fn decode(&mut self, id: u32, position: usize) {
-        self.forward(&[id], position).expect("decode");
-    }
-}
 
 fn generation(criterion: &mut Criterion) {
     let path = moli_testkit::real_model(MODEL).expect("the bench needs its model");
@@ -109,7 +30,7 @@ fn generation(criterion: &mut Criterion) {
         .measurement_time(Duration::from_secs(8))
         .throughput(Throughput::Elements(PROMPT as u64));
     for (name, peer) in &mut peers {
-        group.bench_function(*name, |bench| bench.iter(|| peer.prefill(&ids)));
+        group.bench_function(*name, |bench| bench.iter(|| peer.prefill(&ids).expect("prefill")));
     }
     group.finish();
 
@@ -122,11 +43,11 @@ fn generation(criterion: &mut Criterion) {
                 let mut position = usize::MAX;
                 for step in 0..steps {
                     if position > DEPTH + 64 {
-                        peer.prefill(&ids[..DEPTH]);
+                        peer.prefill(&ids[..DEPTH]).expect("prefill");
                         position = DEPTH;
                     }
                     let start = Instant::now();
-                    peer.decode(ids[step as usize % PROMPT], position);
+                    peer.decode(ids[step as usize % PROMPT], position).expect("decode");
                     spent += start.elapsed();
                     position += 1;
                 }

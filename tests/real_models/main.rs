@@ -6,7 +6,10 @@
 mod golden;
 mod invariance;
 mod parity;
+#[path = "../../benches/peers/mod.rs"]
+mod peers;
 mod perplexity;
+mod speed;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -51,11 +54,15 @@ fn main() -> ExitCode {
         let models = MODELS.into_iter().map(load).collect::<Result<Vec<_>, String>>()?;
         Ok(golden::greedy_steps(&models)?)
     };
+    let speed = || Ok(speed::faster_than_candle(&moli_testkit::real_model(MODELS[0].0)?)?);
     trials.extend([
+        Trial::test("smollm2-135m-instruct::faster_than_candle", speed).with_ignored_flag(left_out),
         Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats)
             .with_ignored_flag(left_out),
         Trial::test("greedy_steps_of_all_models_follow_the_reference", greedy).with_ignored_flag(left_out),
     ]);
+    // One after the other: a test of speed must not share the processor with its neighbours.
+    let arguments = Arguments { test_threads: Some(1), ..arguments };
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

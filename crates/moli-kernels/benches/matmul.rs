@@ -9,25 +9,10 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use moli_format::{Bytes, TensorType};
-use moli_kernels::{Activations, Isa, Kernels, Matrix, Pool, Scratch, default_threads};
+use moli_kernels::{Activations, Isa, Kernels, Matrix, Pool, SUPPORTED, Scratch, default_threads};
 
 /// Rows and columns.
 const SHAPES: [(usize, usize); 4] = [(1536, 576), (576, 1536), (2048, 640), (4864, 896)];
-const TYPES: [TensorType; 13] = [
-    TensorType::Q4_0,
-    TensorType::Q4_1,
-    TensorType::Q5_0,
-    TensorType::Q5_1,
-    TensorType::Q8_0,
-    TensorType::Q2K,
-    TensorType::Q3K,
-    TensorType::Q4K,
-    TensorType::Q5K,
-    TensorType::Q6K,
-    TensorType::F16,
-    TensorType::BF16,
-    TensorType::F32,
-];
 /// Bytes of the matrices that products of one token go around: more than the last cache.
 const WORKING_SET: usize = 160 << 20;
 
@@ -96,7 +81,7 @@ fn vectors(c: &mut Criterion) {
             bench.kernels.isa(),
             bench.pool.threads()
         ));
-        for ttype in TYPES {
+        for ttype in SUPPORTED {
             for (rows, cols) in SHAPES {
                 if tokens > 1 && (rows, cols) != SHAPES[3] && (rows, cols) != SHAPES[2] {
                     continue;
@@ -136,7 +121,7 @@ fn matrices(c: &mut Criterion) {
             bench.kernels.isa(),
             bench.pool.threads()
         ));
-        for ttype in TYPES {
+        for ttype in SUPPORTED {
             for (rows, cols) in SHAPES {
                 let cols = if ttype.block_len() == 256 { cols.next_multiple_of(256) } else { cols };
                 let Some(w) = matrix(ttype, rows, cols, 0) else { continue };

@@ -27,4 +27,4 @@ pub use isa::Isa;
 pub use kernels::Kernels;
 pub use matmul::{Activations, Matrix, Scratch};
 pub use pool::{Pool, default_threads};
-pub use quant::{dequantize, is_supported, quantize};
+pub use quant::{SUPPORTED, dequantize, is_supported, quantize};

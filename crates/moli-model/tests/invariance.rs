@@ -3,26 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use moli_format::{Gguf, ReadMode, TensorType};
-use moli_kernels::Isa;
+use moli_format::{Gguf, ReadMode};
+use moli_kernels::{Isa, SUPPORTED};
 use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PageTable, Runtime, load};
 use moli_testkit::TinyModel;
-
-const FORMATS: [TensorType; 13] = [
-    TensorType::F32,
-    TensorType::F16,
-    TensorType::BF16,
-    TensorType::Q4_0,
-    TensorType::Q4_1,
-    TensorType::Q5_0,
-    TensorType::Q5_1,
-    TensorType::Q8_0,
-    TensorType::Q2K,
-    TensorType::Q3K,
-    TensorType::Q4K,
-    TensorType::Q5K,
-    TensorType::Q6K,
-];
 
 /// Longer than two pages and than the tiny Gemma's window.
 const TOKENS: usize = 70;
@@ -64,7 +48,7 @@ fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u
 #[test]
 fn chunks_threads_and_instruction_sets() {
     for architecture in ARCHITECTURES {
-        for format in FORMATS {
+        for format in SUPPORTED {
             let model = TinyModel { matrix: format, ..TinyModel::new(architecture) };
             let tokens = ids(1);
             let best = Isa::detect();

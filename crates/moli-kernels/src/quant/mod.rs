@@ -13,7 +13,7 @@ use crate::KernelError;
 use unpack::{Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Unpacked};
 
 /// The tensor types that have kernels.
-pub(crate) const SUPPORTED: [TensorType; 13] = [
+pub const SUPPORTED: [TensorType; 13] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::BF16,
