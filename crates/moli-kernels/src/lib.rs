@@ -25,6 +25,6 @@ pub use error::KernelError;
 pub use float::*;
 pub use isa::Isa;
 pub use kernels::Kernels;
-pub use matmul::{Activations, Matrix, Scratch};
+pub use matmul::{Activations, Matrix, Product, Scratch};
 pub use pool::{Pool, default_threads};
 pub use quant::{SUPPORTED, dequantize, is_supported, quantize};

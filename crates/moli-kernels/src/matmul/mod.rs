@@ -4,12 +4,15 @@
 //! - [`scalar`]: the plainest form of the product, which defines its bits;
 //! - [`tile`]: the vector form: 16 rows of weights are unpacked into a panel and multiplied with the tokens;
 //! - [`unpack`]: blocks of each format into the panel;
+//! - [`simd`]: the operations that both are written with, and `x86`, their forms for its instruction sets;
+//! - [`shares`]: which thread computes what;
 //! - [`float`]: unquantised weights.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod float;
 mod scalar;
+mod shares;
 #[cfg(target_arch = "x86_64")]
 mod simd;
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -20,6 +23,8 @@ mod tests;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use activations::Activations;
 
@@ -31,11 +36,17 @@ use moli_format::{Bytes, TensorType};
 use crate::quant::{SUPPORTED, row_bytes};
 use crate::{Isa, KernelError, Kernels, Pool};
 use activations::Quantize;
+use shares::Shares;
 
 /// Rows of weights that a task computes together, and the unit in which tasks are cut.
 pub(crate) const TILE: usize = 16;
-/// Multiply-adds (or as much unpacking) that make a task worth giving to another thread.
-const TASK_WORK: usize = 256 * 1024;
+/// Rows that a thread computes before it looks for more when there are many tokens: the most tiles that a form multiplies
+/// together.
+const ROWS_MANY: usize = 2 * TILE;
+/// Multiply-adds (or as much unpacking) that are worth taking at a time: a microsecond or so.
+const GRAB_WORK: usize = 96 * 1024;
+/// Products that are computed in one parallel run; more are computed in several.
+const FUSED: usize = 4;
 
 /// A weight matrix, `[rows, cols]` in row-major blocks: a range of a model file.
 #[derive(Debug, Clone)]
@@ -109,17 +120,30 @@ impl Matrix {
     }
 }
 
-/// Working memory for matrix products: a panel for each thread of a pool.
+/// Working memory for matrix products, for each thread of a pool: a panel, and its share of the work.
 #[derive(Debug)]
 pub struct Scratch {
     panels: Vec<Mutex<Panel>>,
+    shares: Shares,
+}
+
+/// One of the products that share an input; see [`Kernels::matmul_all`].
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// The matrix.
+    pub weights: &'a Matrix,
+    /// Added to each token's output, `[rows]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[tokens, rows]`
+    pub out: &'a mut [f32],
 }
 
 impl Scratch {
     /// Working memory for a pool of this many threads.
     #[must_use]
     pub fn new(threads: usize) -> Self {
-        Self { panels: (0..threads.max(1)).map(|_| Mutex::default()).collect() }
+        let threads = threads.max(1);
+        Self { panels: (0..threads).map(|_| Mutex::default()).collect(), shares: Shares::new(threads) }
     }
 }
 
@@ -127,6 +151,9 @@ impl Scratch {
 type Panel = Box<tile::Panel>;
 #[cfg(not(target_arch = "x86_64"))]
 type Panel = ();
+
+/// Tokens that count as few: a thread then takes one tile at a time.
+const FEW: usize = 8;
 
 /// The input of a product in the form that the weights need; the other slices are empty. See [`Activations`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -150,29 +177,31 @@ pub(crate) struct Job<'a> {
     rows: usize,
     row_bytes: usize,
     input: Input<'a>,
-    out: Out,
+    out: Out<'a>,
 }
 
 /// The output, `[tokens, rows]`, of which each task writes other columns.
 #[derive(Clone, Copy)]
-struct Out {
+struct Out<'a> {
     to: *mut f32,
     rows: usize,
     tokens: usize,
+    /// Empty or `[rows]`.
+    bias: &'a [f32],
 }
 
 // SAFETY: the pointer is used in `write` only, whose caller promises that no two threads write the same element.
 #[allow(unsafe_code)]
-unsafe impl Send for Out {}
+unsafe impl Send for Out<'_> {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
-unsafe impl Sync for Out {}
+unsafe impl Sync for Out<'_> {}
 
-impl Out {
+impl Out<'_> {
     /// Writes the elements `row..row + values.len()` of a token's output; what is outside is left out.
     ///
     /// # Safety
-    /// The output is borrowed mutably by the caller of [`Kernels::matmul`], and no other thread writes these elements.
+    /// The output is borrowed mutably by the caller of [`Kernels::matmul_all`], and no other thread uses these elements.
     #[allow(unsafe_code)]
     #[inline(always)]
     unsafe fn write(self, token: usize, row: usize, values: &[f32]) {
@@ -180,18 +209,26 @@ impl Out {
             return;
         }
         let n = values.len().min(self.rows - row);
-        // SAFETY: the elements are inside `[tokens, rows]`, and no one else writes them (the caller's promise).
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.to.add(token * self.rows + row), n) };
+        // SAFETY: the elements are inside `[tokens, rows]`, and no one else uses them (the caller's promise).
+        let out = unsafe { std::slice::from_raw_parts_mut(self.to.add(token * self.rows + row), n) };
+        match self.bias.get(row..row + n) {
+            Some(bias) => {
+                for ((out, value), bias) in out.iter_mut().zip(values).zip(bias) {
+                    *out = value + bias;
+                }
+            }
+            None => out.copy_from_slice(&values[..n]),
+        }
     }
 }
 
 /// Computes the outputs `rows` for all tokens. The range starts at a multiple of [`TILE`], and ends at one or at the last
-/// row.
+/// row. `ahead` is where the thread will probably read next, or null.
 ///
 /// # Safety
 /// The processor has the instruction set of the table that the function is in, the job's slices agree (as
-/// [`Kernels::matmul`] checks), and no other thread computes these rows.
-type MatmulFn = unsafe fn(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel);
+/// [`Kernels::matmul_all`] checks), and no other thread computes these rows.
+type MatmulFn = unsafe fn(job: &Job<'_>, rows: Range<usize>, ahead: *const u8, panel: &mut Panel);
 
 /// The matrix products of one instruction set.
 #[derive(Debug, Clone)]
@@ -244,19 +281,21 @@ impl Kernels {
         scratch: &Scratch,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        if act.cols() != w.cols {
-            return Err(KernelError::Length {
-                what: "columns of activations",
-                expected: w.cols,
-                actual: act.cols(),
-            });
-        }
-        let tokens = act.rows();
-        let expected =
-            tokens.checked_mul(w.rows).ok_or(KernelError::TooLarge { rows: tokens, cols: w.rows })?;
-        if out.len() != expected {
-            return Err(KernelError::Length { what: "outputs", expected, actual: out.len() });
-        }
+        self.matmul_all(pool, &mut [Product { weights: w, bias: None, out }], act, scratch)
+    }
+
+    /// The products of one input with several matrices, as [`matmul`](Self::matmul) computes each, in one parallel run.
+    ///
+    /// # Errors
+    /// As [`matmul`](Self::matmul), and [`KernelError::Length`] if a bias is not as long as its matrix has rows. Products
+    /// before the one that is refused may have been computed.
+    pub fn matmul_all(
+        &self,
+        pool: &Pool,
+        products: &mut [Product<'_>],
+        act: &Activations,
+        scratch: &Scratch,
+    ) -> Result<(), KernelError> {
         if scratch.panels.len() < pool.threads() {
             return Err(KernelError::Limit {
                 what: "threads",
@@ -264,39 +303,92 @@ impl Kernels {
                 actual: pool.threads(),
             });
         }
+        for products in products.chunks_mut(FUSED) {
+            let mut runs = [const { None }; FUSED];
+            for (run, product) in runs.iter_mut().zip(products) {
+                *run = self.job(product, act)?;
+            }
+            run_jobs(pool, &runs, scratch);
+        }
+        Ok(())
+    }
+
+    /// Checks a product; `None` if it has no outputs.
+    fn job<'a>(
+        &self,
+        product: &'a mut Product<'_>,
+        act: &'a Activations,
+    ) -> Result<Option<Run<'a>>, KernelError> {
+        let Product { weights: w, bias, out } = product;
+        let shape = |what, expected, actual| KernelError::Length { what, expected, actual };
+        if act.cols() != w.cols {
+            return Err(shape("columns of activations", w.cols, act.cols()));
+        }
+        let tokens = act.rows();
+        let expected =
+            tokens.checked_mul(w.rows).ok_or(KernelError::TooLarge { rows: tokens, cols: w.rows })?;
+        if out.len() != expected {
+            return Err(shape("outputs", expected, out.len()));
+        }
+        let bias = bias.unwrap_or_default();
+        if !bias.is_empty() && bias.len() != w.rows {
+            return Err(shape("biases", w.rows, bias.len()));
+        }
         let input = act.input(w.ttype).ok_or(KernelError::NotPrepared { ttype: w.ttype })?;
         let unsupported = KernelError::UnsupportedType { ttype: w.ttype };
         let index = SUPPORTED.iter().position(|t| *t == w.ttype).ok_or(unsupported)?;
-        // A tile needs all of its rows.
-        let product = if w.rows < TILE { scalar::product(w.ttype) } else { self.matmul.products[index] };
         if expected == 0 {
-            return Ok(());
+            return Ok(None);
         }
+        // A tile needs all of its rows.
+        let compute = if w.rows < TILE { scalar::product(w.ttype) } else { self.matmul.products[index] };
+        let out = Out { to: out.as_mut_ptr(), rows: w.rows, tokens, bias };
+        let job = Job { weights: &w.data, rows: w.rows, row_bytes: w.row_bytes, input, out };
+        Ok(Some(Run { job, compute }))
+    }
+}
 
-        let job = Job {
-            weights: &w.data,
-            rows: w.rows,
-            row_bytes: w.row_bytes,
-            input,
-            out: Out { to: out.as_mut_ptr(), rows: w.rows, tokens },
-        };
-        let tiles = w.rows.div_ceil(TILE);
-        // Unpacking a row costs about as much as multiplying it twice.
-        let tile_work = TILE * w.cols.max(1) * (tokens + 2);
-        let tiles_per_task = (TASK_WORK / tile_work).max(1);
-        pool.run(tiles.div_ceil(tiles_per_task), &|task, thread| {
-            let start = task * tiles_per_task * TILE;
-            let end = (start + tiles_per_task * TILE).min(w.rows);
-            let Some(panel) = scratch.panels.get(thread) else { return };
-            let mut panel = panel.lock().unwrap_or_else(PoisonError::into_inner);
+/// A product that has been checked, and what computes it.
+struct Run<'a> {
+    job: Job<'a>,
+    compute: MatmulFn,
+}
+
+/// Computes products, whose rows are numbered through in units: those of the first, then those of the second, ….
+fn run_jobs(pool: &Pool, runs: &[Option<Run<'_>>; FUSED], scratch: &Scratch) {
+    let tokens = runs.iter().flatten().map(|run| run.job.input.rows).max().unwrap_or(0);
+    let unit = if tokens > FEW { ROWS_MANY } else { TILE };
+    let units = |run: &Run<'_>| run.job.rows.div_ceil(unit);
+    let total: usize = runs.iter().flatten().map(units).sum();
+    let cols = runs.iter().flatten().map(|run| run.job.input.cols).max().unwrap_or(0);
+    // Unpacking a row costs about as much as multiplying it twice.
+    let grab = (GRAB_WORK / (unit * cols.max(1) * (tokens + 2))).max(1);
+    let find = |mut index: usize| {
+        for run in runs.iter().flatten() {
+            if index < units(run) {
+                return Some((run, index * unit));
+            }
+            index -= units(run);
+        }
+        None
+    };
+    scratch.shares.deal(total, pool.threads(), grab);
+    pool.run(pool.threads(), &|share, thread| {
+        let Some(panel) = scratch.panels.get(thread) else { return };
+        let mut panel = panel.lock().unwrap_or_else(PoisonError::into_inner);
+        scratch.shares.work(share, |index, next| {
+            let Some((run, row)) = find(index) else { return };
+            let ahead = next.and_then(find).map_or(std::ptr::null(), |(run, row)| {
+                run.job.weights.as_ptr().wrapping_add(row * run.job.row_bytes)
+            });
+            let end = (row + unit).min(run.job.rows);
             // SAFETY: the table was picked for this processor. The lengths have been checked: `weights` is rows *
             // row_bytes long, `input` was made for the same columns, `out` is tokens * rows long and borrowed mutably
-            // for the whole run; the pool gives each task out once, and the tasks' rows don't overlap.
+            // for the whole run; each unit is handed out once, and the units' rows don't overlap.
             #[allow(unsafe_code)]
             unsafe {
-                product(&job, start..end, &mut panel);
+                (run.compute)(&run.job, row..end, ahead, &mut panel);
             }
         });
-        Ok(())
-    }
+    });
 }

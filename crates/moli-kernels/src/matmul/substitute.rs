@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use moli_format::TensorType;
 
-use super::simd::{Avx512, Wide};
 use super::tile::{Panel, product as tile_product, quantized};
 use super::unpack::Rows;
+use super::x86::{Avx512, Wide};
 use super::{Job, MatmulFn, float};
 use crate::quant::unpack::*;
 
@@ -23,6 +23,7 @@ type Float = [f32; 16];
 impl Wide for Arrays {
     type Int = Int;
     type Float = Float;
+    type Rows = std::arch::x86_64::__m256i;
 
     unsafe fn load_int(from: *const i32) -> Int {
         unsafe { from.cast::<Int>().read_unaligned() }
@@ -50,9 +51,6 @@ impl Wide for Arrays {
     }
     unsafe fn mul(a: Int, b: Int) -> Int {
         std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
-    }
-    unsafe fn xor(a: Int, b: Int) -> Int {
-        std::array::from_fn(|i| a[i] ^ b[i])
     }
     unsafe fn shift_left(v: Int, bits: i32) -> Int {
         v.map(|v| v << bits)
@@ -85,9 +83,9 @@ pub(super) fn product(ttype: TensorType) -> MatmulFn {
     /// # Safety
     /// As [`MatmulFn`]; AVX2, FMA and F16C.
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
+    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, ahead: *const u8, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { tile_product::<Avx512<Arrays>, F, 6>(job, rows, panel) }
+        unsafe { tile_product::<Avx512<Arrays>, F>(job, rows, ahead, panel) }
     }
     quantized!(ttype, run)
 }

@@ -1,36 +1,45 @@
 //! The vector form of the quantised product.
 //!
-//! A task takes 16 rows of weights at a time. A stretch of their columns is unpacked into a panel that fits the
-//! first-level cache, with rows as lanes, and multiplied with all tokens, a few at a time; then comes the next stretch.
+//! A stretch of the columns of 16 rows of weights, a *tile*, is unpacked into a panel that fits the first-level cache, with
+//! rows as lanes, and multiplied with all tokens, a few at a time; then comes the next stretch. With many tokens two tiles
+//! are multiplied together, so that an activation is read once for both.
+//!
 //! With rows as lanes every lane performs the scalar form's sequence of operations, so the bits agree by construction,
 //! and nothing depends on how many tokens there are.
 //!
-//! The multiplication is written once over [`Simd`], a few operations on 16 lanes.
+//! All of it is written once, over [`Simd`] and [`Dwords`].
 
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::*;
 use std::ops::Range;
 
 use moli_format::TensorType;
 
-use super::simd::{Avx2, Avx512, Simd, Zmm};
-use super::unpack::{Lanes, QUAD, Rows};
-use super::{Job, MatmulFn, TILE, float};
+use super::simd::Simd;
+use super::unpack::{Dwords, Lanes, QUAD, Rows};
+use super::{FEW, Job, MatmulFn, TILE, float};
 use crate::quant::unpack::*;
 
-/// Columns of a panel.
-const COLS: usize = 1024;
+/// Columns of a panel: two tiles of one and the activations that pass by share the first-level cache.
+const COLS: usize = 512;
 /// Columns that are unpacked at a time for few tokens: what was unpacked is used at once.
 const COLS_FEW: usize = 256;
-/// Tokens that count as few.
-const FEW: usize = 8;
 /// Tokens for which a panel is used before the next.
 const TOKENS: usize = 512;
+/// Tiles that a panel holds.
+const TILES: usize = 2;
 
-/// 16 rows by [`COLS`] columns of weights, and the outputs so far of [`TOKENS`] tokens.
+/// [`TILES`] tiles by [`COLS`] columns of weights, and the outputs so far of [`TOKENS`] tokens.
 #[repr(C, align(64))]
 pub(crate) struct Panel {
+    tiles: [Tile; TILES],
+    /// `[token][tile][row]`
+    acc: [[[f32; TILE]; TILES]; TOKENS],
+}
+
+/// 16 rows, unpacked.
+#[repr(C, align(64))]
+struct Tile {
     /// `[quad][row][4]`
     quants: [u8; COLS / 4 * QUAD],
     /// `[block][row]`
@@ -41,20 +50,23 @@ pub(crate) struct Panel {
     scales: [[i32; TILE]; COLS / 16],
     /// `[block][pair of subs][row]`; see [`Lanes`].
     sums: [[i32; TILE]; COLS / 32],
-    /// `[token][row]`
-    acc: [[f32; TILE]; TOKENS],
 }
 
-impl Default for Panel {
-    fn default() -> Self {
+impl Tile {
+    const fn new() -> Self {
         Self {
             quants: [0; COLS / 4 * QUAD],
             d: [[0.0; TILE]; COLS / 32],
             m: [[0.0; TILE]; COLS / 32],
             scales: [[0; TILE]; COLS / 16],
             sums: [[0; TILE]; COLS / 32],
-            acc: [[0.0; TILE]; TOKENS],
         }
+    }
+}
+
+impl Default for Panel {
+    fn default() -> Self {
+        Self { tiles: [const { Tile::new() }; TILES], acc: [[[0.0; TILE]; TILES]; TOKENS] }
     }
 }
 
@@ -86,62 +98,102 @@ macro_rules! quantized {
 pub(super) use quantized;
 
 /// The products with AVX2, for a type that has kernels.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn avx2(ttype: TensorType) -> MatmulFn {
     /// # Safety
     /// As [`MatmulFn`]; AVX2, FMA and F16C.
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
+    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, ahead: *const u8, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { product::<Avx2, F, 3>(job, rows, panel) }
+        unsafe { product::<super::x86::Avx2, F>(job, rows, ahead, panel) }
     }
     quantized!(ttype, run)
 }
 
 /// The products with AVX-512-VNNI, for a type that has kernels.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn avx512(ttype: TensorType) -> MatmulFn {
     /// # Safety
     /// As [`MatmulFn`]; AVX-512 F, BW, VL and VNNI, AVX2, FMA and F16C.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
+    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, ahead: *const u8, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { product::<Avx512<Zmm>, F, 6>(job, rows, panel) }
+        unsafe { product::<super::x86::Avx512<super::x86::Zmm>, F>(job, rows, ahead, panel) }
     }
     quantized!(ttype, run)
 }
 
-/// The outputs `rows` for all tokens, `T` at a time.
+/// The outputs `rows` for all tokens.
 ///
 /// # Safety
-/// As [`MatmulFn`], with the instructions that `S` needs and AVX2 and F16C; the job has at least [`TILE`] rows.
+/// As [`MatmulFn`], with the instructions that `S` needs; the job has at least [`TILE`] rows.
 #[inline(always)]
-pub(super) unsafe fn product<S: Simd, F: Rows, const T: usize>(
+pub(super) unsafe fn product<S: Simd, F: Rows>(
     job: &Job<'_>,
     rows: Range<usize>,
+    ahead: *const u8,
+    panel: &mut Panel,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut row = rows.start;
+        if job.input.rows > FEW && S::TILES == 2 {
+            while rows.end - row >= 2 * TILE {
+                tiles::<S, F, 2>(job, row, ahead, panel);
+                row += 2 * TILE;
+            }
+        }
+        while row < rows.end {
+            tiles::<S, F, 1>(job, row, ahead, panel);
+            row += TILE;
+        }
+    }
+}
+
+/// The outputs of `G` tiles from `row` for all tokens.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn tiles<S: Simd, F: Rows, const G: usize>(
+    job: &Job<'_>,
+    row: usize,
+    ahead: *const u8,
     panel: &mut Panel,
 ) {
     let cols = job.input.cols;
+    // The last tile begins earlier instead of ending later, and computes some rows again.
+    let start = row.min(job.rows - G * TILE);
     for first in (0..job.input.rows).step_by(TOKENS) {
         let tokens = TOKENS.min(job.input.rows - first);
         let step = if tokens <= FEW { COLS_FEW } else { COLS };
-        for row in rows.clone().step_by(TILE) {
-            // The last tile begins earlier instead of ending later, and computes some rows again.
-            let start = row.min(job.rows - TILE);
-            for acc in panel.acc.iter_mut().take(tokens) {
+        for acc in panel.acc.iter_mut().take(tokens) {
+            for acc in acc.iter_mut().take(G) {
                 *acc = [0.0; TILE];
             }
-            for col in (0..cols).step_by(step) {
-                let blocks = step.min(cols - col) / F::LEN;
-                let tokens = Tokens { first, tokens, block: first * (cols / F::LEN) + col / F::LEN };
-                // SAFETY: the tile's rows and columns are inside the matrix, the tokens inside the input.
-                unsafe {
-                    unpack::<F>(job, start, col / F::LEN, blocks, panel);
-                    multiply::<S, F, T>(job, blocks, &tokens, panel);
+        }
+        for col in (0..cols).step_by(step) {
+            let blocks = step.min(cols - col) / F::LEN;
+            let block = col / F::LEN;
+            let tokens = Tokens { first, tokens, block: first * (cols / F::LEN) + block };
+            // SAFETY: the tiles' rows and columns are inside the matrix, the tokens inside the input. Prefetching reads
+            // nothing, whatever the address.
+            unsafe {
+                // Tiles are one range of the file: the next ones are fetched a piece at a time, each line once.
+                for line in (G * TILE * block * F::BYTES..G * TILE * (block + blocks) * F::BYTES).step_by(64)
+                {
+                    S::prefetch(ahead.wrapping_add(line));
                 }
+                for g in 0..G {
+                    unpack::<S, F>(job, start + g * TILE, block, blocks, &mut panel.tiles[g]);
+                }
+                multiply::<S, F, G>(job, blocks, &tokens, panel);
             }
-            for (t, acc) in panel.acc.iter().enumerate().take(tokens) {
-                // SAFETY: no one else writes these rows, and `row..` are the ones that this tile is for.
-                unsafe { job.out.write(first + t, row, &acc[row - start..]) };
-            }
+        }
+        for (t, acc) in panel.acc.iter().enumerate().take(tokens) {
+            let acc = acc.as_flattened();
+            // SAFETY: no one else writes these rows, and `row..` are the ones that these tiles are for.
+            unsafe { job.out.write(first + t, row, &acc[row - start..G * TILE]) };
         }
     }
 }
@@ -157,29 +209,27 @@ struct Tokens {
 /// Unpacks `blocks` blocks of 16 rows.
 ///
 /// # Safety
-/// AVX2 and F16C; the rows and blocks are inside the job's weights, and the panel has room.
+/// The instructions of `S`; the rows and blocks are inside the job's weights, and the tile has room.
 #[inline(always)]
-unsafe fn unpack<F: Rows>(job: &Job<'_>, row: usize, block: usize, blocks: usize, panel: &mut Panel) {
-    // SAFETY: the caller's promise. Prefetching reads nothing, whatever the address.
+unsafe fn unpack<S: Simd, F: Rows>(job: &Job<'_>, row: usize, block: usize, blocks: usize, tile: &mut Tile) {
+    // SAFETY: the caller's promise.
     unsafe {
         let from = job.weights.as_ptr().add(row * job.row_bytes + block * F::BYTES);
-        // A tile is one range of the file: the next one is fetched a piece at a time, each line once.
-        let tile_bytes = TILE * job.row_bytes;
-        let ahead =
-            job.weights.as_ptr().wrapping_add(row * job.row_bytes + tile_bytes + TILE * block * F::BYTES);
-        for line in (0..TILE * blocks * F::BYTES).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
-        }
         for b in 0..blocks {
-            for half in 0..2 {
+            for lane in (0..TILE).step_by(S::Rows::ROWS) {
                 let lanes = Lanes {
-                    quants: panel.quants.as_mut_ptr().add(b * F::LEN / 4 * QUAD + half * QUAD / 2),
-                    d: panel.d.as_mut_ptr().add(b).cast::<f32>().add(8 * half),
-                    m: panel.m.as_mut_ptr().add(b).cast::<f32>().add(8 * half),
-                    scales: panel.scales.as_mut_ptr().add(b * F::LEN / F::SUB).cast::<i32>().add(8 * half),
-                    sums: panel.sums.as_mut_ptr().add(b * F::LEN / F::SUB / 2).cast::<i32>().add(8 * half),
+                    quants: tile.quants.as_mut_ptr().add(b * F::LEN / 4 * QUAD + 4 * lane),
+                    d: tile.d.as_mut_ptr().add(b).cast::<f32>().add(lane),
+                    m: tile.m.as_mut_ptr().add(b).cast::<f32>().add(lane),
+                    scales: tile.scales.as_mut_ptr().add(b * F::LEN / F::SUB).cast::<i32>().add(lane),
+                    sums: tile.sums.as_mut_ptr().add(b * F::LEN / F::SUB / 2).cast::<i32>().add(lane),
                 };
-                F::unpack8(from.add(b * F::BYTES + 8 * half * job.row_bytes), job.row_bytes, lanes);
+                let rows = from.add(b * F::BYTES + lane * job.row_bytes);
+                if S::UNSIGNED {
+                    F::unpack_rows::<S::Rows, true>(rows, job.row_bytes, lanes);
+                } else {
+                    F::unpack_rows::<S::Rows, false>(rows, job.row_bytes, lanes);
+                }
             }
         }
     }
@@ -190,7 +240,7 @@ unsafe fn unpack<F: Rows>(job: &Job<'_>, row: usize, block: usize, blocks: usize
 /// # Safety
 /// The instructions of `S`; the panel holds `blocks` blocks, and the tokens are inside the input.
 #[inline(always)]
-unsafe fn multiply<S: Simd, F: Rows, const T: usize>(
+unsafe fn multiply<S: Simd, F: Rows, const G: usize>(
     job: &Job<'_>,
     blocks: usize,
     tokens: &Tokens,
@@ -199,17 +249,20 @@ unsafe fn multiply<S: Simd, F: Rows, const T: usize>(
     let mut token = 0;
     // SAFETY: the caller's promise.
     unsafe {
-        while tokens.tokens - token >= T {
-            multiply_some::<S, F, T>(job, blocks, tokens, token, panel);
-            token += T;
+        if S::TOKENS == 6 {
+            while tokens.tokens - token >= 6 {
+                multiply_some::<S, F, G, 6>(job, blocks, tokens, token, panel);
+                token += 6;
+            }
         }
-        while tokens.tokens - token >= 2 {
-            multiply_some::<S, F, 2>(job, blocks, tokens, token, panel);
-            token += 2;
+        while tokens.tokens - token >= 3 {
+            multiply_some::<S, F, G, 3>(job, blocks, tokens, token, panel);
+            token += 3;
         }
-        while token < tokens.tokens {
-            multiply_some::<S, F, 1>(job, blocks, tokens, token, panel);
-            token += 1;
+        if tokens.tokens - token == 2 {
+            multiply_some::<S, F, G, 2>(job, blocks, tokens, token, panel);
+        } else if tokens.tokens - token == 1 {
+            multiply_some::<S, F, G, 1>(job, blocks, tokens, token, panel);
         }
     }
 }
@@ -219,7 +272,7 @@ unsafe fn multiply<S: Simd, F: Rows, const T: usize>(
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn multiply_some<S: Simd, F: Rows, const T: usize>(
+unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
     job: &Job<'_>,
     blocks: usize,
     tokens: &Tokens,
@@ -230,60 +283,78 @@ unsafe fn multiply_some<S: Simd, F: Rows, const T: usize>(
     let per_row = input.cols / F::LEN;
     let first: [usize; T] = std::array::from_fn(|t| tokens.block + (token + t) * per_row);
     debug_assert!((first[T - 1] + blocks) * F::LEN <= input.q.len() && tokens.first + token < input.rows);
+    let tiles: [&Tile; G] = std::array::from_fn(|g| &panel.tiles[g]);
     // SAFETY: the caller's promise: block number `first[t] + b` is inside the input for each b below `blocks`, and so are
-    // the panel's arrays.
+    // the tiles' arrays.
     unsafe {
         let acc_at = panel.acc.as_mut_ptr().add(token).cast::<f32>();
-        let mut acc: [S::Float; T] = std::array::from_fn(|t| S::load(acc_at.add(t * TILE)));
+        let acc_of = |g: usize, t: usize| acc_at.add((t * TILES + g) * TILE);
+        let load = || std::array::from_fn(|g| std::array::from_fn(|t| S::load(acc_of(g, t))));
+        let mut acc: [[S::Float; T]; G] = load();
         for b in 0..blocks {
             let subs = F::LEN / F::SUB;
-            let w = panel.quants.as_ptr().add(b * F::LEN / 4 * QUAD);
-            let scales = panel.scales.as_ptr().add(b * subs);
-            let sums = panel.sums.as_ptr().add(b * subs / 2);
-            let (d, m) = (panel.d.as_ptr().add(b).cast::<f32>(), panel.m.as_ptr().add(b).cast::<f32>());
             let pair = |t: usize, i: usize| {
                 let all = if F::SUB == 16 { input.sums16 } else { input.sums32 };
                 all.as_ptr().add((first[t] + b) * subs + 2 * i).cast::<i32>().read_unaligned()
             };
+            let sums: [*const i32; G] =
+                std::array::from_fn(|g| tiles[g].sums.as_ptr().add(b * subs / 2).cast::<i32>());
 
-            let mut products = [S::zero(); T];
+            let mut products = [[S::zero(); T]; G];
             if F::LEN == 256 && F::OFFSET != 0 {
                 for i in 0..subs / 2 {
-                    for (t, products) in products.iter_mut().enumerate() {
-                        *products = S::add_pairs(sums.add(i).cast(), pair(t, i), *products);
+                    for t in 0..T {
+                        for g in 0..G {
+                            products[g][t] = S::add_pairs(sums[g].add(i * TILE), pair(t, i), products[g][t]);
+                        }
                     }
                 }
             }
             for sub in 0..subs {
-                let a = std::array::from_fn(|t| input.q.as_ptr().add((first[t] + b) * F::LEN + sub * F::SUB));
-                S::dot::<F, T>(w.add(sub * F::SUB / 4 * QUAD), a, scales.add(sub).cast(), &mut products);
+                let w = |g: usize| tiles[g].quants.as_ptr().add((b * F::LEN + sub * F::SUB) / 4 * QUAD);
+                let scales = |g: usize| tiles[g].scales.as_ptr().add(b * subs + sub).cast();
+                let a = |t: usize| input.q.as_ptr().add((first[t] + b) * F::LEN + sub * F::SUB);
+                S::dot::<F, G, T>(
+                    std::array::from_fn(w),
+                    std::array::from_fn(a),
+                    std::array::from_fn(scales),
+                    &mut products,
+                );
             }
             let offset_bits = match F::TYPE {
-                TensorType::Q8_0 => S::SIGNED_OFFSET_BITS,
+                TensorType::Q8_0 if S::UNSIGNED => Some(7),
                 _ if F::LEN == 32 && F::OFFSET != 0 => Some(F::OFFSET.trailing_zeros() as i32),
                 _ => None,
             };
-            for (t, acc) in acc.iter_mut().enumerate() {
-                let block = first[t] + b;
-                let mut sum = products[t];
-                if let Some(bits) = offset_bits {
-                    sum = S::sub(sum, S::splat_shifted(*input.sums.get_unchecked(block), bits));
-                }
-                let scale = *input.d.get_unchecked(block);
-                *acc = S::fma(S::to_float(sum), S::scaled(d, scale), *acc);
-                if F::MIN && F::LEN == 32 {
-                    *acc = S::fma_splat(m, *input.ds.get_unchecked(block), *acc);
-                } else if F::MIN {
-                    let mut mins = S::zero();
-                    for i in 0..subs / 2 {
-                        mins = S::add_pairs(sums.add(i).cast(), pair(t, i), mins);
+            for g in 0..G {
+                let d = tiles[g].d.as_ptr().add(b).cast::<f32>();
+                let m = tiles[g].m.as_ptr().add(b).cast::<f32>();
+                for t in 0..T {
+                    let block = first[t] + b;
+                    let mut sum = products[g][t];
+                    if let Some(bits) = offset_bits {
+                        sum = S::sub(sum, S::splat_shifted(*input.sums.get_unchecked(block), bits));
                     }
-                    *acc = S::fma(S::to_float(mins), S::scaled(m, scale), *acc);
+                    let scale = *input.d.get_unchecked(block);
+                    let mut out = acc[g][t];
+                    out = S::fma(S::to_float(sum), S::scaled(d, scale), out);
+                    if F::MIN && F::LEN == 32 {
+                        out = S::fma_splat(m, *input.ds.get_unchecked(block), out);
+                    } else if F::MIN {
+                        let mut mins = S::zero();
+                        for i in 0..subs / 2 {
+                            mins = S::add_pairs(sums[g].add(i * TILE), pair(t, i), mins);
+                        }
+                        out = S::fma(S::to_float(mins), S::scaled(m, scale), out);
+                    }
+                    acc[g][t] = out;
                 }
             }
         }
-        for (t, acc) in acc.iter().enumerate() {
-            S::store(acc_at.add(t * TILE), *acc);
+        for g in 0..G {
+            for t in 0..T {
+                S::store(acc_of(g, t), acc[g][t]);
+            }
         }
     }
 }

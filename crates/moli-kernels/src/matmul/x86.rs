@@ -1,0 +1,639 @@
+//! The x86-64 forms of [`Simd`] and [`Dwords`].
+//!
+//! [`Avx2`] has its 16 lanes in two registers, [`Avx512`] in one. The latter is written over [`Wide`], one instruction a
+//! method, for which the tests have a substitute made of arrays.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use moli_format::TensorType;
+
+use super::simd::Simd;
+use super::unpack::{Dwords, QUAD, Rows, ZERO};
+
+/// AVX2: a lane is in one of two registers.
+pub(super) struct Avx2;
+
+/// Quads whose products can be added as i16.
+const fn safe_quads(max: i32, quads: usize) -> usize {
+    let mut n = quads;
+    // Each i16 takes two products of a quad; activations are at most 127 in magnitude.
+    while n as i32 * 2 * max * 127 > i16::MAX as i32 {
+        n /= 2;
+    }
+    n
+}
+
+// SAFETY (for the whole block): by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd for Avx2 {
+    type Int = [__m256i; 2];
+    type Float = [__m256; 2];
+    type Rows = __m256i;
+    const TOKENS: usize = 3;
+    const TILES: usize = 1;
+    const UNSIGNED: bool = false;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::Int {
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int {
+        unsafe { [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_shifted(v: i32, bits: i32) -> Self::Int {
+        unsafe { [_mm256_sll_epi32(_mm256_set1_epi32(v), _mm_cvtsi32_si128(bits)); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(v: Self::Int) -> Self::Float {
+        unsafe { [_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::Float {
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::Float) {
+        unsafe {
+            _mm256_storeu_ps(to, v[0]);
+            _mm256_storeu_ps(to.add(8), v[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scaled(lanes: *const f32, s: f32) -> Self::Float {
+        unsafe {
+            let (lanes, s) = (Self::load(lanes), _mm256_set1_ps(s));
+            [_mm256_mul_ps(lanes[0], s), _mm256_mul_ps(lanes[1], s)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn fma_splat(lanes: *const f32, s: f32, c: Self::Float) -> Self::Float {
+        unsafe { Self::fma(Self::load(lanes), [_mm256_set1_ps(s); 2], c) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pairs(lanes: *const i32, pair: i32, acc: Self::Int) -> Self::Int {
+        unsafe {
+            let pair = _mm256_set1_epi32(pair);
+            let product = |i: usize| _mm256_madd_epi16(_mm256_loadu_si256(lanes.add(8 * i).cast()), pair);
+            [_mm256_add_epi32(acc[0], product(0)), _mm256_add_epi32(acc[1], product(1))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<F: Rows, const G: usize, const T: usize>(
+        w: [*const u8; G],
+        a: [*const i8; T],
+        scales: [*const i32; G],
+        acc: &mut [[Self::Int; T]; G],
+    ) {
+        unsafe {
+            let safe = const { safe_quads(F::MAX, F::SUB / 4) };
+            for g in 0..G {
+                let scales: [__m256i; 2] = if F::LEN == 32 {
+                    [_mm256_set1_epi16(1); 2]
+                } else {
+                    [_mm256_loadu_si256(scales[g].cast()), _mm256_loadu_si256(scales[g].add(8).cast())]
+                };
+                for group in 0..F::SUB / 4 / safe {
+                    let mut sums = [[_mm256_setzero_si256(); 2]; T];
+                    for i in 0..safe {
+                        let quad = group * safe + i;
+                        let from = w[g].add(quad * QUAD).cast::<__m256i>();
+                        let w = [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))];
+                        for t in 0..T {
+                            let a = _mm256_set1_epi32(a[t].add(4 * quad).cast::<i32>().read_unaligned());
+                            for h in 0..2 {
+                                // Q8_0: the sign goes from the weight to the activation. 128 * 127 * 2 fits.
+                                let product = if matches!(F::TYPE, TensorType::Q8_0) {
+                                    _mm256_maddubs_epi16(_mm256_abs_epi8(w[h]), _mm256_sign_epi8(a, w[h]))
+                                } else {
+                                    _mm256_maddubs_epi16(w[h], a)
+                                };
+                                sums[t][h] =
+                                    if i == 0 { product } else { _mm256_add_epi16(sums[t][h], product) };
+                            }
+                        }
+                    }
+                    for t in 0..T {
+                        for h in 0..2 {
+                            acc[g][t][h] =
+                                _mm256_add_epi32(acc[g][t][h], _mm256_madd_epi16(sums[t][h], scales[h]));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+// SAFETY (for the whole block): by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Dwords for __m256i {
+    const ROWS: usize = 8;
+    type Float = __m256;
+
+    #[inline(always)]
+    unsafe fn transpose16(from: *const u8, stride: usize) -> [Self; 4] {
+        unsafe {
+            let row = |r: usize| _mm_loadu_si128(from.add(r * stride).cast());
+            let pair = |r: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(r)), row(r + 4));
+            let (a, b, c, d) = (pair(0), pair(1), pair(2), pair(3));
+            let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab_low, cd_low),
+                _mm256_unpackhi_epi64(ab_low, cd_low),
+                _mm256_unpacklo_epi64(ab_high, cd_high),
+                _mm256_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dwords(from: *const u8, stride: usize) -> Self {
+        unsafe {
+            let row = |r: usize| from.add(r * stride).cast::<i32>().read_unaligned();
+            _mm256_setr_epi32(row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(from: *const u8, stride: usize) -> __m256 {
+        unsafe {
+            let row = |r: usize| from.add(r * stride).cast::<i16>().read_unaligned();
+            _mm256_cvtph_ps(_mm_setr_epi16(row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn two_halves(self) -> (__m256, __m256) {
+        unsafe {
+            let low = _mm256_and_si256(self, _mm256_set1_epi32(0xffff));
+            // [low 0-3, high 0-3 | low 4-7, high 4-7]
+            let packed = _mm256_packus_epi32(low, _mm256_srli_epi32::<16>(self));
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            (
+                _mm256_cvtph_ps(_mm256_castsi256_si128(packed)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(packed)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn negated(v: __m256) -> __m256 {
+        unsafe { _mm256_xor_ps(v, _mm256_set1_ps(-0.0)) }
+    }
+
+    // The counts of shifts are constants after inlining, so these are immediate shifts.
+    #[inline(always)]
+    unsafe fn shifted(self, left: i32, mask: u8) -> Self {
+        unsafe {
+            let v = if left >= 0 {
+                _mm256_sll_epi16(self, _mm_cvtsi32_si128(left))
+            } else {
+                _mm256_srl_epi16(self, _mm_cvtsi32_si128(-left))
+            };
+            _mm256_and_si256(v, _mm256_set1_epi8(mask.cast_signed()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shifted_dword(self, left: i32) -> Self {
+        unsafe { _mm256_sll_epi32(self, _mm_cvtsi32_si128(left)) }
+    }
+
+    #[inline(always)]
+    unsafe fn and(self, dword: u32) -> Self {
+        unsafe { _mm256_and_si256(self, _mm256_set1_epi32(dword.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        unsafe { _mm256_or_si256(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(self, dword: u32) -> Self {
+        unsafe { _mm256_xor_si256(self, _mm256_set1_epi32(dword.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn min_bytes(self, most: u8) -> Self {
+        unsafe { _mm256_min_epu8(self, _mm256_set1_epi8(most.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub_bytes(self, v: u8) -> Self {
+        unsafe { _mm256_sub_epi8(self, _mm256_set1_epi8(v.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn negated_times(self, bits: i32) -> Self {
+        unsafe { _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_sll_epi16(self, _mm_cvtsi32_si128(bits))) }
+    }
+
+    #[inline(always)]
+    unsafe fn shuffle(self, from: [u8; 4]) -> Self {
+        unsafe { _mm256_shuffle_epi8(self, _mm256_broadcastsi128_si256(pattern(from))) }
+    }
+
+    #[inline(always)]
+    unsafe fn high_bytes(self) -> Self {
+        unsafe { _mm256_srai_epi16::<8>(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        unsafe { _mm256_storeu_si256(to.cast(), self) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_float(v: __m256, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, v) }
+    }
+}
+
+/// The pattern of [`Dwords::shuffle`] for 4 dwords.
+///
+/// # Safety
+/// SSE2.
+#[inline(always)]
+unsafe fn pattern(from: [u8; 4]) -> __m128i {
+    let dword = |i: u8| i32::from_le_bytes(from.map(|byte| if byte == ZERO { ZERO } else { byte + 4 * i }));
+    // SAFETY: the caller's promise.
+    unsafe { _mm_setr_epi32(dword(0), dword(1), dword(2), dword(3)) }
+}
+
+/// AVX-512-VNNI: a lane is in one register, a `W`.
+pub(super) struct Avx512<W>(std::marker::PhantomData<W>);
+
+/// The register of [`Avx512`], one instruction a method; the tests have a substitute made of arrays.
+pub(super) trait Wide {
+    /// 16 i32.
+    type Int: Copy;
+    /// 16 f32.
+    type Float: Copy;
+    /// See [`Simd::Rows`].
+    type Rows: Dwords;
+    unsafe fn load_int(from: *const i32) -> Self::Int;
+    unsafe fn splat(v: i32) -> Self::Int;
+    /// acc + the sum of four products of unsigned with signed bytes in each lane.
+    unsafe fn dpbusd(acc: Self::Int, w: Self::Int, a: Self::Int) -> Self::Int;
+    /// acc + the sum of two products of i16 in each lane.
+    unsafe fn dpwssd(acc: Self::Int, w: Self::Int, a: Self::Int) -> Self::Int;
+    unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn mul(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Each lane to the left.
+    unsafe fn shift_left(v: Self::Int, bits: i32) -> Self::Int;
+    /// Each lane 16 bits to the right, with its sign.
+    unsafe fn high_half(v: Self::Int) -> Self::Int;
+    unsafe fn to_float(v: Self::Int) -> Self::Float;
+    unsafe fn load(from: *const f32) -> Self::Float;
+    unsafe fn store(to: *mut f32, v: Self::Float);
+    unsafe fn splat_float(v: f32) -> Self::Float;
+    unsafe fn mul_float(a: Self::Float, b: Self::Float) -> Self::Float;
+    unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+}
+
+// SAFETY (for the whole block): by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<W: Wide> Simd for Avx512<W> {
+    type Int = W::Int;
+    type Float = W::Float;
+    type Rows = W::Rows;
+    const TOKENS: usize = 6;
+    const TILES: usize = 2;
+    const UNSIGNED: bool = true;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::Int {
+        unsafe { W::splat(0) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int {
+        unsafe { W::sub(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_shifted(v: i32, bits: i32) -> Self::Int {
+        unsafe { W::shift_left(W::splat(v), bits) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(v: Self::Int) -> Self::Float {
+        unsafe { W::to_float(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::Float {
+        unsafe { W::load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::Float) {
+        unsafe { W::store(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn scaled(lanes: *const f32, s: f32) -> Self::Float {
+        unsafe { W::mul_float(W::load(lanes), W::splat_float(s)) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
+        unsafe { W::fma(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma_splat(lanes: *const f32, s: f32, c: Self::Float) -> Self::Float {
+        unsafe { W::fma(W::load(lanes), W::splat_float(s), c) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pairs(lanes: *const i32, pair: i32, acc: Self::Int) -> Self::Int {
+        unsafe { W::dpwssd(acc, W::load_int(lanes), W::splat(pair)) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<F: Rows, const G: usize, const T: usize>(
+        w: [*const u8; G],
+        a: [*const i8; T],
+        scales: [*const i32; G],
+        acc: &mut [[Self::Int; T]; G],
+    ) {
+        unsafe {
+            let mut sums = if F::LEN == 32 { *acc } else { [[W::splat(0); T]; G] };
+            for quad in 0..F::SUB / 4 {
+                let w: [W::Int; G] = std::array::from_fn(|g| W::load_int(w[g].add(quad * QUAD).cast()));
+                for t in 0..T {
+                    let a = W::splat(a[t].add(4 * quad).cast::<i32>().read_unaligned());
+                    for g in 0..G {
+                        sums[g][t] = W::dpbusd(sums[g][t], w[g], a);
+                    }
+                }
+            }
+            if F::LEN == 32 {
+                *acc = sums;
+            } else {
+                for g in 0..G {
+                    let scales = W::high_half(W::load_int(scales[g]));
+                    for t in 0..T {
+                        acc[g][t] = W::add(acc[g][t], W::mul(sums[g][t], scales));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The processor's own registers.
+pub(super) struct Zmm;
+
+// SAFETY (for the whole block): by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Wide for Zmm {
+    type Int = __m512i;
+    type Float = __m512;
+    type Rows = __m512i;
+
+    #[inline(always)]
+    unsafe fn load_int(from: *const i32) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(v: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn dpbusd(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(acc, w, a) }
+    }
+
+    #[inline(always)]
+    unsafe fn dpwssd(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        unsafe { _mm512_dpwssd_epi32(acc, w, a) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_left(v: __m512i, bits: i32) -> __m512i {
+        unsafe { _mm512_sll_epi32(v, _mm_cvtsi32_si128(bits)) }
+    }
+
+    #[inline(always)]
+    unsafe fn high_half(v: __m512i) -> __m512i {
+        unsafe { _mm512_srai_epi32::<16>(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(v: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: __m512) {
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_float(v: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_float(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+}
+// SAFETY (for the whole block): by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Dwords for __m512i {
+    const ROWS: usize = 16;
+    type Float = __m512;
+
+    #[inline(always)]
+    unsafe fn transpose16(from: *const u8, stride: usize) -> [Self; 4] {
+        unsafe {
+            let row = |r: usize| _mm_loadu_si128(from.add(r * stride).cast());
+            let four = |r: usize| {
+                let v = _mm512_castsi128_si512(row(r));
+                let v = _mm512_inserti32x4::<1>(v, row(r + 4));
+                let v = _mm512_inserti32x4::<2>(v, row(r + 8));
+                _mm512_inserti32x4::<3>(v, row(r + 12))
+            };
+            let (a, b, c, d) = (four(0), four(1), four(2), four(3));
+            let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab_low, cd_low),
+                _mm512_unpackhi_epi64(ab_low, cd_low),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dwords(from: *const u8, stride: usize) -> Self {
+        unsafe {
+            let four = |r: usize| {
+                let row = |r: usize| from.add(r * stride).cast::<i32>().read_unaligned();
+                _mm_setr_epi32(row(r), row(r + 1), row(r + 2), row(r + 3))
+            };
+            let v = _mm512_castsi128_si512(four(0));
+            let v = _mm512_inserti32x4::<1>(v, four(4));
+            let v = _mm512_inserti32x4::<2>(v, four(8));
+            _mm512_inserti32x4::<3>(v, four(12))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(from: *const u8, stride: usize) -> __m512 {
+        unsafe {
+            let eight = |r: usize| {
+                let row = |r: usize| from.add(r * stride).cast::<i16>().read_unaligned();
+                let (a, b) = (
+                    (row(r), row(r + 1), row(r + 2), row(r + 3)),
+                    (row(r + 4), row(r + 5), row(r + 6), row(r + 7)),
+                );
+                _mm_setr_epi16(a.0, a.1, a.2, a.3, b.0, b.1, b.2, b.3)
+            };
+            _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(eight(0)), eight(8)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn two_halves(self) -> (__m512, __m512) {
+        unsafe {
+            let high = _mm512_srli_epi32::<16>(self);
+            (_mm512_cvtph_ps(_mm512_cvtepi32_epi16(self)), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn negated(v: __m512) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), _mm512_set1_epi32(i32::MIN))) }
+    }
+
+    // The counts of shifts are constants after inlining, so these are immediate shifts.
+    #[inline(always)]
+    unsafe fn shifted(self, left: i32, mask: u8) -> Self {
+        unsafe {
+            let v = if left >= 0 {
+                _mm512_sll_epi16(self, _mm_cvtsi32_si128(left))
+            } else {
+                _mm512_srl_epi16(self, _mm_cvtsi32_si128(-left))
+            };
+            _mm512_and_si512(v, _mm512_set1_epi8(mask.cast_signed()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shifted_dword(self, left: i32) -> Self {
+        unsafe { _mm512_sll_epi32(self, _mm_cvtsi32_si128(left)) }
+    }
+
+    #[inline(always)]
+    unsafe fn and(self, dword: u32) -> Self {
+        unsafe { _mm512_and_si512(self, _mm512_set1_epi32(dword.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        unsafe { _mm512_or_si512(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(self, dword: u32) -> Self {
+        unsafe { _mm512_xor_si512(self, _mm512_set1_epi32(dword.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn min_bytes(self, most: u8) -> Self {
+        unsafe { _mm512_min_epu8(self, _mm512_set1_epi8(most.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub_bytes(self, v: u8) -> Self {
+        unsafe { _mm512_sub_epi8(self, _mm512_set1_epi8(v.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn negated_times(self, bits: i32) -> Self {
+        unsafe { _mm512_sub_epi16(_mm512_setzero_si512(), _mm512_sll_epi16(self, _mm_cvtsi32_si128(bits))) }
+    }
+
+    #[inline(always)]
+    unsafe fn shuffle(self, from: [u8; 4]) -> Self {
+        unsafe { _mm512_shuffle_epi8(self, _mm512_broadcast_i32x4(pattern(from))) }
+    }
+
+    #[inline(always)]
+    unsafe fn high_bytes(self) -> Self {
+        unsafe { _mm512_srai_epi16::<8>(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        unsafe { _mm512_storeu_si512(to.cast(), self) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_float(v: __m512, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+}
