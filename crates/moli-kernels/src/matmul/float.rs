@@ -65,7 +65,7 @@ pub(super) fn product(ttype: TensorType) -> MatmulFn {
 /// # Safety
 /// As [`MatmulFn`]; AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run<F: Float>(job: &Job<'_>, rows: Range<usize>, _: *const u8, _: &mut Panel) {
+unsafe fn run<F: Float>(job: &Job<'_>, rows: Range<usize>, _: &mut Panel) {
     let mut row = rows.start;
     // SAFETY: the caller's promise; R rows from `row` are inside the range.
     unsafe {

@@ -223,12 +223,12 @@ impl Out<'_> {
 }
 
 /// Computes the outputs `rows` for all tokens. The range starts at a multiple of [`TILE`], and ends at one or at the last
-/// row. `ahead` is where the thread will probably read next, or null.
+/// row.
 ///
 /// # Safety
 /// The processor has the instruction set of the table that the function is in, the job's slices agree (as
 /// [`Kernels::matmul_all`] checks), and no other thread computes these rows.
-type MatmulFn = unsafe fn(job: &Job<'_>, rows: Range<usize>, ahead: *const u8, panel: &mut Panel);
+type MatmulFn = unsafe fn(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel);
 
 /// The matrix products of one instruction set.
 #[derive(Debug, Clone)]
@@ -376,18 +376,15 @@ fn run_jobs(pool: &Pool, runs: &[Option<Run<'_>>; FUSED], scratch: &Scratch) {
     pool.run(pool.threads(), &|share, thread| {
         let Some(panel) = scratch.panels.get(thread) else { return };
         let mut panel = panel.lock().unwrap_or_else(PoisonError::into_inner);
-        scratch.shares.work(share, |index, next| {
+        scratch.shares.work(share, |index| {
             let Some((run, row)) = find(index) else { return };
-            let ahead = next.and_then(find).map_or(std::ptr::null(), |(run, row)| {
-                run.job.weights.as_ptr().wrapping_add(row * run.job.row_bytes)
-            });
             let end = (row + unit).min(run.job.rows);
             // SAFETY: the table was picked for this processor. The lengths have been checked: `weights` is rows *
             // row_bytes long, `input` was made for the same columns, `out` is tokens * rows long and borrowed mutably
             // for the whole run; each unit is handed out once, and the units' rows don't overlap.
             #[allow(unsafe_code)]
             unsafe {
-                (run.compute)(&run.job, row..end, ahead, &mut panel);
+                (run.compute)(&run.job, row..end, &mut panel);
             }
         });
     });

@@ -34,7 +34,7 @@ pub(super) fn product(ttype: TensorType) -> MatmulFn {
 
 /// # Safety
 /// No other thread computes these rows of the job.
-unsafe fn quantized<F: Format>(job: &Job<'_>, rows: Range<usize>, _: *const u8, _: &mut Panel) {
+unsafe fn quantized<F: Format>(job: &Job<'_>, rows: Range<usize>, _: &mut Panel) {
     let mut block = Unpacked::new();
     let tokens = job.input.rows;
     let blocks = job.input.cols / F::LEN;
@@ -107,7 +107,7 @@ impl Float<2> for Bf16 {
 
 /// # Safety
 /// No other thread computes these rows of the job.
-unsafe fn float<const N: usize, F: Float<N>>(job: &Job<'_>, rows: Range<usize>, _: *const u8, _: &mut Panel) {
+unsafe fn float<const N: usize, F: Float<N>>(job: &Job<'_>, rows: Range<usize>, _: &mut Panel) {
     let cols = job.input.cols;
     for row in rows {
         let w = job.weights[row * job.row_bytes..(row + 1) * job.row_bytes].as_chunks::<N>().0;

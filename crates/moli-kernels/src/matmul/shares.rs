@@ -1,7 +1,7 @@
 //! Which thread computes what.
 //!
 //! Units of work are dealt out in contiguous shares, one for each thread, so that a thread reads a matrix front to back
-//! and knows what it will read next. A thread whose share is used up takes from the others: one that lost its core to
+//! and what it reads next is what comes next in the file. A thread whose share is used up takes from the others: one that lost its core to
 //! another process holds up the few units that it has taken, nothing else.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,9 +38,8 @@ impl Shares {
         }
     }
 
-    /// Calls `f(unit, next)` for units of share number `first`, then of the others, until all have been taken. `next` is
-    /// the unit that this thread will probably be given after this one.
-    pub(super) fn work(&self, first: usize, mut f: impl FnMut(usize, Option<usize>)) {
+    /// Calls `f` for units of share number `first`, then of the others, until all have been taken.
+    pub(super) fn work(&self, first: usize, mut f: impl FnMut(usize)) {
         let (before, after) = self.0.split_at(first.min(self.0.len()));
         for share in after.iter().chain(before) {
             let end = share.end.load(Ordering::Relaxed);
@@ -50,9 +49,7 @@ impl Shares {
                 if start >= end {
                     break;
                 }
-                for unit in start..(start + grab).min(end) {
-                    f(unit, (unit + 1 < end).then_some(unit + 1));
-                }
+                (start..(start + grab).min(end)).for_each(&mut f);
             }
         }
     }
@@ -69,12 +66,9 @@ mod tests {
                 let shares = Shares::new(threads);
                 shares.deal(units, threads, grab);
                 let mut seen = Vec::new();
-                shares.work(first, |unit, next| {
-                    assert!(next.is_none_or(|next| next == unit + 1));
-                    seen.push(unit);
-                });
+                shares.work(first, |unit| seen.push(unit));
                 // A second thread finds nothing.
-                shares.work(0, |_, _| panic!("given out twice"));
+                shares.work(0, |_| panic!("given out twice"));
                 seen.sort_unstable();
                 assert_eq!(seen, (0..units).collect::<Vec<_>>());
             }

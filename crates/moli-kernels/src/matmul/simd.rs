@@ -38,8 +38,6 @@ pub(super) trait Simd {
     unsafe fn fma_splat(lanes: *const f32, s: f32, c: Self::Float) -> Self::Float;
     /// acc + the sum of the products of two i16 in each lane with the two in `pair`.
     unsafe fn add_pairs(lanes: *const i32, pair: i32, acc: Self::Int) -> Self::Int;
-    /// Asks for the line of this address.
-    unsafe fn prefetch(line: *const u8);
 
     /// acc + the products of one sub-block with each token, times the sub-scales of K formats; for `G` tiles.
     ///

@@ -83,9 +83,9 @@ pub(super) fn product(ttype: TensorType) -> MatmulFn {
     /// # Safety
     /// As [`MatmulFn`]; AVX2, FMA and F16C.
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, ahead: *const u8, panel: &mut Box<Panel>) {
+    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { tile_product::<Avx512<Arrays>, F>(job, rows, ahead, panel) }
+        unsafe { tile_product::<Avx512<Arrays>, F>(job, rows, panel) }
     }
     quantized!(ttype, run)
 }

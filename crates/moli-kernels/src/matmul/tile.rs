@@ -103,9 +103,9 @@ pub(super) fn avx2(ttype: TensorType) -> MatmulFn {
     /// # Safety
     /// As [`MatmulFn`]; AVX2, FMA and F16C.
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, ahead: *const u8, panel: &mut Box<Panel>) {
+    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { product::<super::x86::Avx2, F>(job, rows, ahead, panel) }
+        unsafe { product::<super::x86::Avx2, F>(job, rows, panel) }
     }
     quantized!(ttype, run)
 }
@@ -116,9 +116,9 @@ pub(super) fn avx512(ttype: TensorType) -> MatmulFn {
     /// # Safety
     /// As [`MatmulFn`]; AVX-512 F, BW, VL and VNNI, AVX2, FMA and F16C.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, ahead: *const u8, panel: &mut Box<Panel>) {
+    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { product::<super::x86::Avx512<super::x86::Zmm>, F>(job, rows, ahead, panel) }
+        unsafe { product::<super::x86::Avx512<super::x86::Zmm>, F>(job, rows, panel) }
     }
     quantized!(ttype, run)
 }
@@ -128,23 +128,18 @@ pub(super) fn avx512(ttype: TensorType) -> MatmulFn {
 /// # Safety
 /// As [`MatmulFn`], with the instructions that `S` needs; the job has at least [`TILE`] rows.
 #[inline(always)]
-pub(super) unsafe fn product<S: Simd, F: Rows>(
-    job: &Job<'_>,
-    rows: Range<usize>,
-    ahead: *const u8,
-    panel: &mut Panel,
-) {
+pub(super) unsafe fn product<S: Simd, F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = rows.start;
         if job.input.rows > FEW && S::TILES == 2 {
             while rows.end - row >= 2 * TILE {
-                tiles::<S, F, 2>(job, row, ahead, panel);
+                tiles::<S, F, 2>(job, row, panel);
                 row += 2 * TILE;
             }
         }
         while row < rows.end {
-            tiles::<S, F, 1>(job, row, ahead, panel);
+            tiles::<S, F, 1>(job, row, panel);
             row += TILE;
         }
     }
@@ -155,12 +150,7 @@ pub(super) unsafe fn product<S: Simd, F: Rows>(
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn tiles<S: Simd, F: Rows, const G: usize>(
-    job: &Job<'_>,
-    row: usize,
-    ahead: *const u8,
-    panel: &mut Panel,
-) {
+unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, panel: &mut Panel) {
     let cols = job.input.cols;
     // The last tile begins earlier instead of ending later, and computes some rows again.
     let start = row.min(job.rows - G * TILE);
@@ -176,16 +166,10 @@ unsafe fn tiles<S: Simd, F: Rows, const G: usize>(
             let blocks = step.min(cols - col) / F::LEN;
             let block = col / F::LEN;
             let tokens = Tokens { first, tokens, block: first * (cols / F::LEN) + block };
-            // SAFETY: the tiles' rows and columns are inside the matrix, the tokens inside the input. Prefetching reads
-            // nothing, whatever the address.
+            // SAFETY: the tiles' rows and columns are inside the matrix, the tokens inside the input.
             unsafe {
-                // Tiles are one range of the file: the next ones are fetched a piece at a time, each line once.
-                for line in (G * TILE * block * F::BYTES..G * TILE * (block + blocks) * F::BYTES).step_by(64)
-                {
-                    S::prefetch(ahead.wrapping_add(line));
-                }
                 for g in 0..G {
-                    unpack::<S, F>(job, start + g * TILE, block, blocks, &mut panel.tiles[g]);
+                    unpack::<S, F, G>(job, start + g * TILE, block, blocks, &mut panel.tiles[g]);
                 }
                 multiply::<S, F, G>(job, blocks, &tokens, panel);
             }
@@ -206,15 +190,24 @@ struct Tokens {
     block: usize,
 }
 
-/// Unpacks `blocks` blocks of 16 rows.
+/// Unpacks `blocks` blocks of 16 rows, and asks for as many bytes of the next tile.
 ///
 /// # Safety
 /// The instructions of `S`; the rows and blocks are inside the job's weights, and the tile has room.
 #[inline(always)]
-unsafe fn unpack<S: Simd, F: Rows>(job: &Job<'_>, row: usize, block: usize, blocks: usize, tile: &mut Tile) {
+unsafe fn unpack<S: Simd, F: Rows, const G: usize>(
+    job: &Job<'_>,
+    row: usize,
+    block: usize,
+    blocks: usize,
+    tile: &mut Tile,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let from = job.weights.as_ptr().add(row * job.row_bytes + block * F::BYTES);
+        // All rows of a tile are read at once, each from its own place. The next tile is one range of the file, so it is
+        // fetched as such.
+        let next = from.wrapping_add(G * TILE * job.row_bytes - block * F::BYTES + TILE * block * F::BYTES);
         for b in 0..blocks {
             for lane in (0..TILE).step_by(S::Rows::ROWS) {
                 let lanes = Lanes {
@@ -223,6 +216,8 @@ unsafe fn unpack<S: Simd, F: Rows>(job: &Job<'_>, row: usize, block: usize, bloc
                     m: tile.m.as_mut_ptr().add(b).cast::<f32>().add(lane),
                     scales: tile.scales.as_mut_ptr().add(b * F::LEN / F::SUB).cast::<i32>().add(lane),
                     sums: tile.sums.as_mut_ptr().add(b * F::LEN / F::SUB / 2).cast::<i32>().add(lane),
+                    ahead: next.wrapping_add((TILE * b + lane) * F::BYTES),
+                    ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
                 };
                 let rows = from.add(b * F::BYTES + lane * job.row_bytes);
                 if S::UNSIGNED {

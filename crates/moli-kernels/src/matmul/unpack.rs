@@ -51,6 +51,8 @@ pub(super) trait Dwords: Copy {
     unsafe fn high_bytes(self) -> Self;
     unsafe fn store(self, to: *mut i32);
     unsafe fn store_float(v: Self::Float, to: *mut f32);
+    /// Asks for the line of this address, and perhaps for one that follows; neither needs to exist.
+    unsafe fn prefetch(line: *const u8);
 }
 
 /// In a pattern of [`Dwords::shuffle`]: no byte.
@@ -70,6 +72,10 @@ pub(super) struct Lanes {
     /// `[pair][lane]`, what the sums of two neighbouring sub-blocks of activations are multiplied with, as i16: the
     /// minima, or the sub-scales times minus the offset.
     pub(super) sums: *mut i32,
+    /// What is read next, for which each quad asks in passing: bursts would stall what they are meant to hide.
+    pub(super) ahead: *const u8,
+    /// Bytes of it for each quad.
+    pub(super) ahead_step: usize,
 }
 
 /// A format that a vector kernel unpacks.
@@ -115,7 +121,10 @@ impl Lanes {
     #[inline(always)]
     unsafe fn quad<V: Dwords>(self, quad: usize, v: V) {
         // SAFETY: the caller's promise.
-        unsafe { v.store(self.quants.add(quad * QUAD).cast()) }
+        unsafe {
+            V::prefetch(self.ahead.wrapping_add(quad * self.ahead_step));
+            v.store(self.quants.add(quad * QUAD).cast());
+        }
     }
 
     /// # Safety

@@ -12,6 +12,10 @@ use moli_format::TensorType;
 use super::simd::Simd;
 use super::unpack::{Dwords, QUAD, Rows, ZERO};
 
+/// Bytes beyond a prefetch into the first-level cache for one into the second, which has room for many more requests. With
+/// the first alone a core got 10 GB/s, with both 15, with 33 for two (Zen 4, Q4_K).
+const FAR: usize = 16 << 10;
+
 /// AVX2: a lane is in one of two registers.
 pub(super) struct Avx2;
 
@@ -93,11 +97,6 @@ impl Simd for Avx2 {
             let product = |i: usize| _mm256_madd_epi16(_mm256_loadu_si256(lanes.add(8 * i).cast()), pair);
             [_mm256_add_epi32(acc[0], product(0)), _mm256_add_epi32(acc[1], product(1))]
         }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(line: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
 
     #[inline(always)]
@@ -272,6 +271,14 @@ impl Dwords for __m256i {
     unsafe fn store_float(v: __m256, to: *mut f32) {
         unsafe { _mm256_storeu_ps(to, v) }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(FAR).cast());
+        }
+    }
 }
 
 /// The pattern of [`Dwords::shuffle`] for 4 dwords.
@@ -375,11 +382,6 @@ impl<W: Wide> Simd for Avx512<W> {
     #[inline(always)]
     unsafe fn add_pairs(lanes: *const i32, pair: i32, acc: Self::Int) -> Self::Int {
         unsafe { W::dpwssd(acc, W::load_int(lanes), W::splat(pair)) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(line: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
 
     #[inline(always)]
@@ -635,5 +637,13 @@ impl Dwords for __m512i {
     #[inline(always)]
     unsafe fn store_float(v: __m512, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(FAR).cast());
+        }
     }
 }
