@@ -54,7 +54,7 @@ impl CpuBuffer {
     }
 }
 
-/// Keys and values of all layers: `[layer][page][kv_head][PAGE_TOKENS][head_dim]` f16.
+/// Keys `[layer][page][kv_head][head_dim][PAGE_TOKENS]` and values `[layer][page][kv_head][PAGE_TOKENS][head_dim]`, f16.
 pub struct CpuCache {
     keys: Vec<f16>,
     values: Vec<f16>,
@@ -219,9 +219,8 @@ impl Backend for CpuBackend {
     ) -> Result<(), ModelError> {
         let range = cache.layer(layer);
         let (heads, width) = (spec.kv_heads, spec.head_dim);
-        self.kernels.store_kv(keys.data(), heads, width, rows.slots, &mut cache.keys[range.clone()])?;
-        self.kernels.store_kv(values.data(), heads, width, rows.slots, &mut cache.values[range])?;
-        Ok(())
+        let pages = (&mut cache.keys[range.clone()], &mut cache.values[range]);
+        Ok(self.kernels.store_kv((keys.data(), values.data()), heads, width, rows.slots, pages)?)
     }
 
     fn attention(
