@@ -1,4 +1,5 @@
-//! What the tests of several crates share: real models from the catalogue, and tiny ones made on the spot.
+//! What the tests and benches of several crates share: real models from the catalogue, and tiny or large ones made on the
+//! spot.
 
 mod synthetic;
 mod tiny;
