@@ -7,7 +7,8 @@ use half::f16;
 use half::vec::HalfBitsVecExt;
 use moli_format::Tensor;
 use moli_kernels::{
-    Activations, AttentionArgs, Isa, Kernels, Matrix, PAGE_TOKENS, Pool, RopeAngles, RopeStyle, Scratch,
+    Activations, AttentionArgs, Isa, Kernels, Matrix, PAGE_TOKENS, Pool, Product, RopeAngles, RopeStyle,
+    Scratch,
 };
 
 use crate::backend::{AttentionSpec, Rows};
@@ -184,16 +185,14 @@ impl Backend for CpuBackend {
         into: &mut [(&Linear<Self>, &mut Self::Buffer)],
     ) -> Result<(), ModelError> {
         let Self { kernels, pool, activations, scratch } = self;
-        activations.set(x.data(), x.rows, x.cols)?;
-        for (linear, out) in into {
-            activations.prepare(kernels, pool, linear.weight.ttype())?;
-            let out = out.resize(x.rows);
-            kernels.matmul(pool, &linear.weight, activations, scratch, out)?;
-            if let Some(bias) = &linear.bias {
-                kernels.add_bias(pool, out, bias);
-            }
-        }
-        Ok(())
+        let types = into.iter().map(|(linear, _)| linear.weight.ttype());
+        activations.set(kernels, pool, x.data(), (x.rows, x.cols), types)?;
+        let products = into.iter_mut().map(|(linear, out)| Product {
+            weights: &linear.weight,
+            bias: linear.bias.as_deref(),
+            out: out.resize(x.rows),
+        });
+        Ok(kernels.matmul_all(pool, products, activations, scratch)?)
     }
 
     fn rope(

@@ -14,7 +14,6 @@
 //! is in the first-level cache uses it for all of them, several at a time.
 
 use super::FloatOps;
-use super::math;
 use super::parallel::Pieces;
 use crate::{KernelError, Pool};
 use half::f16;
@@ -151,6 +150,8 @@ pub(super) trait Form {
     /// sums `[N, dim]` = sums * rescale, then + weight * value `[PAGE_TOKENS, dim]` for each key in `keys`, ascending.
     /// `dim` is a multiple of 16.
     fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]);
+    /// See [`super::scalar::merge`].
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32]));
 }
 
 /// The scores of one query with a page, and then its weights.
@@ -203,16 +204,6 @@ impl Partial {
         self.running.resize(queries, (f32::NEG_INFINITY, 0.0));
         self.sums.clear();
         self.sums.resize(queries * padded, 0.0);
-    }
-}
-
-/// Adds a span's result for one query to that of the spans before it.
-fn merge((running, sums): (&mut (f32, f32), &mut [f32]), (part, part_sums): (&(f32, f32), &[f32])) {
-    let max = math::max(running.0, part.0);
-    let (before, now) = (math::exp(running.0 - max), math::exp(part.0 - max));
-    *running = (max, part.1.mul_add(now, running.1 * before));
-    for (sum, part) in sums.iter_mut().zip(part_sums) {
-        *sum = part.mul_add(now, *sum * before);
     }
 }
 
@@ -299,7 +290,7 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
         let totals = total.running.iter_mut().zip(total.sums.chunks_exact_mut(padded));
         for (query, (total, part)) in totals.zip(parts).enumerate() {
             if args.sees(block.rows.start + query / heads, &pages) {
-                merge(total, part);
+                F::merge(total, part);
             }
         }
     }
@@ -438,7 +429,7 @@ pub(super) fn attention(
             for (at, part) in parts.by_ref().take(cut.spans) {
                 let span = at % cut.spans;
                 if args.sees(query / args.heads, &(span * SPAN..(span + 1) * SPAN)) {
-                    merge((&mut running[0], sums), part);
+                    (ops.merge)((&mut running[0], sums), part);
                 }
             }
             finish(running[0].1, sums, out);

@@ -101,6 +101,10 @@ plain! {
         scalar::softmax_page(s, low, high, running)
     }
 
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
+        scalar::merge(total, part);
+    }
+
     fn attention_scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
         // SAFETY: AVX2 and FMA are here.
         unsafe { vector::scores::<__m256>(q, dim, keys, scores) }
@@ -190,5 +194,9 @@ impl Form for Avx2 {
 
     fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
         attention_values(weights, keys, values, rescale, sums);
+    }
+
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
+        merge(total, part);
     }
 }

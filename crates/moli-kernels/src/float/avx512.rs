@@ -82,4 +82,8 @@ impl Form for Avx512 {
         // SAFETY: see the type.
         unsafe { values(weights, keys, v, rescale, sums) }
     }
+
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
+        super::avx2::merge(total, part);
+    }
 }

@@ -50,6 +50,7 @@ pub(crate) struct FloatOps {
     sum_exp: fn(&[f32], f32) -> f64,
     to_f16: fn(&[f32], &mut [f16]),
     attend: fn(&AttentionArgs<'_>, &Block, &mut Scratch),
+    merge: fn((&mut (f32, f32), &mut [f32]), (&(f32, f32), &[f32])),
 }
 
 impl FloatOps {
@@ -71,6 +72,7 @@ impl FloatOps {
                 max: avx2::max,
                 sum_exp: avx2::sum_exp,
                 to_f16: avx2::to_f16,
+                merge: avx2::merge,
                 attend: if isa == Isa::Avx2 {
                     attention::attend::<avx2::Avx2>
                 } else {
@@ -90,6 +92,7 @@ impl FloatOps {
                 max: scalar::max,
                 sum_exp: scalar::sum_exp,
                 to_f16: scalar::to_f16,
+                merge: scalar::merge,
                 attend: attention::attend::<scalar::Scalar>,
             },
         }
@@ -248,17 +251,6 @@ impl Kernels {
     /// x += y, elementwise.
     pub fn add(&self, pool: &Pool, x: &mut [f32], y: &[f32]) {
         self.pairwise(pool, x, y, self.float.add);
-    }
-
-    /// Each row of x `[rows, n]` += bias `[n]`.
-    pub fn add_bias(&self, pool: &Pool, x: &mut [f32], bias: &[f32]) {
-        debug_assert!(x.len().is_multiple_of(bias.len().max(1)));
-        if bias.is_empty() {
-            return;
-        }
-        parallel::pieces(pool, x, bias.len(), &|_, x| {
-            x.chunks_mut(bias.len()).for_each(|row| (self.float.add)(row, bias));
-        });
     }
 
     /// x *= factor.

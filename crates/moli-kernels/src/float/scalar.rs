@@ -204,6 +204,21 @@ pub(super) fn softmax_page(
     rescale
 }
 
+/// Adds a span's result for one query, `(maximum and sum of the exponentials, weighted values)`, to that of the spans
+/// before it.
+#[inline(always)]
+pub(super) fn merge(
+    (running, sums): (&mut (f32, f32), &mut [f32]),
+    (part, part_sums): (&(f32, f32), &[f32]),
+) {
+    let max = math::max(running.0, part.0);
+    let (before, now) = (math::exp(running.0 - max), math::exp(part.0 - max));
+    *running = (max, part.1.mul_add(now, running.1 * before));
+    for (sum, part) in sums.iter_mut().zip(part_sums) {
+        *sum = part.mul_add(now, *sum * before);
+    }
+}
+
 /// The scalar form of attention's inner steps.
 pub(super) struct Scalar;
 
@@ -238,5 +253,9 @@ impl Form for Scalar {
                 }
             }
         }
+    }
+
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
+        merge(total, part);
     }
 }

@@ -72,7 +72,6 @@ fn row_operations_agree_between_instruction_sets() {
                 norm,
                 copy(&|x| k.rms_norm_in_place(&pool, x, &gain, 1e-5)),
                 copy(&|x| k.add(&pool, x, &y)),
-                copy(&|x| k.add_bias(&pool, x, &gain)),
                 copy(&|x| k.scale(&pool, x, 0.3)),
                 copy(&|x| k.soft_cap(&pool, x, 5.0)),
                 copy(&|x| k.swiglu(&pool, x, &y)),
@@ -472,7 +471,6 @@ fn large_operations_have_the_same_bits_on_any_threads() {
         let mut out = vec![0.0; rows * n];
         k.rms_norm(pool, &x, &gain, 1e-6, &mut out);
         k.swiglu(pool, &mut out, &y);
-        k.add_bias(pool, &mut out, &gain);
         k.geglu(pool, &mut out, &y);
         k.rope(pool, &mut out, 10, 100, &angles, RopeStyle::Halves);
         k.add(pool, &mut out, &x);

@@ -76,9 +76,10 @@ pub(super) unsafe fn scores<V: Vector>(q: &[f32], dim: usize, keys: &[f32], scor
                     ($c:literal) => {{
                         let mut acc = [[V::splat(0.0); $c]; N];
                         for d in 0..dim {
-                            let k: [V; $c] = std::array::from_fn(|c| {
-                                V::load(keys.as_ptr().add(d * PAGE_TOKENS + column + c * V::LANES))
-                            });
+                            let mut k = [V::splat(0.0); $c];
+                            for (c, k) in k.iter_mut().enumerate() {
+                                *k = V::load(keys.as_ptr().add(d * PAGE_TOKENS + column + c * V::LANES));
+                            }
                             for (n, acc) in acc.iter_mut().enumerate() {
                                 let q = V::splat(*q.add(n * dim + d));
                                 for (acc, k) in acc.iter_mut().zip(k) {
@@ -140,13 +141,18 @@ pub(super) unsafe fn values<V: Vector>(
         // SAFETY: the assertions above.
         unsafe {
             let at = |n: usize, c: usize| (first + n) * dim + column + c * V::LANES;
-            let mut acc: [[V; C]; N] = std::array::from_fn(|n| {
+            let mut acc = [[V::splat(0.0); C]; N];
+            for (n, acc) in acc.iter_mut().enumerate() {
                 let rescale = V::splat(*rescale.as_ptr().add(first + n));
-                std::array::from_fn(|c| V::load(sums.as_ptr().add(at(n, c))).mul(rescale))
-            });
+                for (c, acc) in acc.iter_mut().enumerate() {
+                    *acc = V::load(sums.as_ptr().add(at(n, c))).mul(rescale);
+                }
+            }
             for key in keys.clone() {
-                let v: [V; C] =
-                    std::array::from_fn(|c| V::load(values.as_ptr().add(key * dim + column + c * V::LANES)));
+                let mut v = [V::splat(0.0); C];
+                for (c, v) in v.iter_mut().enumerate() {
+                    *v = V::load(values.as_ptr().add(key * dim + column + c * V::LANES));
+                }
                 for (n, acc) in acc.iter_mut().enumerate() {
                     let weight = V::splat(*weights.as_ptr().add(first + n).cast::<f32>().add(key));
                     for (acc, v) in acc.iter_mut().zip(v) {
