@@ -102,16 +102,25 @@ unsafe fn transpose32<V: Dwords>(from: *const u8, stride: usize) -> [V; 8] {
     }
 }
 
-/// In each dword, bytes `a` and `b` as i16s.
+/// Writes a body out for each of some numbers, so that `$i` is a constant in it: shifts and shuffles by a number that is
+/// not known when the text is compiled are slow, and compilers unroll as they please.
+macro_rules! each {
+    ($i:ident in $($n:literal)* $body:block) => { $({ const $i: usize = $n; $body })* };
+}
+
+/// In each dword, bytes `A` and `B` as i16s.
 ///
 /// # Safety
 /// As [`Dwords`].
 #[inline(always)]
-unsafe fn byte_pair<V: Dwords, const SIGNED: bool>(v: V, a: usize, b: usize) -> V {
+unsafe fn byte_pair<V: Dwords, const SIGNED: bool, const A: usize, const B: usize>(v: V) -> V {
     // SAFETY: the caller's promise.
     unsafe {
-        let (a, b) = (a as u8, b as u8);
-        if SIGNED { v.shuffle([ZERO, a, ZERO, b]).high_bytes() } else { v.shuffle([a, ZERO, b, ZERO]) }
+        if SIGNED {
+            v.shuffle(const { [ZERO, A as u8, ZERO, B as u8] }).high_bytes()
+        } else {
+            v.shuffle(const { [A as u8, ZERO, B as u8, ZERO] })
+        }
     }
 }
 
@@ -167,6 +176,35 @@ impl Lanes {
         unsafe { v.store(self.sums.add(pair * super::TILE)) }
     }
 
+    /// Sub-scales, 4 in each dword.
+    ///
+    /// # Safety
+    /// As [`quad`](Self::quad).
+    #[inline(always)]
+    unsafe fn scales<V: Dwords, const SIGNED: bool>(self, scales: impl IntoIterator<Item = V>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (i, v) in scales.into_iter().enumerate() {
+                each! { J in 0 1 2 3 { self.scale(4 * i + J, byte_pair::<V, SIGNED, J, J>(v)); } }
+            }
+        }
+    }
+
+    /// Minima, 4 in each dword.
+    ///
+    /// # Safety
+    /// As [`quad`](Self::quad).
+    #[inline(always)]
+    unsafe fn mins<V: Dwords>(self, mins: impl IntoIterator<Item = V>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (i, v) in mins.into_iter().enumerate() {
+                self.sum(2 * i, byte_pair::<V, false, 0, 1>(v));
+                self.sum(2 * i + 1, byte_pair::<V, false, 2, 3>(v));
+            }
+        }
+    }
+
     /// 16 signed sub-scales, and their products with `-2^offset_bits` for the sums.
     ///
     /// # Safety
@@ -175,12 +213,10 @@ impl Lanes {
     unsafe fn signed_scales<V: Dwords>(self, scales: [V; 4], offset_bits: i32) {
         // SAFETY: the caller's promise.
         unsafe {
-            for i in 0..16 {
-                self.scale(i, byte_pair::<V, true>(scales[i / 4], i % 4, i % 4));
-            }
-            for i in 0..8 {
-                let pair = byte_pair::<V, true>(scales[i / 2], i % 2 * 2, i % 2 * 2 + 1);
-                self.sum(i, pair.negated_times(offset_bits));
+            self.scales::<V, true>(scales);
+            for (i, v) in scales.into_iter().enumerate() {
+                self.sum(2 * i, byte_pair::<V, true, 0, 1>(v).negated_times(offset_bits));
+                self.sum(2 * i + 1, byte_pair::<V, true, 2, 3>(v).negated_times(offset_bits));
             }
         }
     }
@@ -188,7 +224,7 @@ impl Lanes {
     /// The header of Q4_K and Q5_K: scales, minima and their factors.
     ///
     /// # Safety
-    /// As [`Rows::unpack8`].
+    /// As [`Rows::unpack_rows`].
     #[inline(always)]
     unsafe fn six_bits<V: Dwords>(self, block: *const u8, stride: usize) {
         // SAFETY: the caller's promise; the header is 16 bytes.
@@ -199,19 +235,15 @@ impl Lanes {
             self.minus_m::<V>(dmin);
             let scales = [scale.shifted(0, 63), low.shifted(0, 15).or(scale.shifted(-2, 0x30))];
             let mins = [min.shifted(0, 63), low.shifted(-4, 15).or(min.shifted(-2, 0x30))];
-            for i in 0..8 {
-                self.scale(i, byte_pair::<V, false>(scales[i / 4], i % 4, i % 4));
-            }
-            for i in 0..4 {
-                self.sum(i, byte_pair::<V, false>(mins[i / 2], i % 2 * 2, i % 2 * 2 + 1));
-            }
+            self.scales::<V, false>(scales);
+            self.mins(mins);
         }
     }
 
     /// 32 values of 4 bits.
     ///
     /// # Safety
-    /// As [`transpose16`] and [`quad`](Self::quad).
+    /// As [`Dwords::transpose16`] and [`quad`](Self::quad).
     #[inline(always)]
     unsafe fn four_bits<V: Dwords>(self, qs: *const u8, stride: usize) {
         // SAFETY: the caller's promise.
@@ -226,7 +258,7 @@ impl Lanes {
     /// 32 values of 5 bits.
     ///
     /// # Safety
-    /// As [`four_bits`](Self::four_bits), and [`dwords`] at `qh`.
+    /// As [`four_bits`](Self::four_bits), and [`Dwords::dwords`] at `qh`.
     #[inline(always)]
     unsafe fn five_bits<V: Dwords>(self, qh: *const u8, qs: *const u8, stride: usize) {
         // SAFETY: the caller's promise.
@@ -234,15 +266,15 @@ impl Lanes {
             let odd = V::dwords(qh, stride);
             // The bits of every quad are the high half of a byte in one of the two.
             let even = odd.shifted_dword(4);
-            let high = |quad: usize| {
-                let bytes = if quad.is_multiple_of(2) { even } else { odd }.shuffle([quad as u8 / 2; 4]);
-                // Byte i keeps bit 4 + i, which then counts 16.
-                bytes.and(0x8040_2010).min_bytes(16)
-            };
-            for (i, v) in V::transpose16(qs, stride).into_iter().enumerate() {
-                self.quad(i, v.shifted(0, 15).or(high(i)));
-                self.quad(4 + i, v.shifted(-4, 15).or(high(4 + i)));
-            }
+            // Byte i keeps bit 4 + i, which then counts 16.
+            let high = |bytes: V| bytes.and(0x8040_2010).min_bytes(16);
+            let low = V::transpose16(qs, stride);
+            each! { I in 0 1 2 3 {
+                let of_quad = if I % 2 == 0 { even } else { odd };
+                self.quad(I, low[I].shifted(0, 15).or(high(of_quad.shuffle(const { [I as u8 / 2; 4] }))));
+                let high = high(of_quad.shuffle(const { [2 + I as u8 / 2; 4] }));
+                self.quad(4 + I, low[I].shifted(-4, 15).or(high));
+            } }
         }
     }
 }
@@ -291,17 +323,11 @@ rows! {
         to.d::<V>(d);
         to.minus_m::<V>(dmin);
         let packed = V::transpose16(block, stride);
-        for i in 0..16 {
-            to.scale(i, byte_pair::<V, false>(packed[i / 4].shifted(0, 15), i % 4, i % 4));
-        }
-        for i in 0..8 {
-            to.sum(i, byte_pair::<V, false>(packed[i / 2].shifted(-4, 15), i % 2 * 2, i % 2 * 2 + 1));
-        }
+        to.scales::<V, false>(packed.map(|v| v.shifted(0, 15)));
+        to.mins(packed.map(|v| v.shifted(-4, 15)));
         for n in 0..2 {
             for (i, v) in transpose32::<V>(block.add(16 + 32 * n), stride).into_iter().enumerate() {
-                for j in 0..4 {
-                    to.quad(32 * n + 8 * j + i, v.shifted(-2 * j as i32, 3));
-                }
+                each! { J in 0 1 2 3 { to.quad(32 * n + 8 * J + i, v.shifted(-2 * J as i32, 3)); } }
             }
         }
     }
@@ -321,14 +347,14 @@ rows! {
             2,
         );
         let high = transpose32::<V>(block, stride);
-        for n in 0..2 {
-            for (i, v) in transpose32::<V>(block.add(32 + 32 * n), stride).into_iter().enumerate() {
-                for j in 0..4 {
-                    let bit = high[i].shifted(2 - (4 * n + j) as i32, 4);
-                    to.quad(32 * n + 8 * j + i, v.shifted(-2 * j as i32, 3).or(bit));
-                }
+        each! { N in 0 1 {
+            for (i, v) in transpose32::<V>(block.add(32 + 32 * N), stride).into_iter().enumerate() {
+                each! { J in 0 1 2 3 {
+                    let bit = high[i].shifted(2 - (4 * N + J) as i32, 4);
+                    to.quad(32 * N + 8 * J + i, v.shifted(-2 * J as i32, 3).or(bit));
+                } }
             }
-        }
+        } }
     }
     Q4K |block, stride, to| {
         to.six_bits::<V>(block, stride);
@@ -342,26 +368,26 @@ rows! {
     Q5K |block, stride, to| {
         to.six_bits::<V>(block, stride);
         let high = transpose32::<V>(block.add(16), stride);
-        for g in 0..4 {
-            for (i, v) in transpose32::<V>(block.add(48 + 32 * g), stride).into_iter().enumerate() {
+        each! { G in 0 1 2 3 {
+            for (i, v) in transpose32::<V>(block.add(48 + 32 * G), stride).into_iter().enumerate() {
                 let bit = |sub: usize| high[i].shifted(4 - sub as i32, 16);
-                to.quad(16 * g + i, v.shifted(0, 15).or(bit(2 * g)));
-                to.quad(16 * g + 8 + i, v.shifted(-4, 15).or(bit(2 * g + 1)));
+                to.quad(16 * G + i, v.shifted(0, 15).or(bit(2 * G)));
+                to.quad(16 * G + 8 + i, v.shifted(-4, 15).or(bit(2 * G + 1)));
             }
-        }
+        } }
     }
     Q6K |block, stride, to| {
         to.d::<V>(V::halves(block.add(208), stride));
         to.signed_scales(V::transpose16(block.add(192), stride), 5);
         for n in 0..2 {
             let high = transpose32::<V>(block.add(128 + 32 * n), stride);
-            for part in 0..2 {
-                for (i, v) in transpose32::<V>(block.add(64 * n + 32 * part), stride).into_iter().enumerate() {
+            each! { PART in 0 1 {
+                for (i, v) in transpose32::<V>(block.add(64 * n + 32 * PART), stride).into_iter().enumerate() {
                     let bits = |j: usize| high[i].shifted(4 - 2 * j as i32, 0x30);
-                    to.quad(32 * n + 8 * part + i, v.shifted(0, 15).or(bits(part)));
-                    to.quad(32 * n + 16 + 8 * part + i, v.shifted(-4, 15).or(bits(part + 2)));
+                    to.quad(32 * n + 8 * PART + i, v.shifted(0, 15).or(bits(PART)));
+                    to.quad(32 * n + 16 + 8 * PART + i, v.shifted(-4, 15).or(bits(PART + 2)));
                 }
-            }
+            } }
         }
     }
 }
