@@ -20,6 +20,7 @@ mod kernels;
 mod matmul;
 mod pool;
 mod quant;
+mod zeroed;
 
 pub use error::KernelError;
 pub use float::*;
@@ -28,3 +29,4 @@ pub use kernels::Kernels;
 pub use matmul::{Activations, Matrix, Scratch};
 pub use pool::{Pool, default_threads};
 pub use quant::{SUPPORTED, dequantize, is_supported, quantize};
+pub use zeroed::{Zero, zeroed};
