@@ -14,7 +14,7 @@ pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model and memory")]
 pub(crate) struct ComputeArgs {
-    /// Threads that compute [default: one for each core]
+    /// Threads that compute [default: one for each core, the fast ones where they differ]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Tokens of a prompt that are computed together

@@ -20,6 +20,7 @@ mod kernels;
 mod matmul;
 mod pool;
 mod quant;
+mod threads;
 mod zeroed;
 
 pub use error::KernelError;
@@ -27,6 +28,7 @@ pub use float::*;
 pub use isa::Isa;
 pub use kernels::Kernels;
 pub use matmul::{Activations, Matrix, Scratch};
-pub use pool::{Pool, default_threads};
+pub use pool::Pool;
 pub use quant::{SUPPORTED, dequantize, is_supported, quantize};
+pub use threads::{default_threads, parse_cpu_list};
 pub use zeroed::{Zero, zeroed};

@@ -363,49 +363,6 @@ impl Patience {
     }
 }
 
-/// The number of threads to use when nobody says: the processors that this process may use (its affinity and its
-/// cgroup quota count), with the hyper-threads of one core counted once where the system tells.
-#[must_use]
-pub fn default_threads() -> usize {
-    let available = thread::available_parallelism().map_or(1, usize::from);
-    physical_cores().map_or(available, |cores| cores.min(available)).max(1)
-}
-
-/// The physical cores among the processors that this process may use.
-#[cfg(target_os = "linux")]
-fn physical_cores() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    let mut cores = std::collections::BTreeSet::new();
-    for cpu in parse_cpu_list(allowed)? {
-        let file = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-        // The lowest sibling stands for the core.
-        cores.insert(*parse_cpu_list(&std::fs::read_to_string(file).ok()?)?.first()?);
-    }
-    (!cores.is_empty()).then_some(cores.len())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn physical_cores() -> Option<usize> {
-    None
-}
-
-/// Reads a list like `0-3,8,10-11`; None when it is not one, or names a processor beyond any real machine.
-#[cfg(any(target_os = "linux", test))]
-fn parse_cpu_list(list: &str) -> Option<Vec<u32>> {
-    const MOST: u32 = 1 << 16;
-    let mut cpus = Vec::new();
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        if last >= MOST || first > last {
-            return None;
-        }
-        cpus.extend(first..=last);
-    }
-    Some(cpus)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -565,16 +522,5 @@ mod tests {
             assert!(asleep);
             assert_eq!(sum_of_run(&pool, 50), 1275);
         }
-    }
-
-    #[test]
-    fn cpu_lists_are_read() {
-        assert_eq!(parse_cpu_list("\t0-2,5\n"), Some(vec![0, 1, 2, 5]));
-        assert_eq!(parse_cpu_list("7"), Some(vec![7]));
-        for bad in ["", "a", "3-1", "0-", "0-4294967295"] {
-            assert_eq!(parse_cpu_list(bad), None, "{bad}");
-        }
-        assert!(default_threads() >= 1);
-        assert!(default_threads() <= thread::available_parallelism().map_or(1, usize::from));
     }
 }
