@@ -31,7 +31,7 @@ use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// What a run calls: `(task, thread)`.
@@ -184,6 +184,18 @@ impl Pool {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+    }
+
+    /// Calls `f` once on each thread, the caller's included: for what a thread keeps to itself.
+    ///
+    /// Not from inside a task of the same pool: it would wait for ever for the threads that it keeps from coming.
+    pub fn on_each_thread(&self, f: &(dyn Fn() + Sync)) {
+        // A task for each thread, and none begins before all are taken: so no thread takes two.
+        let all = Barrier::new(self.threads());
+        self.run(self.threads(), &|_, _| {
+            all.wait();
+            f();
+        });
     }
 
     /// The caller's side of the protocol. `turn` is held.
@@ -411,6 +423,21 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn each_thread_is_called_once() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads);
+            for _ in 0..100 {
+                let called = Mutex::new(Vec::new());
+                pool.on_each_thread(&|| called.lock().unwrap().push(thread::current().id()));
+                let mut called = called.into_inner().unwrap();
+                called.sort_by_key(|id| format!("{id:?}"));
+                called.dedup();
+                assert_eq!(called.len(), threads);
+            }
+        }
     }
 
     #[test]

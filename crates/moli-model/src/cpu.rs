@@ -127,6 +127,7 @@ impl Backend for CpuBackend {
     ) -> Result<Self::Cache, ModelError> {
         let dims = [layers, pages, kv_heads, PAGE_TOKENS, head_dim];
         let zeros = || zeros("the KV cache", &dims);
+        self.kernels.reserve_attention(&self.pool, head_dim);
         Ok(CpuCache { keys: zeros()?, values: zeros()?, layer: dims[1..].iter().product() })
     }
 

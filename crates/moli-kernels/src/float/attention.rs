@@ -174,6 +174,20 @@ thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
+/// Makes room in the scratch of the calling thread for blocks with heads of so many elements.
+pub(super) fn reserve(head_dim: usize) {
+    let padded = head_dim.next_multiple_of(16);
+    let mut scratch = SCRATCH.take();
+    let Scratch { keys, values, q, sums, running } = &mut scratch;
+    for (buffer, rows) in
+        [(keys, PAGE_TOKENS), (values, PAGE_TOKENS), (q, QUERIES_PER_TASK), (sums, QUERIES_PER_TASK)]
+    {
+        buffer.reserve((rows * padded).saturating_sub(buffer.len()));
+    }
+    running.reserve(QUERIES_PER_TASK.saturating_sub(running.len()));
+    SCRATCH.set(scratch);
+}
+
 /// Computes a block of rows, all of one sequence, into `scratch.sums`.
 pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: &mut Scratch) {
     let dim = args.head_dim;

@@ -179,6 +179,12 @@ impl Kernels {
         attention::attention(&self.float, pool, args, out)
     }
 
+    /// Has each thread of the pool make room for attention to heads of so many elements, so that it allocates nothing later
+    /// (but for models with more than 32 query heads to a key head).
+    pub fn reserve_attention(&self, pool: &Pool, head_dim: usize) {
+        pool.on_each_thread(&|| attention::reserve(head_dim));
+    }
+
     /// Writes keys or values into their pages, rounded to half precision (to the nearest, ties to even; infinity beyond
     /// its range).
     ///
