@@ -7,6 +7,7 @@ use moli_engine::Engine;
 use moli_format::{Gguf, ReadMode};
 use moli_hub::{Hub, HubConfig, Sampling};
 
+use crate::affinity;
 use crate::options::ComputeArgs;
 use crate::output::{escape, note};
 use crate::progress::Report;
@@ -35,6 +36,10 @@ pub(crate) fn sampling(model: &str) -> Result<Sampling> {
 
 /// Loads MODEL with a context of so many tokens; `None`: the model's, within reason, 0: the model's.
 pub(crate) fn engine(model: &str, context: Option<usize>, compute: &ComputeArgs) -> Result<Engine> {
+    // Before the threads are counted and started.
+    if let Some(cpus) = &compute.cpu_affinity {
+        affinity::restrict(cpus)?;
+    }
     let path = resolve(model)?;
     let shown = || escape(&path.display().to_string()).into_owned();
     let mut options = compute.engine_options();

@@ -1,5 +1,6 @@
 //! The `moli` command: arguments in, answers to standard output, everything else to standard error.
 
+mod affinity;
 mod cli;
 mod commands;
 mod conversation;

@@ -7,6 +7,8 @@ use clap::Args;
 use moli_engine::{DryParams, EngineOptions, ReadMode, SamplerParams};
 use moli_hub::Sampling;
 
+use crate::affinity::{CpuList, cpu_list};
+
 /// The model of `moli run` when none is named.
 pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
@@ -14,9 +16,12 @@ pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model and memory")]
 pub(crate) struct ComputeArgs {
-    /// Threads that compute [default: one for each core]
+    /// Threads that compute [default: one for each core, the fast ones where they differ]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// Run on these processors only, such as 0-3,8 (Linux)
+    #[arg(long, value_name = "LIST", value_parser = cpu_list, allow_negative_numbers = true)]
+    pub(crate) cpu_affinity: Option<CpuList>,
     /// Tokens of a prompt that are computed together
     #[arg(long, value_name = "N", default_value = "512")]
     prefill_chunk: NonZeroUsize,

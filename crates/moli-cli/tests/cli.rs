@@ -78,6 +78,58 @@ fn run_answers_from_an_argument_a_file_and_standard_input_alike() {
     }
 }
 
+/// The processors that this process may use, ascending.
+#[cfg(target_os = "linux")]
+fn allowed(status: &str) -> String {
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn cpu_affinity_holds_for_all_threads_that_compute() {
+    let world = World::new();
+    let model = world.chat_model();
+    let mine = allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap());
+    let first = mine.split(['-', ',']).next().unwrap();
+
+    let plain = world.run(&run_arguments(&model, &["-p", "hello"])).ok();
+    let ran = world.run(&run_arguments(&model, &["-p", "hello", "--stats", "--cpu-affinity", first]));
+    assert!(ran.stderr.contains(", 1 threads"), "{ran:?}");
+    assert_eq!(ran.ok(), plain);
+
+    let endless =
+        ["run", &model, "-p", "hello", "--ignore-eos", "-c", "0", "-t", "2", "--cpu-affinity", first];
+    let mut child = world.command(&endless).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    let mut threads = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        if status.lines().next().is_some_and(|name| name.contains("moli")) {
+            threads.push(allowed(&status));
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(threads.len() >= 2 && threads.iter().all(|list| list == first), "{threads:?}, not {first}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn cpu_affinity_to_what_is_not_there() {
+    let world = World::new();
+    let model = world.base_model();
+    let run = |list: &str| world.run(&["run", &model, "--raw", "-p", "a", "-n", "1", "--cpu-affinity", list]);
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    for list in ["60000-60001", "0,60000-60001"] {
+        run(list)
+            .fails(1, &[list, "no processor 60000-60001", &format!("this machine has {}", online.trim())]);
+    }
+    for bad in ["", "a", "3-1", "0,", "-1"] {
+        run(bad).fails(2, &["0-3,8"]);
+    }
+}
+
 #[test]
 fn run_json_is_one_object_with_finite_numbers() {
     let world = World::new();

@@ -44,6 +44,12 @@ impl Bytes {
         self.source.as_slice().get(self.start..self.start + self.len).unwrap_or_default()
     }
 
+    /// Asks the system to read this range of a mapped file into its cache, as it will be needed soon. It returns when the
+    /// reads are on their way, which for a large range is about as long as they take.
+    pub fn read_ahead(&self) {
+        self.source.read_ahead(self.start..self.start + self.len);
+    }
+
     /// A part of this range, counted from its start; `None` if it is not inside.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         if range.start > range.end || range.end > self.len {

@@ -3,8 +3,11 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
+#[cfg(unix)]
+use memmap2::Advice;
 use memmap2::Mmap;
 
 use crate::FormatError;
@@ -22,6 +25,10 @@ pub enum ReadMode {
     Read,
 }
 
+/// Bytes that are asked for at once: of a longer range, Linux reads the beginning only, at least this much.
+#[cfg(unix)]
+const READ_AHEAD: usize = 128 << 10;
+
 /// The bytes of one open file.
 pub(crate) enum Source {
     Mapped(Mmap),
@@ -35,6 +42,19 @@ impl Source {
             Self::Owned(bytes) => bytes,
         }
     }
+
+    /// Asks the system to read a range of a mapped file into its cache.
+    #[cfg(unix)]
+    pub(crate) fn read_ahead(&self, range: Range<usize>) {
+        let Self::Mapped(map) = self else { return };
+        for start in range.clone().step_by(READ_AHEAD) {
+            // A hint: where it is refused, pages come in when they are touched.
+            let _ = map.advise_range(Advice::WillNeed, start, READ_AHEAD.min(range.end - start));
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn read_ahead(&self, _: Range<usize>) {}
 }
 
 /// Opens a regular file that has bytes in it.

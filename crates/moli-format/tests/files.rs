@@ -48,6 +48,21 @@ fn a_model_is_recognised() {
 }
 
 #[test]
+fn reading_ahead_changes_nothing() {
+    let content: Vec<u8> = (0..300_000_u32).map(|i| i as u8).collect();
+    let (_folder, path) = common::file(&content);
+    for mode in MODES {
+        let bytes = Bytes::open(&path, mode).unwrap();
+        // Whole, within a page, across several requests, at the end and empty.
+        for range in [0..300_000, 5000..5001, 4095..270_000, 299_999..300_000, 7..7] {
+            let part = bytes.slice(range.clone()).unwrap();
+            part.read_ahead();
+            assert_eq!(part.as_slice(), &content[range]);
+        }
+    }
+}
+
+#[test]
 fn a_file_that_was_shortened_after_it_was_read_is_still_whole() {
     let (_folder, path) = common::file(&common::small());
     let gguf = Gguf::open(&path, ReadMode::Read).unwrap();

@@ -20,11 +20,15 @@ mod kernels;
 mod matmul;
 mod pool;
 mod quant;
+mod threads;
+mod zeroed;
 
 pub use error::KernelError;
 pub use float::*;
 pub use isa::Isa;
 pub use kernels::Kernels;
 pub use matmul::{Activations, Matrix, Product, Scratch};
-pub use pool::{Pool, default_threads};
+pub use pool::Pool;
 pub use quant::{SUPPORTED, dequantize, is_supported, quantize};
+pub use threads::{default_threads, parse_cpu_list};
+pub use zeroed::{Zero, zeroed};

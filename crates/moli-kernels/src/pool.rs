@@ -31,7 +31,7 @@ use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// What a run calls: `(task, thread)`.
@@ -184,6 +184,18 @@ impl Pool {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+    }
+
+    /// Calls `f` once on each thread, the caller's included: for what a thread keeps to itself.
+    ///
+    /// Not from inside a task of the same pool: it would wait for ever for the threads that it keeps from coming.
+    pub fn on_each_thread(&self, f: &(dyn Fn() + Sync)) {
+        // A task for each thread, and none begins before all are taken: so no thread takes two.
+        let all = Barrier::new(self.threads());
+        self.run(self.threads(), &|_, _| {
+            all.wait();
+            f();
+        });
     }
 
     /// The caller's side of the protocol. `turn` is held.
@@ -363,49 +375,6 @@ impl Patience {
     }
 }
 
-/// The number of threads to use when nobody says: the processors that this process may use (its affinity and its
-/// cgroup quota count), with the hyper-threads of one core counted once where the system tells.
-#[must_use]
-pub fn default_threads() -> usize {
-    let available = thread::available_parallelism().map_or(1, usize::from);
-    physical_cores().map_or(available, |cores| cores.min(available)).max(1)
-}
-
-/// The physical cores among the processors that this process may use.
-#[cfg(target_os = "linux")]
-fn physical_cores() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    let mut cores = std::collections::BTreeSet::new();
-    for cpu in parse_cpu_list(allowed)? {
-        let file = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-        // The lowest sibling stands for the core.
-        cores.insert(*parse_cpu_list(&std::fs::read_to_string(file).ok()?)?.first()?);
-    }
-    (!cores.is_empty()).then_some(cores.len())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn physical_cores() -> Option<usize> {
-    None
-}
-
-/// Reads a list like `0-3,8,10-11`; None when it is not one, or names a processor beyond any real machine.
-#[cfg(any(target_os = "linux", test))]
-fn parse_cpu_list(list: &str) -> Option<Vec<u32>> {
-    const MOST: u32 = 1 << 16;
-    let mut cpus = Vec::new();
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        if last >= MOST || first > last {
-            return None;
-        }
-        cpus.extend(first..=last);
-    }
-    Some(cpus)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -454,6 +423,21 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn each_thread_is_called_once() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads);
+            for _ in 0..100 {
+                let called = Mutex::new(Vec::new());
+                pool.on_each_thread(&|| called.lock().unwrap().push(thread::current().id()));
+                let mut called = called.into_inner().unwrap();
+                called.sort_by_key(|id| format!("{id:?}"));
+                called.dedup();
+                assert_eq!(called.len(), threads);
+            }
+        }
     }
 
     #[test]
@@ -565,16 +549,5 @@ mod tests {
             assert!(asleep);
             assert_eq!(sum_of_run(&pool, 50), 1275);
         }
-    }
-
-    #[test]
-    fn cpu_lists_are_read() {
-        assert_eq!(parse_cpu_list("\t0-2,5\n"), Some(vec![0, 1, 2, 5]));
-        assert_eq!(parse_cpu_list("7"), Some(vec![7]));
-        for bad in ["", "a", "3-1", "0-", "0-4294967295"] {
-            assert_eq!(parse_cpu_list(bad), None, "{bad}");
-        }
-        assert!(default_threads() >= 1);
-        assert!(default_threads() <= thread::available_parallelism().map_or(1, usize::from));
     }
 }

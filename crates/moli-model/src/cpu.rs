@@ -4,11 +4,10 @@
 //! allocated once. An operation allocates nothing.
 
 use half::f16;
-use half::vec::HalfBitsVecExt;
 use moli_format::Tensor;
 use moli_kernels::{
     Activations, AttentionArgs, Isa, Kernels, Matrix, PAGE_TOKENS, Pool, Product, RopeAngles, RopeStyle,
-    Scratch,
+    Scratch, Zero, zeroed,
 };
 
 use crate::backend::{AttentionSpec, Rows};
@@ -81,16 +80,12 @@ impl CpuBackend {
 }
 
 /// An allocation of zeros whose size has been checked. What is never used never becomes resident.
-fn zeros<T: Clone + Default>(what: &'static str, dims: &[usize]) -> Result<Vec<T>, ModelError> {
+fn zeros<T: Zero>(what: &'static str, dims: &[usize]) -> Result<Vec<T>, ModelError> {
     let count = dims.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-    let too_large = || {
+    count.and_then(zeroed).ok_or_else(|| {
         let bytes = dims.iter().fold(size_of::<T>() as u128, |product, &n| product.saturating_mul(n as u128));
         ModelError::TooLarge { what, bytes }
-    };
-    let count = count.ok_or_else(too_large)?;
-    // Asked for first, because a refused `vec!` aborts the process.
-    Vec::<T>::new().try_reserve_exact(count).map_err(|_| too_large())?;
-    Ok(vec![T::default(); count])
+    })
 }
 
 impl Backend for CpuBackend {
@@ -131,8 +126,8 @@ impl Backend for CpuBackend {
         head_dim: usize,
     ) -> Result<Self::Cache, ModelError> {
         let dims = [layers, pages, kv_heads, PAGE_TOKENS, head_dim];
-        // As u16, whose zeros come from the system untouched.
-        let zeros = || Ok::<_, ModelError>(zeros::<u16>("the KV cache", &dims)?.reinterpret_into::<f16>());
+        let zeros = || zeros("the KV cache", &dims);
+        self.kernels.reserve_attention(&self.pool, head_dim);
         Ok(CpuCache { keys: zeros()?, values: zeros()?, layer: dims[1..].iter().product() })
     }
 

@@ -28,6 +28,8 @@ pub struct Decoder<B: Backend> {
     angles: RopeAngles,
     angles_local: RopeAngles,
     slots: Vec<KvSlot>,
+    /// Empty between batches: the allocation of the list of their sequences' pages.
+    tables: Vec<&'static [u32]>,
     logits: Vec<f32>,
 }
 
@@ -97,22 +99,19 @@ impl<B: Backend> Decoder<B> {
             cache,
             pages,
             max_rows,
-            slots: Vec::new(),
+            slots: Vec::with_capacity(max_rows),
+            tables: Vec::new(),
             logits: Vec::new(),
         })
     }
 
-    /// Logits of the wanted rows into `self.logits`. `self.slots` and the batch have been checked.
-    fn compute(&mut self, batch: &Batch<'_>) -> Result<(), ModelError> {
+    /// Logits of the wanted rows into `self.logits`. `self.slots` and the batch have been checked; `tables` are the pages of
+    /// its sequences.
+    fn compute(&mut self, batch: &Batch<'_>, tables: &[&[u32]]) -> Result<(), ModelError> {
         let Self { backend: b, config: c, weights: w, scratch: s, cache, angles, angles_local, .. } = self;
         let eps = c.norm_eps;
-        let tables: Vec<&[u32]> = batch.tables.iter().map(|table| table.pages()).collect();
-        let rows = Rows {
-            positions: batch.positions,
-            sequences: batch.sequences,
-            tables: &tables,
-            slots: &self.slots,
-        };
+        let rows =
+            Rows { positions: batch.positions, sequences: batch.sequences, tables, slots: &self.slots };
         angles.set(batch.positions);
         if c.window.is_some() {
             angles_local.set(batch.positions);
@@ -248,12 +247,22 @@ impl<B: Backend> Runtime for Decoder<B> {
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
         self.check(batch)?;
-        self.compute(batch)?;
+        let mut tables = emptied(std::mem::take(&mut self.tables));
+        tables.extend(batch.tables.iter().map(|table| table.pages()));
+        let computed = self.compute(batch, &tables);
+        self.tables = emptied(tables);
+        computed?;
         match self.logits.iter().position(|logit| !logit.is_finite()) {
             Some(i) => Err(ModelError::NotFinite { token: i % self.config.vocab, value: self.logits[i] }),
             None => Ok(&self.logits),
         }
     }
+}
+
+/// The list's allocation for a list of another lifetime: an iterator over a list is collected in the list's own place.
+fn emptied<'to>(mut list: Vec<&[u32]>) -> Vec<&'to [u32]> {
+    list.clear();
+    list.into_iter().map(|_| [].as_slice()).collect()
 }
 
 /// The angles of one kind of layer, with room for the largest batch.

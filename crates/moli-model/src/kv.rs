@@ -93,6 +93,8 @@ impl PagePool {
         if needed > self.free.len() {
             return Err(ModelError::OutOfPages { needed, free: self.free.len(), page_tokens: PAGE_TOKENS });
         }
+        // Room for all that there is, so that a growing sequence allocates nothing later.
+        table.pages.reserve_exact(self.total.saturating_sub(table.pages.len()));
         let rest = self.free.len() - needed;
         table.pages.extend(self.free.drain(rest..).rev());
         table.tokens = table.tokens.max(tokens);

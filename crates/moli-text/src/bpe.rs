@@ -1,21 +1,29 @@
-//! Byte-pair encoding by ranked merges, on the `tokenizers` crate's model.
+//! Byte-pair encoding by ranked merges (Sennrich and others, arXiv:1508.07909).
 //!
-//! The crate trusts its input: a merge whose result is longer than every token, or a result without an id, would be
-//! a panic. So each merge is checked here first, and control tokens are left out: no merge can make one from text.
+//! Tokens are numbers from the start: a merge is looked up by the ids of its two sides, and no text is kept beside the
+//! vocabulary's own. Each merge is checked, and those of control tokens are left out: no merge can make one from text.
+
+use std::cmp::Reverse;
 
 use crate::TextError;
+use crate::merge::Symbols;
 use crate::vocab::{Spelling, TokenKind, Vocab, char_of_byte};
-use ahash::AHashMap;
-use tokenizers::Model;
-use tokenizers::models::bpe::BPE;
+use hashbrown::HashMap;
 
 /// A ranked-merge model over pieces of text.
 pub(crate) struct RankedBpe {
-    model: BPE,
-    /// For byte-level vocabularies: the bytes that have no token.
-    missing: Vec<u8>,
-    spelling: Spelling,
-    byte_fallback: bool,
+    /// From the ids of two neighbours to what they become.
+    merges: HashMap<(u32, u32), Merge, ahash::RandomState>,
+    /// The token of each byte: what byte-level text is made of, and what stands for an unknown character elsewhere.
+    bytes: Box<[Option<u32>; 256]>,
+    options: BpeOptions,
+}
+
+#[derive(Clone, Copy)]
+struct Merge {
+    /// The lower, the more urgent.
+    rank: u32,
+    id: u32,
 }
 
 /// How to build a [`RankedBpe`].
@@ -28,93 +36,107 @@ pub(crate) struct BpeOptions {
     pub(crate) fuse_unknown: bool,
 }
 
+/// What encoding works in, used again from piece to piece.
+pub(crate) struct BpeScratch {
+    symbols: Symbols<Reverse<u32>>,
+    spelled: String,
+}
+
+impl BpeScratch {
+    pub(crate) fn new() -> Self {
+        Self { symbols: Symbols::new(), spelled: String::new() }
+    }
+}
+
 impl RankedBpe {
-    /// `merges` are pairs of token texts, the first the most urgent.
+    /// `pairs` are merges as pairs of token texts, the first the most urgent.
     pub(crate) fn new<'a>(
         vocab: &Vocab,
-        merges: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
-        options: &BpeOptions,
+        pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+        options: BpeOptions,
     ) -> Result<Self, TextError> {
-        let text_kinds = |kind| !matches!(kind, Some(TokenKind::Control | TokenKind::Unknown));
-        let mut pairs = Vec::with_capacity(merges.len());
+        let mut merges = HashMap::with_capacity_and_hasher(pairs.len(), ahash::RandomState::new());
         let mut joined = String::new();
-        for (index, (left, right)) in merges.enumerate() {
+        for (index, (left, right)) in pairs.enumerate() {
             joined.clear();
             joined.push_str(left);
             joined.push_str(right);
-            let ids = [vocab.id(left), vocab.id(right), vocab.id(&joined)];
-            if left.is_empty() || right.is_empty() || ids.contains(&None) {
+            let (Some(first), Some(second), Some(id)) = (vocab.id(left), vocab.id(right), vocab.id(&joined))
+            else {
                 return Err(TextError::InvalidMerge { index, merge: format!("{left} {right}") });
-            }
-            if ids.iter().all(|id| id.is_some_and(|id| text_kinds(vocab.kind(id)))) {
-                pairs.push((left.to_owned(), right.to_owned()));
-            }
-        }
-        let mut table: AHashMap<String, u32> = AHashMap::with_capacity(vocab.len());
-        for (id, text, kind) in vocab.iter() {
-            let unknown = options.unknown == Some(id);
-            if !text.is_empty() && (unknown || text_kinds(Some(kind))) {
-                table.insert(text.to_owned(), id);
+            };
+            if [first, second, id].iter().all(|&id| is_text(vocab, id)) {
+                merges.insert((first, second), Merge { rank: index as u32, id });
             }
         }
-        let spelling = vocab.spelling();
-        let missing = match spelling {
-            Spelling::ByteLevel => {
-                let has = |byte: &u8| vocab.id(char_of_byte(*byte).encode_utf8(&mut [0; 4])).is_some();
-                (0..=255).filter(|byte| !has(byte)).collect()
-            }
-            Spelling::SentencePiece => Vec::new(),
-        };
-        let mut builder = BPE::builder()
-            .vocab_and_merges(table, pairs)
-            // The crate's cache lives in each thread for as long as the thread does.
-            .cache_capacity(0)
-            .fuse_unk(options.fuse_unknown)
-            .byte_fallback(options.byte_fallback)
-            .ignore_merges(options.ignore_merges);
-        if let Some(unknown) = options.unknown.and_then(|id| vocab.get(id)) {
-            builder = builder.unk_token(unknown.to_owned());
+        let mut bytes = Box::new([None; 256]);
+        for (byte, slot) in (0..=255).zip(bytes.iter_mut()) {
+            *slot = match vocab.spelling() {
+                Spelling::ByteLevel => token(vocab, char_of_byte(byte).encode_utf8(&mut [0; 4])),
+                Spelling::SentencePiece if options.byte_fallback => token(vocab, &format!("<0x{byte:02X}>")),
+                Spelling::SentencePiece => None,
+            };
         }
-        let model = builder.build().map_err(|error| TextError::Json { message: error.to_string() })?;
-        Ok(Self { model, missing, spelling, byte_fallback: options.byte_fallback })
+        Ok(Self { merges, bytes, options })
     }
 
-    /// Appends the ids of one piece. `scratch` is for its byte-level spelling.
+    /// Appends the ids of one piece.
     pub(crate) fn encode(
         &self,
+        vocab: &Vocab,
         piece: &str,
-        scratch: &mut String,
+        scratch: &mut BpeScratch,
         out: &mut Vec<u32>,
     ) -> Result<(), TextError> {
-        let spelled = match self.spelling {
-            Spelling::ByteLevel => {
-                scratch.clear();
-                for byte in piece.bytes() {
-                    // The crate would drop it in silence.
-                    if self.missing.contains(&byte) {
-                        return Err(unrepresentable(piece, &self.missing));
-                    }
-                    scratch.push(char_of_byte(byte));
-                }
-                scratch.as_str()
+        let BpeScratch { symbols, spelled } = scratch;
+        symbols.clear();
+        if self.options.ignore_merges {
+            spelled.clear();
+            match vocab.spelling() {
+                Spelling::ByteLevel => spelled.extend(piece.bytes().map(char_of_byte)),
+                Spelling::SentencePiece => spelled.push_str(piece),
             }
-            Spelling::SentencePiece => piece,
-        };
-        let tokens =
-            self.model.tokenize(spelled).map_err(|error| TextError::Json { message: error.to_string() })?;
-        if self.spelling == Spelling::SentencePiece && self.model.unk_token.is_none() && !self.byte_fallback {
-            let covered: usize = tokens.iter().map(|token| token.offsets.1 - token.offsets.0).sum();
-            if covered != spelled.len() {
-                return Err(TextError::Unrepresentable { text: piece.chars().take(32).collect() });
+            if let Some(id) = token(vocab, spelled) {
+                out.push(id);
+                return Ok(());
             }
         }
-        out.extend(tokens.into_iter().map(|token| token.id));
+        let mut after_unknown = false;
+        for (start, c) in piece.char_indices() {
+            let text = piece.get(start..start + c.len_utf8()).unwrap_or("");
+            let whole = if vocab.spelling() == Spelling::ByteLevel { None } else { token(vocab, text) };
+            let byte = |byte| self.bytes.get(usize::from(byte)).copied().flatten();
+            if let Some(id) = whole {
+                symbols.push(Some(id), text.len());
+            } else if text.bytes().all(|b| byte(b).is_some()) {
+                text.bytes().for_each(|b| symbols.push(byte(b), 1));
+            } else if let Some(unknown) = self.options.unknown {
+                if after_unknown && self.options.fuse_unknown {
+                    symbols.extend_last(text.len());
+                } else {
+                    symbols.push(Some(unknown), text.len());
+                }
+                after_unknown = true;
+                continue;
+            } else {
+                return Err(TextError::Unrepresentable { text: text.to_owned() });
+            }
+            after_unknown = false;
+        }
+        symbols.merge(|left, right| {
+            let merge = self.merges.get(&(left.id?, right.id?))?;
+            Some((Reverse(merge.rank), merge.id))
+        });
+        out.extend(symbols.iter().filter_map(|symbol| symbol.id));
         Ok(())
     }
 }
 
-fn unrepresentable(piece: &str, missing: &[u8]) -> TextError {
-    let character =
-        piece.chars().find(|c| c.encode_utf8(&mut [0; 4]).bytes().any(|byte| missing.contains(&byte)));
-    TextError::Unrepresentable { text: character.map(String::from).unwrap_or_default() }
+/// The token of this text, if text may become it.
+fn token(vocab: &Vocab, text: &str) -> Option<u32> {
+    vocab.id(text).filter(|&id| is_text(vocab, id))
+}
+
+fn is_text(vocab: &Vocab, id: u32) -> bool {
+    !matches!(vocab.kind(id), Some(TokenKind::Control | TokenKind::Unknown))
 }

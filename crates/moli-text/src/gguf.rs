@@ -56,7 +56,7 @@ fn byte_level(metadata: &Metadata) -> Result<Inner, TextError> {
         unknown: None,
         fuse_unknown: false,
     };
-    let bpe = RankedBpe::new(&vocab, pairs.into_iter(), &options)?;
+    let bpe = RankedBpe::new(&vocab, pairs.into_iter(), options)?;
     let (add_bos, add_eos) = special.flags(metadata, spec.add_bos)?;
     Ok(Inner {
         special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,

@@ -12,8 +12,7 @@ use crate::{TextError, eog};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use tokenizers::normalizers::NFC;
-use tokenizers::{NormalizedString, Normalizer};
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 /// Reads a `tokenizer.json` and, if there is one, its `tokenizer_config.json`.
 pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, TextError> {
@@ -65,7 +64,7 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
         unknown: unknown.filter(|_| !pre.byte_level),
         fuse_unknown: flag(model, "fuse_unk", false),
     };
-    let bpe = RankedBpe::new(&vocab, merges.into_iter(), &options)?;
+    let bpe = RankedBpe::new(&vocab, merges.into_iter(), options)?;
     let (begins, finishes) = post_processor(&root, &vocab);
     let add_bos = config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(begins.is_some());
     let add_eos = config.get("add_eos_token").and_then(Value::as_bool).unwrap_or(finishes.is_some());
@@ -90,14 +89,7 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
 
 /// Unicode's composed form.
 pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() {
-        return Cow::Borrowed(text);
-    }
-    let mut normalized = NormalizedString::from(text);
-    match NFC.normalize(&mut normalized) {
-        Ok(()) => Cow::Owned(normalized.get().to_owned()),
-        Err(_) => Cow::Borrowed(text),
-    }
+    if is_nfc(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
 }
 
 fn vocab(root: &Value, model: &Value, spelling: Spelling) -> Result<(Vocab, HashMap<u32, Strip>), TextError> {

@@ -14,6 +14,7 @@ mod error;
 mod gguf;
 mod guard;
 mod json;
+mod merge;
 mod nesting;
 mod pretokenize;
 mod python;

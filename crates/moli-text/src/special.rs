@@ -146,7 +146,9 @@ impl SpecialTokens {
         let finder = if control { &self.all } else { &self.user };
         let mut fragments = Vec::new();
         let Some(finder) = finder else {
-            fragments.push(Fragment::Text(0..text.len()));
+            if !text.is_empty() {
+                fragments.push(Fragment::Text(0..text.len()));
+            }
             return fragments;
         };
         // `start` is where the current stretch of text begins, `from` where to search.
@@ -226,6 +228,13 @@ mod tests {
             [Fragment::Text(0..1), Fragment::Token(1), Fragment::Text(5..6)]
         );
         assert_eq!(tokens.split("a<s><think>", false, &[]), [Fragment::Text(0..4), Fragment::Token(2)]);
+    }
+
+    #[test]
+    fn nothing_has_no_fragments() {
+        let none = SpecialTokens::new(&Vocab::with_capacity(Spelling::SentencePiece, 0, 0), HashMap::new());
+        assert_eq!(none.unwrap().split("", true, &[]), []);
+        assert_eq!(tokens().split("", true, &[]), []);
     }
 
     #[test]

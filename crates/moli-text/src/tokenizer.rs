@@ -1,6 +1,6 @@
 //! Text to ids and back.
 
-use crate::bpe::RankedBpe;
+use crate::bpe::{BpeScratch, RankedBpe};
 use crate::pretokenize::PreTokenizer;
 use crate::special::{Fragment, SpecialTokens};
 use crate::spm::ScoredBpe;
@@ -216,7 +216,7 @@ impl Inner {
         barriers: &[usize],
         ids: &mut Vec<u32>,
     ) -> Result<(), TextError> {
-        let mut scratch = String::new();
+        let mut scratch = BpeScratch::new();
         let mut after_special = true;
         for fragment in self.special.split(text, control, barriers) {
             match fragment {
@@ -238,14 +238,14 @@ impl Inner {
         &self,
         text: &str,
         after_special: bool,
-        scratch: &mut String,
+        scratch: &mut BpeScratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), TextError> {
         match &self.merger {
             Merger::Pieces { pre, bpe, nfc } => {
                 let text = if *nfc { crate::json::nfc(text) } else { Cow::Borrowed(text) };
                 for piece in pre.pieces(&text, 0..text.len()) {
-                    bpe.encode(text.get(piece).unwrap_or(""), scratch, ids)?;
+                    bpe.encode(&self.vocab, text.get(piece).unwrap_or(""), scratch, ids)?;
                 }
                 Ok(())
             }
@@ -253,7 +253,7 @@ impl Inner {
                 merger.encode(&self.vocab, &self.escape(text, after_special), ids);
                 Ok(())
             }
-            Merger::Ranked(bpe) => bpe.encode(&self.escape(text, after_special), scratch, ids),
+            Merger::Ranked(bpe) => bpe.encode(&self.vocab, &self.escape(text, after_special), scratch, ids),
         }
     }
 

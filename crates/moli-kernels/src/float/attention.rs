@@ -211,6 +211,24 @@ thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
+/// Makes room in the scratch of the calling thread for blocks with heads of so many elements.
+pub(super) fn reserve(head_dim: usize) {
+    let padded = head_dim.next_multiple_of(16);
+    let mut scratch = SCRATCH.take();
+    let Scratch { keys, values, q, scores, rescale, span, total, .. } = &mut scratch;
+    let room = |buffer: &mut Vec<f32>, len: usize| buffer.reserve(len.saturating_sub(buffer.len()));
+    room(keys, PAGE_TOKENS * head_dim);
+    room(values, PAGE_TOKENS * padded);
+    room(q, QUERIES_PER_TASK * head_dim);
+    room(rescale, QUERIES_PER_TASK);
+    scores.reserve(QUERIES_PER_TASK.saturating_sub(scores.len()));
+    for Partial { running, sums } in [span, total] {
+        running.reserve(QUERIES_PER_TASK.saturating_sub(running.len()));
+        room(sums, QUERIES_PER_TASK * padded);
+    }
+    SCRATCH.set(scratch);
+}
+
 /// Computes a block of rows, all of one sequence, into `scratch.total`, or `scratch.span` for a span alone.
 pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: &mut Scratch) {
     let dim = args.head_dim;

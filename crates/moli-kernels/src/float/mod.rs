@@ -189,6 +189,13 @@ impl Kernels {
         attention::attention(&self.float, pool, args, out)
     }
 
+    /// Has each thread of the pool make room for attention to heads of so many elements, so that it allocates nothing later
+    /// (but for models with more than 32 query heads to a key head, and now and then as a sequence grows beyond
+    /// thousands of tokens).
+    pub fn reserve_attention(&self, pool: &Pool, head_dim: usize) {
+        pool.on_each_thread(&|| attention::reserve(head_dim));
+    }
+
     /// Writes keys and values into their pages, rounded to half precision (to the nearest, ties to even; infinity beyond
     /// its range).
     ///

@@ -4,7 +4,7 @@ use moli_format::TensorType;
 
 use super::Input;
 use crate::float::Pieces;
-use crate::{Isa, KernelError, Kernels, Pool};
+use crate::{Isa, KernelError, Kernels, Pool, zeroed};
 
 /// The greatest quantised activation.
 const MAX: f32 = 127.0;
@@ -72,12 +72,6 @@ impl Form {
     }
 }
 
-/// Zeros, asked for first, because a refused `vec!` aborts the process.
-fn zeros<T: Clone + Default>(count: usize) -> Option<Vec<T>> {
-    Vec::<T>::new().try_reserve_exact(count).ok()?;
-    Some(vec![T::default(); count])
-}
-
 impl Activations {
     /// Buffers for at most `max_rows` rows of at most `max_cols` columns.
     ///
@@ -96,20 +90,20 @@ impl Activations {
             max_cols,
             rows: 0,
             cols: 0,
-            x: zeros(elements)?,
+            x: zeroed(elements)?,
             x_ready: false,
             q32: Quantized {
-                q: zeros(blocks32 * 32)?,
-                d: zeros(blocks32)?,
-                sums: zeros(blocks32)?,
-                ds: zeros(blocks32)?,
+                q: zeroed(blocks32 * 32)?,
+                d: zeroed(blocks32)?,
+                sums: zeroed(blocks32)?,
+                ds: zeroed(blocks32)?,
                 ..Quantized::default()
             },
             q256: Quantized {
-                q: zeros(blocks256 * 256)?,
-                d: zeros(blocks256)?,
-                sums16: zeros(blocks256 * 16)?,
-                sums32: zeros(blocks256 * 8)?,
+                q: zeroed(blocks256 * 256)?,
+                d: zeroed(blocks256)?,
+                sums16: zeroed(blocks256 * 16)?,
+                sums32: zeroed(blocks256 * 8)?,
                 ..Quantized::default()
             },
         })

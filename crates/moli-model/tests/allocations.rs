@@ -1,0 +1,118 @@
+//! Nothing is allocated while a model runs: not on any thread, for one sequence or several, nor where a sequence grows into
+//! its next page.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use moli_format::{Gguf, ReadMode, TensorType};
+use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PAGE_TOKENS, PageTable, Runtime, load};
+use moli_testkit::TinyModel;
+
+struct Counting;
+
+/// Allocations so far, on all threads.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is handed to the system's allocator unchanged; only a number is kept.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The allocations of what `run` does.
+fn allocations(run: impl FnOnce()) -> usize {
+    let before = COUNT.load(Relaxed);
+    run();
+    COUNT.load(Relaxed) - before
+}
+
+/// Rows of a chunk of a prompt; enough for attention to be worth several threads.
+const CHUNK: usize = 64;
+/// Tokens that are decoded: over several pages, from one that has just begun.
+const STEPS: usize = 3 * PAGE_TOKENS;
+const SEQUENCES: usize = 4;
+
+fn runtime(architecture: &'static str, matrix: TensorType, threads: usize) -> Box<dyn Runtime> {
+    let model = TinyModel { matrix, ..TinyModel::new(architecture) };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    model.write(&path).unwrap();
+    let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
+    let options = LoadOptions { threads, isa: None, context: 2048, max_rows: CHUNK };
+    load(&gguf, BackendKind::Cpu, &options).unwrap()
+}
+
+/// Computes `CHUNK` more tokens of one sequence.
+fn prefill(runtime: &mut dyn Runtime, table: &mut PageTable) {
+    let first = table.len() as u32;
+    let mut positions = [0; CHUNK];
+    for (position, row) in positions.iter_mut().zip(0..) {
+        *position = first + row;
+    }
+    runtime.reserve(table, table.len() + CHUNK).unwrap();
+    let batch = Batch {
+        tokens: &positions.map(|position| position % 256),
+        positions: &positions,
+        sequences: &[0; CHUNK],
+        tables: &[table],
+        outputs: &[CHUNK as u32 - 1],
+    };
+    runtime.forward(&batch).unwrap();
+}
+
+/// Computes a token of each sequence.
+fn decode<const N: usize>(runtime: &mut dyn Runtime, tables: &mut [PageTable; N]) {
+    for table in &mut *tables {
+        runtime.reserve(table, table.len() + 1).unwrap();
+    }
+    let rows = std::array::from_fn::<u32, N, _>(|row| row as u32);
+    let batch = Batch {
+        tokens: &rows,
+        positions: &tables.each_ref().map(|table| table.len() as u32 - 1),
+        sequences: &rows,
+        tables: &tables.each_ref(),
+        outputs: &rows,
+    };
+    runtime.forward(&batch).unwrap();
+}
+
+/// One test, so that no other allocates at the same time.
+#[test]
+fn a_running_model_allocates_nothing() {
+    let models = ARCHITECTURES.iter().map(|&architecture| (architecture, TensorType::Q8_0));
+    let models = models.chain([("llama", TensorType::Q4K), ("llama", TensorType::F16)]);
+    for ((architecture, matrix), threads) in models.flat_map(|model| [(model, 1), (model, 2)]) {
+        let what = format!("{architecture}, {matrix:?}, {threads} threads");
+        let runtime = &mut *runtime(architecture, matrix, threads);
+        let mut one = [PageTable::new()];
+        let mut several: [PageTable; SEQUENCES] = std::array::from_fn(|_| PageTable::new());
+        // The first of each: the logits get their size, and a table its room for pages.
+        prefill(runtime, &mut one[0]);
+        decode(runtime, &mut several);
+
+        assert_eq!(allocations(|| (0..4).for_each(|_| prefill(runtime, &mut one[0]))), 0, "{what}: prompt");
+        assert_eq!(allocations(|| (0..STEPS).for_each(|_| decode(runtime, &mut one))), 0, "{what}: one");
+        assert_eq!(
+            allocations(|| (0..STEPS).for_each(|_| decode(runtime, &mut several))),
+            0,
+            "{what}: several"
+        );
+        for table in one.iter_mut().chain(&mut several) {
+            assert_eq!(allocations(|| runtime.truncate(table, 1)), 0, "{what}: giving pages back");
+        }
+    }
+}
