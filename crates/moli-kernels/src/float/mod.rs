@@ -15,6 +15,8 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod parallel;
 mod rope;
 mod scalar;
@@ -52,7 +54,7 @@ pub(crate) struct FloatOps {
 impl FloatOps {
     /// The table for `isa`, which must be one that this processor has: [`Kernels::new`] checks it.
     ///
-    /// AVX-512 machines use the AVX2 forms.
+    /// AVX-512 machines use the AVX2 forms, and all with NEON the same.
     pub(crate) fn new(isa: Isa) -> FloatOps {
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -70,7 +72,10 @@ impl FloatOps {
                 to_f16: avx2::to_f16,
                 attend: attention::attend::<avx2::Avx2>,
             },
-            #[allow(unreachable_patterns)]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => {
+                FloatOps { rms_norm: neon::rms_norm, to_f16: neon::to_f16, ..Self::new(Isa::Scalar) }
+            }
             _ => FloatOps {
                 rms_norm: scalar::rms_norm,
                 add: scalar::add,
