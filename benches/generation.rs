@@ -4,12 +4,12 @@
 
 #![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
 
-mod peers;
+mod common;
 
 use std::time::{Duration, Instant};
 
+use common::peer::{Candle, Moli, Peer};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use peers::{Candle, Moli, Peer};
 
 const MODEL: &str = "smollm2-135m-instruct";
 /// Tokens of a prompt in the prefill bench.
@@ -19,7 +19,7 @@ const DEPTH: usize = 32;
 
 fn generation(criterion: &mut Criterion) {
     let path = moli_testkit::real_model(MODEL).expect("the bench needs its model");
-    let mut moli = Moli::load(&path).expect("moli loads the model");
+    let mut moli = Moli::load(&path, moli_kernels::default_threads(), 4096).expect("moli loads the model");
     let mut candle = Candle::load(&path).expect("candle loads the model");
     let ids: Vec<u32> = (0..PROMPT as u32).map(|i| 1000 + i * 37 % 20000).collect();
     let mut peers: [(&str, &mut dyn Peer); 2] = [("moli", &mut moli), ("candle", &mut candle)];
@@ -47,7 +47,7 @@ fn generation(criterion: &mut Criterion) {
                         position = DEPTH;
                     }
                     let start = Instant::now();
-                    peer.decode(ids[step as usize % PROMPT], position).expect("decode");
+                    peer.step(&[ids[step as usize % PROMPT]], position).expect("decode");
                     spent += start.elapsed();
                     position += 1;
                 }

@@ -3,11 +3,11 @@
 //! Each model is pulled once into the cache. `MOLI_TEST_MODELS=off` leaves these tests out; the runner then lists them as
 //! ignored, by name.
 
+#[path = "../../benches/common/mod.rs"]
+mod common;
 mod golden;
 mod invariance;
 mod parity;
-#[path = "../../benches/peers/mod.rs"]
-mod peers;
 mod perplexity;
 mod speed;
 

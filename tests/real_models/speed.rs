@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
-use crate::peers::{Candle, Error, Moli, Peer};
+use crate::common::Error;
+use crate::common::peer::{Candle, Moli, Peer};
 
 const PROMPT: usize = 64;
 const STEPS: usize = 8;
@@ -23,7 +24,7 @@ fn least_times(peers: &mut [&mut dyn Peer; 2]) -> Result<[[Duration; 2]; 2], Err
             *prefill = start.elapsed().min(*prefill);
             let start = Instant::now();
             for step in 0..STEPS {
-                peer.decode(1000, PROMPT + step)?;
+                peer.step(&[1000], PROMPT + step)?;
             }
             *decode = start.elapsed().min(*decode);
         }
@@ -33,7 +34,8 @@ fn least_times(peers: &mut [&mut dyn Peer; 2]) -> Result<[[Duration; 2]; 2], Err
 
 pub(crate) fn faster_than_candle(path: &Path) -> Outcome {
     let run = || {
-        let (mut moli, mut candle) = (Moli::load(path)?, Candle::load(path)?);
+        let (mut moli, mut candle) =
+            (Moli::load(path, moli_kernels::default_threads(), 4096)?, Candle::load(path)?);
         least_times(&mut [&mut moli, &mut candle])
     };
     let [moli, candle] = run().map_err(|error| error.to_string())?;

@@ -1,12 +1,14 @@
 //! Writing GGUF.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::gguf::{self, MAGIC, MAX_DIMENSIONS};
-use crate::{Bytes, FormatError, Metadata, Tensor, TensorType, Value};
+use crate::{Bytes, FormatError, Metadata, TensorType, Value};
 
 /// Builds a GGUF file of version 3.
 ///
@@ -28,7 +30,35 @@ use crate::{Bytes, FormatError, Metadata, Tensor, TensorType, Value};
 #[derive(Debug, Clone, Default)]
 pub struct GgufWriter {
     entries: Vec<(String, Value)>,
-    tensors: Vec<Tensor>,
+    tensors: Vec<Planned>,
+}
+
+/// A tensor that will be written.
+#[derive(Debug, Clone)]
+struct Planned {
+    name: String,
+    ttype: TensorType,
+    dims: Vec<u64>,
+    data: Data,
+}
+
+/// Where a tensor's bytes come from.
+#[derive(Clone)]
+enum Data {
+    Ready(Bytes),
+    /// Made while the file is written.
+    Made(Arc<Maker>),
+}
+
+type Maker = dyn Fn(&mut dyn Write) -> io::Result<()> + Send + Sync;
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(bytes) => bytes.fmt(f),
+            Self::Made(_) => f.write_str("made while it is written"),
+        }
+    }
 }
 
 impl GgufWriter {
@@ -58,27 +88,50 @@ impl GgufWriter {
         dims: impl Into<Vec<u64>>,
         data: impl Into<Bytes>,
     ) -> &mut Self {
-        self.tensors.push(Tensor { name: name.into(), ttype, dims: dims.into(), data: data.into() });
+        let data = Data::Ready(data.into());
+        self.tensors.push(Planned { name: name.into(), ttype, dims: dims.into(), data });
         self
     }
 
-    /// Writes the file. Nothing is written if it would not be readable.
+    /// As [`tensor`](Self::tensor), for data that need not be in memory: `make` writes it when its turn comes, each time
+    /// the file is written, in exactly the bytes that type and dimensions need.
+    pub fn tensor_from(
+        &mut self,
+        name: impl Into<String>,
+        ttype: TensorType,
+        dims: impl Into<Vec<u64>>,
+        make: impl Fn(&mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+    ) -> &mut Self {
+        let data = Data::Made(Arc::new(make));
+        self.tensors.push(Planned { name: name.into(), ttype, dims: dims.into(), data });
+        self
+    }
+
+    /// Writes the file. Nothing is written if it would not be readable, but for what is only known once
+    /// [`tensor_from`](Self::tensor_from) has made its data.
     ///
     /// # Errors
     /// Everything that a reader refuses, as the same variant; `DataLength` for a tensor with more or fewer bytes than
     /// it needs; `Write` if `out` fails.
-    pub fn write(&self, mut out: impl Write) -> Result<(), FormatError> {
+    pub fn write(&self, out: impl Write) -> Result<(), FormatError> {
         let (header, alignment) = self.header()?;
         let failed = |source| FormatError::Write { source };
         let zeros = vec![0; alignment as usize];
-        let mut put = |bytes: &[u8]| {
-            let padding = (bytes.len() as u64).next_multiple_of(alignment) - bytes.len() as u64;
-            out.write_all(bytes)
-                .and_then(|()| out.write_all(zeros.get(..padding as usize).unwrap_or_default()))
+        let padding = |written: u64| {
+            let missing = written.next_multiple_of(alignment) - written;
+            zeros.get(..missing as usize).unwrap_or_default()
         };
-        put(&header).map_err(failed)?;
+        let mut out = Counted { out, bytes: 0 };
+        out.write_all(&header).and_then(|()| out.write_all(padding(out.bytes))).map_err(failed)?;
         for tensor in &self.tensors {
-            put(&tensor.data).map_err(failed)?;
+            let start = out.bytes;
+            match &tensor.data {
+                Data::Ready(bytes) => out.write_all(bytes),
+                Data::Made(make) => make(&mut out),
+            }
+            .map_err(failed)?;
+            tensor.check_length(out.bytes - start)?;
+            out.write_all(padding(out.bytes)).map_err(failed)?;
         }
         out.flush().map_err(failed)
     }
@@ -125,7 +178,7 @@ impl GgufWriter {
         let mut names = HashSet::new();
         let mut offset = 0_u64;
         for tensor in &self.tensors {
-            check_tensor(tensor)?;
+            let bytes = tensor.check()?;
             if !names.insert(&tensor.name) {
                 return Err(FormatError::DuplicateTensor { tensor: tensor.name.clone() });
             }
@@ -134,28 +187,66 @@ impl GgufWriter {
             tensor.dims.iter().for_each(|dim| out.extend(dim.to_le_bytes()));
             out.extend(tensor.ttype.id().to_le_bytes());
             out.extend(offset.to_le_bytes());
-            // Each length is that of bytes in memory or mapped, so their sum is far from overflowing.
-            offset += (tensor.data.len() as u64).next_multiple_of(alignment);
+            // Lengths of data in memory are far from overflowing; those of data to be made are only claims.
+            offset = bytes
+                .checked_next_multiple_of(alignment)
+                .and_then(|bytes| offset.checked_add(bytes))
+                .ok_or_else(|| FormatError::DimensionOverflow {
+                    tensor: tensor.name.clone(),
+                    dims: tensor.dims.clone(),
+                })?;
         }
         Ok((out, alignment))
     }
 }
 
-fn check_tensor(tensor: &Tensor) -> Result<(), FormatError> {
-    gguf::check_tensor_name(&tensor.name)?;
-    if !(1..=MAX_DIMENSIONS).contains(&tensor.dims.len()) {
-        return Err(FormatError::TooManyDimensions {
-            tensor: tensor.name.clone(),
-            actual: tensor.dims.len() as u64,
-            limit: MAX_DIMENSIONS as u64,
-        });
+impl Planned {
+    /// What a reader would refuse, and the bytes that the tensor needs.
+    fn check(&self) -> Result<u64, FormatError> {
+        gguf::check_tensor_name(&self.name)?;
+        if !(1..=MAX_DIMENSIONS).contains(&self.dims.len()) {
+            return Err(FormatError::TooManyDimensions {
+                tensor: self.name.clone(),
+                actual: self.dims.len() as u64,
+                limit: MAX_DIMENSIONS as u64,
+            });
+        }
+        if let Data::Ready(bytes) = &self.data {
+            self.check_length(bytes.len() as u64)?;
+        }
+        self.bytes()
     }
-    let expected = gguf::tensor_bytes(&tensor.name, tensor.ttype, &tensor.dims)?;
-    let actual = tensor.data.len() as u64;
-    if actual != expected {
-        return Err(FormatError::DataLength { tensor: tensor.name.clone(), expected, actual });
+
+    fn bytes(&self) -> Result<u64, FormatError> {
+        gguf::tensor_bytes(&self.name, self.ttype, &self.dims)
     }
-    Ok(())
+
+    fn check_length(&self, actual: u64) -> Result<(), FormatError> {
+        let expected = self.bytes()?;
+        if actual == expected {
+            Ok(())
+        } else {
+            Err(FormatError::DataLength { tensor: self.name.clone(), expected, actual })
+        }
+    }
+}
+
+/// Counts what goes through it.
+struct Counted<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(data)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 fn put_str(text: &str, out: &mut Vec<u8>) {

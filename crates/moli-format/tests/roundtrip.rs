@@ -203,6 +203,38 @@ fn the_writer_refuses_what_the_reader_would() {
     assert!(matches!(refused(&mut twice), FormatError::DuplicateTensor { .. }));
 }
 
+/// Data that is made while the file is written gives the same file, and must be as long as it was said to be.
+#[test]
+fn data_can_be_made_when_its_turn_comes() {
+    let mut ready = GgufWriter::new();
+    ready.tensor("a", TensorType::I8, [5], vec![7; 5]).tensor("b", TensorType::I8, [1], vec![9]);
+    let mut made = GgufWriter::new();
+    made.tensor_from("a", TensorType::I8, [5], |out| (0..5).try_for_each(|_| out.write_all(&[7])))
+        .tensor_from("b", TensorType::I8, [1], |out| out.write_all(&[9]));
+    let bytes = |writer: &GgufWriter| {
+        let mut file = Vec::new();
+        writer.write(&mut file).unwrap();
+        file
+    };
+    assert_eq!(bytes(&made), bytes(&ready));
+
+    for wrong in [4, 6] {
+        let error = GgufWriter::new()
+            .tensor_from("a", TensorType::I8, [5], move |out| out.write_all(&vec![7; wrong]))
+            .write(Vec::new())
+            .unwrap_err();
+        assert!(
+            matches!(error, FormatError::DataLength { expected: 5, actual, .. } if actual == wrong as u64)
+        );
+    }
+    // Only a claim, so nothing else bounds it.
+    let mut huge = GgufWriter::new();
+    for name in ["a", "b", "c", "d"] {
+        huge.tensor_from(name, TensorType::I8, [1 << 62], |_| Ok(()));
+    }
+    assert!(matches!(huge.write(Vec::new()).unwrap_err(), FormatError::DimensionOverflow { .. }));
+}
+
 #[test]
 fn write_file_leaves_nothing_behind_when_it_fails() {
     let folder = tempfile::tempdir().unwrap();

@@ -47,8 +47,7 @@ impl Bench {
     fn activations(&self, tokens: usize, w: &Matrix) -> Option<Activations> {
         let x: Vec<f32> = (0..tokens * w.cols()).map(|k| (k % 37) as f32 / 37.0 - 0.5).collect();
         let mut act = Activations::new(tokens, w.cols()).ok()?;
-        act.set(&x, tokens, w.cols()).ok()?;
-        act.prepare(&self.kernels, &self.pool, w.ttype()).ok()?;
+        act.set(&self.kernels, &self.pool, &x, (tokens, w.cols()), [w.ttype()]).ok()?;
         Some(act)
     }
 }

@@ -7,7 +7,8 @@ use half::f16;
 use half::vec::HalfBitsVecExt;
 use moli_format::Tensor;
 use moli_kernels::{
-    Activations, AttentionArgs, Isa, Kernels, Matrix, PAGE_TOKENS, Pool, RopeAngles, RopeStyle, Scratch,
+    Activations, AttentionArgs, Isa, Kernels, Matrix, PAGE_TOKENS, Pool, Product, RopeAngles, RopeStyle,
+    Scratch,
 };
 
 use crate::backend::{AttentionSpec, Rows};
@@ -54,7 +55,7 @@ impl CpuBuffer {
     }
 }
 
-/// Keys and values of all layers: `[layer][page][kv_head][PAGE_TOKENS][head_dim]` f16.
+/// Keys `[layer][page][kv_head][head_dim][PAGE_TOKENS]` and values `[layer][page][kv_head][PAGE_TOKENS][head_dim]`, f16.
 pub struct CpuCache {
     keys: Vec<f16>,
     values: Vec<f16>,
@@ -184,16 +185,14 @@ impl Backend for CpuBackend {
         into: &mut [(&Linear<Self>, &mut Self::Buffer)],
     ) -> Result<(), ModelError> {
         let Self { kernels, pool, activations, scratch } = self;
-        activations.set(x.data(), x.rows, x.cols)?;
-        for (linear, out) in into {
-            activations.prepare(kernels, pool, linear.weight.ttype())?;
-            let out = out.resize(x.rows);
-            kernels.matmul(pool, &linear.weight, activations, scratch, out)?;
-            if let Some(bias) = &linear.bias {
-                kernels.add_bias(pool, out, bias);
-            }
-        }
-        Ok(())
+        let types = into.iter().map(|(linear, _)| linear.weight.ttype());
+        activations.set(kernels, pool, x.data(), (x.rows, x.cols), types)?;
+        let products = into.iter_mut().map(|(linear, out)| Product {
+            weights: &linear.weight,
+            bias: linear.bias.as_deref(),
+            out: out.resize(x.rows),
+        });
+        Ok(kernels.matmul_all(pool, products, activations, scratch)?)
     }
 
     fn rope(
@@ -219,9 +218,8 @@ impl Backend for CpuBackend {
     ) -> Result<(), ModelError> {
         let range = cache.layer(layer);
         let (heads, width) = (spec.kv_heads, spec.head_dim);
-        self.kernels.store_kv(keys.data(), heads, width, rows.slots, &mut cache.keys[range.clone()])?;
-        self.kernels.store_kv(values.data(), heads, width, rows.slots, &mut cache.values[range])?;
-        Ok(())
+        let pages = (&mut cache.keys[range.clone()], &mut cache.values[range]);
+        Ok(self.kernels.store_kv((keys.data(), values.data()), heads, width, rows.slots, pages)?)
     }
 
     fn attention(

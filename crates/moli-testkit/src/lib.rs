@@ -1,9 +1,12 @@
-//! What the tests of several crates share: real models from the catalogue, and tiny ones made on the spot.
+//! What the tests and benches of several crates share: real models from the catalogue, and tiny or large ones made on the
+//! spot.
 
+mod synthetic;
 mod tiny;
 
 use std::path::PathBuf;
 
+pub use synthetic::{Mixture, SHAPES, Shape, Synthetic};
 pub use tiny::{CONTROL_TOKENS, TinyFile, TinyModel};
 
 /// Whether `MOLI_TEST_MODELS=off` asks to leave the tests on real models out.

@@ -215,9 +215,7 @@ impl TinyModel {
         rows: usize,
         cols: usize,
     ) -> Result<Vec<u8>, KernelError> {
-        let stream =
-            name.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ stream);
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ stream_of(name));
         let scale = 1.7 / (cols as f32).sqrt();
         let values: Vec<f32> = (0..rows * cols)
             .map(|_| {
@@ -231,9 +229,14 @@ impl TinyModel {
     }
 }
 
+/// A number for each name, so that every tensor has random numbers of its own.
+pub(crate) fn stream_of(name: &str) -> u64 {
+    name.bytes().fold(0, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)))
+}
+
 /// The character that byte-level vocabularies write for a byte (GPT-2's table): itself where it is printable, otherwise one
 /// of those from U+0100 on.
-fn byte_level(byte: u8) -> char {
+pub(crate) fn byte_level(byte: u8) -> char {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if printable(byte) {
         return char::from(byte);

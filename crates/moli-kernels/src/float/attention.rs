@@ -2,11 +2,16 @@
 //!
 //! A page holds [`PAGE_TOKENS`] consecutive positions of one sequence, from a multiple of [`PAGE_TOKENS`] on. A query
 //! visits the pages that it attends to in ascending order with a running maximum: the scores of a page, its maximum, the
-//! sums so far rescaled, the exponentials, the weighted sum of the values in ascending order of keys. All of this
-//! depends on absolute positions alone, so a row has the same bits in whatever batch, chunk or thread it is computed.
+//! sums so far rescaled, the exponentials, the weighted sum of the values in ascending order of keys. Every
+//! [`SPAN`] pages, counted from the sequence's start, it begins anew, and the results of the spans are merged in ascending
+//! order: so a long sequence can be split over threads. All of this depends on absolute positions alone: a row has the same
+//! bits in whatever batch, chunk or thread it is computed.
+//!
+//! Keys are kept transposed, `[head_dim, PAGE_TOKENS]`: with a page's tokens as lanes a score is a plain sequence of
+//! multiply-adds, and nothing is ever summed across lanes.
 //!
 //! A task takes some rows and the query heads that share one key head. It converts each page once, and while the page
-//! is in the first-level cache uses it for all of them.
+//! is in the first-level cache uses it for all of them, several at a time.
 
 use super::FloatOps;
 use super::parallel::Pieces;
@@ -17,6 +22,8 @@ use std::ops::Range;
 
 /// Positions in a page of the key-value cache.
 pub const PAGE_TOKENS: usize = 32;
+/// Pages whose results are merged before those of the next.
+const SPAN: usize = 16;
 
 /// Queries (rows times heads) that a task holds at most: their sums share the cache with a page.
 const QUERIES_PER_TASK: usize = 32;
@@ -30,9 +37,9 @@ const INLINE: usize = 128 * 1024;
 pub struct AttentionArgs<'a> {
     /// `[rows, heads, head_dim]`
     pub q: &'a [f32],
-    /// The keys of this layer: `[pages, kv_heads, PAGE_TOKENS, head_dim]`.
+    /// The keys of this layer: `[pages, kv_heads, head_dim, PAGE_TOKENS]`.
     pub k_pages: &'a [f16],
-    /// The values of this layer, laid out like the keys.
+    /// The values of this layer: `[pages, kv_heads, PAGE_TOKENS, head_dim]`.
     pub v_pages: &'a [f16],
     /// For each sequence its pages in order: position `p` is in page `tables[s][p / PAGE_TOKENS]`.
     pub tables: &'a [&'a [u32]],
@@ -65,6 +72,12 @@ impl AttentionArgs<'_> {
     fn pages(&self, row: usize) -> Range<usize> {
         let keys = self.keys(row);
         keys.start / PAGE_TOKENS..keys.end.div_ceil(PAGE_TOKENS)
+    }
+
+    /// True if `row` attends to one of these pages.
+    fn sees(&self, row: usize, pages: &Range<usize>) -> bool {
+        let seen = self.pages(row);
+        seen.start < pages.end && pages.start < seen.end
     }
 
     /// Checks every shape and every page that the rows attend to. Returns the multiply-adds that they need.
@@ -124,137 +137,214 @@ fn runs(sequences: &[u32], rows: Range<usize>) -> impl Iterator<Item = Range<usi
     })
 }
 
-/// The inner steps of attention, which have a form for each instruction set. Dimensions are padded to 16 elements.
+/// The inner steps of attention, which have a form for each instruction set. `N` queries are computed together.
 pub(super) trait Form {
     /// Half precision to f32.
     fn to_f32(x: &[f16], out: &mut [f32]);
-    /// The products of `q` and each row of `keys` `[PAGE_TOKENS, q.len()]`.
-    fn scores(q: &[f32], keys: &[f32], scores: &mut [f32; PAGE_TOKENS]);
+    /// The products of queries `[N, dim]` and a page of keys `[dim, PAGE_TOKENS]`, in ascending order of `dim`.
+    fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]);
     /// Caps the scores.
-    fn soft_cap(scores: &mut [f32; PAGE_TOKENS], cap: f32);
+    fn soft_cap(scores: &mut Scores, cap: f32);
     /// See [`super::scalar::softmax_page`].
-    fn softmax_page(
-        scores: &mut [f32; PAGE_TOKENS],
-        low: usize,
-        high: usize,
-        running: &mut (f32, f32),
-    ) -> f32;
-    /// sums `[dim]` = sums * rescale, then + weight * value `[PAGE_TOKENS, dim]` for each key in `low..high`, ascending.
-    fn values(
-        weights: &[f32; PAGE_TOKENS],
-        low: usize,
-        high: usize,
-        values: &[f32],
-        rescale: f32,
-        sums: &mut [f32],
-    );
+    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32;
+    /// sums `[N, dim]` = sums * rescale, then + weight * value `[PAGE_TOKENS, dim]` for each key in `keys`, ascending.
+    /// `dim` is a multiple of 16.
+    fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]);
+    /// See [`super::scalar::merge`].
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32]));
 }
+
+/// The scores of one query with a page, and then its weights.
+pub(super) type Scores = [f32; PAGE_TOKENS];
 
 /// The queries of one task.
 pub(super) struct Block {
     rows: Range<usize>,
     heads: Range<usize>,
     kv_head: usize,
+    /// Spans of the sequence.
+    spans: Range<usize>,
+    /// The result of the one span is wanted as it is.
+    alone: bool,
 }
 
 /// What a task works in; each thread keeps its own from call to call.
 #[derive(Default)]
 pub(super) struct Scratch {
+    /// `[head_dim, PAGE_TOKENS]`
     keys: Vec<f32>,
+    /// `[PAGE_TOKENS, padded]`
     values: Vec<f32>,
-    /// `[rows, heads, padded]` of the block, already scaled.
+    /// `[rows, heads, head_dim]` of the block, already scaled.
     q: Vec<f32>,
-    /// Like `q`; the result when the block is done.
-    sums: Vec<f32>,
-    /// `[rows, heads]`: the running maximum and sum of each query.
+    /// The page's scores of each query.
+    scores: Vec<Scores>,
+    /// What each query's sums are multiplied by.
+    rescale: Vec<f32>,
+    /// Of the span so far.
+    span: Partial,
+    /// Of the spans before.
+    total: Partial,
+    /// `[rows, heads, spans]` of all tasks' queries, where the spans are computed by several.
+    partials: Partial,
+}
+
+/// Softmax and weighted values over some of the keys, not yet divided by the sum; an entry for each query.
+#[derive(Default)]
+pub(super) struct Partial {
+    /// The greatest score and the sum of the exponentials.
     running: Vec<(f32, f32)>,
+    /// `[queries, padded]`
+    sums: Vec<f32>,
+}
+
+impl Partial {
+    fn reset(&mut self, queries: usize, padded: usize) {
+        self.running.clear();
+        self.running.resize(queries, (f32::NEG_INFINITY, 0.0));
+        self.sums.clear();
+        self.sums.resize(queries * padded, 0.0);
+    }
 }
 
 thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
-/// Computes a block of rows, all of one sequence, into `scratch.sums`.
+/// Computes a block of rows, all of one sequence, into `scratch.total`, or `scratch.span` for a span alone.
 pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: &mut Scratch) {
     let dim = args.head_dim;
     let padded = dim.next_multiple_of(16);
     let heads = block.heads.len();
     let queries = block.rows.len() * heads;
-    let Scratch { keys, values, q, sums, running } = scratch;
-    keys.resize(PAGE_TOKENS * padded, 0.0);
+    let Scratch { keys, values, q, scores, rescale, span, total, .. } = scratch;
+    keys.resize(PAGE_TOKENS * dim, 0.0);
     values.resize(PAGE_TOKENS * padded, 0.0);
-    q.clear();
-    q.resize(queries * padded, 0.0);
-    sums.clear();
-    sums.resize(queries * padded, 0.0);
-    running.clear();
-    running.resize(queries, (f32::NEG_INFINITY, 0.0));
+    scores.resize(queries, [0.0; PAGE_TOKENS]);
+    rescale.resize(queries, 0.0);
+    total.reset(queries, padded);
     if dim != padded {
         // The columns that pad must be 0, whatever an earlier call left.
-        keys.fill(0.0);
         values.fill(0.0);
     }
 
-    let row_stride = args.heads * dim;
-    for (to, query) in q.chunks_exact_mut(padded).zip(0..) {
-        let head = block.heads.start + query % heads;
-        let from = (block.rows.start + query / heads) * row_stride + head * dim;
-        for (to, from) in to.iter_mut().zip(&args.q[from..from + dim]) {
-            *to = from * args.scale;
-        }
+    q.clear();
+    for row in block.rows.clone() {
+        let from = (row * args.heads + block.heads.start) * dim;
+        q.extend(args.q[from..from + heads * dim].iter().map(|q| q * args.scale));
     }
 
     let table = args.tables[args.sequences[block.rows.start] as usize];
     let all = block.rows.clone().map(|row| args.pages(row));
     let (first, end) = all.fold((usize::MAX, 0), |(first, end), p| (first.min(p.start), end.max(p.end)));
-    for (page, index) in table.iter().enumerate().take(end).skip(first) {
-        let base = page * PAGE_TOKENS;
-        let part = |row: usize| {
-            let keys = args.keys(row);
-            let clip = |position: usize| position.saturating_sub(base).min(PAGE_TOKENS);
-            clip(keys.start)..clip(keys.end)
-        };
-        // Positions of this page that some row of the block attends to: up to `used`.
-        let used = block.rows.clone().map(part).filter(|p| !p.is_empty()).map(|p| p.end).max().unwrap_or(0);
-        if used == 0 {
-            continue;
-        }
-        let start = (*index as usize * args.kv_heads + block.kv_head) * PAGE_TOKENS * dim;
-        load::<F>(&args.k_pages[start..start + used * dim], dim, padded, keys);
-        load::<F>(&args.v_pages[start..start + used * dim], dim, padded, values);
-        for (nth, row) in block.rows.clone().enumerate() {
-            let Range { start: low, end: high } = part(row);
-            if low >= high {
+    for pages in block.spans.clone().map(|span| span * SPAN..(span + 1) * SPAN) {
+        span.reset(queries, padded);
+        for page in pages.start.max(first)..pages.end.min(end) {
+            let base = page * PAGE_TOKENS;
+            let part = |row: usize| {
+                let keys = args.keys(row);
+                let clip = |position: usize| position.saturating_sub(base).min(PAGE_TOKENS);
+                clip(keys.start)..clip(keys.end)
+            };
+            // Positions of this page that some row of the block attends to: up to `used`.
+            let used =
+                block.rows.clone().map(part).filter(|p| !p.is_empty()).map(|p| p.end).max().unwrap_or(0);
+            if used == 0 {
                 continue;
             }
-            for (query, running) in running.iter_mut().enumerate().skip(nth * heads).take(heads) {
-                let columns = query * padded..(query + 1) * padded;
-                let mut scores = [0.0; PAGE_TOKENS];
-                F::scores(&q[columns.clone()], keys, &mut scores);
-                if let Some(cap) = args.soft_cap {
-                    F::soft_cap(&mut scores, cap);
+            let start = (table[page] as usize * args.kv_heads + block.kv_head) * PAGE_TOKENS * dim;
+            // Keys that nobody attends to have scores too, which the softmax leaves out.
+            F::to_f32(&args.k_pages[start..start + PAGE_TOKENS * dim], keys);
+            load_values::<F>(&args.v_pages[start..start + used * dim], dim, padded, values);
+
+            // Rows that attend to the same part of the page are computed together.
+            let mut row = block.rows.start;
+            while row < block.rows.end {
+                let keys_of_rows = part(row);
+                let same = (row..block.rows.end).take_while(|row| part(*row) == keys_of_rows).count();
+                let these = (row - block.rows.start) * heads..(row - block.rows.start + same) * heads;
+                row += same;
+                if keys_of_rows.is_empty() {
+                    continue;
                 }
-                let rescale = F::softmax_page(&mut scores, low, high, running);
-                F::values(&scores, low, high, values, rescale, &mut sums[columns]);
+                let scores = &mut scores[these.clone()];
+                F::scores(&q[these.start * dim..these.end * dim], dim, keys, scores);
+                if let Some(cap) = args.soft_cap {
+                    scores.iter_mut().for_each(|scores| F::soft_cap(scores, cap));
+                }
+                let Range { start: low, end: high } = keys_of_rows;
+                let rescale = &mut rescale[these.clone()];
+                for ((scores, running), rescale) in
+                    scores.iter_mut().zip(&mut span.running[these.clone()]).zip(rescale.iter_mut())
+                {
+                    *rescale = F::softmax_page(scores, low, high, running);
+                }
+                let sums = &mut span.sums[these.start * padded..these.end * padded];
+                F::values(scores, low..high, values, rescale, sums);
             }
         }
-    }
-    for (sums, (_, total)) in sums.chunks_exact_mut(padded).zip(running) {
-        let inverse = 1.0 / *total;
-        for sum in sums {
-            *sum *= inverse;
+        if block.alone {
+            return;
+        }
+        let parts = span.running.iter().zip(span.sums.chunks_exact(padded));
+        let totals = total.running.iter_mut().zip(total.sums.chunks_exact_mut(padded));
+        for (query, (total, part)) in totals.zip(parts).enumerate() {
+            if args.sees(block.rows.start + query / heads, &pages) {
+                F::merge(total, part);
+            }
         }
     }
 }
 
 /// Rows of `dim` halves to rows of `padded` floats.
-fn load<F: Form>(from: &[f16], dim: usize, padded: usize, to: &mut [f32]) {
+fn load_values<F: Form>(from: &[f16], dim: usize, padded: usize, to: &mut [f32]) {
     if dim == padded {
         F::to_f32(from, &mut to[..from.len()]);
         return;
     }
     for (from, to) in from.chunks_exact(dim).zip(to.chunks_exact_mut(padded)) {
         F::to_f32(from, &mut to[..dim]);
+    }
+}
+
+/// Divides by the sum of the exponentials.
+fn finish(total: f32, sums: &[f32], out: &mut [f32]) {
+    let inverse = 1.0 / total;
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = sum * inverse;
+    }
+}
+
+/// How the work is cut into tasks. No cut changes a bit: a query is computed by itself, and so is a span.
+struct Cut {
+    /// Rows of a task.
+    rows: usize,
+    blocks: usize,
+    /// Tasks that share the heads of a group; each converts the pages for itself.
+    parts: usize,
+    part_heads: usize,
+    /// Tasks that share the spans of a row, with a span each; 1 if a task computes all of them.
+    spans: usize,
+}
+
+impl Cut {
+    fn new(threads: usize, args: &AttentionArgs<'_>, work: usize) -> Self {
+        let rows = args.positions.len();
+        let group = args.heads / args.kv_heads;
+        let most = (QUERIES_PER_TASK / group).max(1);
+        let whole = Self { rows: most, blocks: rows.div_ceil(most), parts: 1, part_heads: group, spans: 1 };
+        if threads == 1 || work < INLINE {
+            return whole;
+        }
+        let spans = (0..rows).map(|row| args.pages(row).end.div_ceil(SPAN)).max().unwrap_or(1);
+        if rows * args.kv_heads < threads * TASKS_PER_THREAD && spans > 1 {
+            return Self { rows: 1, blocks: rows, spans, ..whole };
+        }
+        let block_rows = (rows * args.kv_heads / (threads * TASKS_PER_THREAD)).clamp(1, most);
+        let blocks = rows.div_ceil(block_rows);
+        // Few rows and few key heads: the heads of a group are split too.
+        let part_heads = group.div_ceil(threads.div_ceil(blocks * args.kv_heads).clamp(1, group));
+        Self { rows: block_rows, blocks, parts: group.div_ceil(part_heads), part_heads, spans: 1 }
     }
 }
 
@@ -270,48 +360,82 @@ pub(super) fn attention(
     if rows == 0 {
         return Ok(());
     }
+    let cut = Cut::new(pool.threads(), args, work);
     let group = args.heads / args.kv_heads;
-    // Neither split changes a bit: a query is computed by itself.
-    let wanted = pool.threads() * TASKS_PER_THREAD;
-    let alone = pool.threads() == 1 || work < INLINE;
-    let most = (QUERIES_PER_TASK / group).max(1);
-    let block_rows = if alone { most } else { (rows * args.kv_heads / wanted).clamp(1, most) };
-    let blocks = rows.div_ceil(block_rows);
-    // Few rows and few key heads: the heads of a group are split too, and each part converts the pages for itself.
-    let parts = if alone { 1 } else { pool.threads().div_ceil(blocks * args.kv_heads).clamp(1, group) };
-    let part_heads = group.div_ceil(parts);
-    let parts = group.div_ceil(part_heads);
-
     let dim = args.head_dim;
     let padded = dim.next_multiple_of(16);
-    let base = Pieces(out.as_mut_ptr());
-    let tasks = blocks * args.kv_heads * parts;
+    let queries = rows * args.heads;
+
+    // The caller's own scratch may be taken by a task of this run meanwhile, so the partials leave it first.
+    let mut scratch = SCRATCH.take();
+    let mut partials = std::mem::take(&mut scratch.partials);
+    SCRATCH.set(scratch);
+    if cut.spans > 1 {
+        partials.reset(queries * cut.spans, padded);
+    }
+    let to_out = Pieces(out.as_mut_ptr());
+    let (to_running, to_sums) = (Pieces(partials.running.as_mut_ptr()), Pieces(partials.sums.as_mut_ptr()));
+
+    let tasks = cut.blocks * args.kv_heads * cut.parts * cut.spans;
     let task = |task: usize, _: usize| {
+        let (task, span) = (task / cut.spans, task % cut.spans);
         // The last rows attend to the most keys: they come first, so that the run ends evenly.
-        let rows_of_block = blocks - 1 - task / (args.kv_heads * parts);
-        let kv_head = task / parts % args.kv_heads;
-        let first_head = kv_head * group + task % parts * part_heads;
-        let heads = first_head..(first_head + part_heads).min((kv_head + 1) * group);
-        let start = rows_of_block * block_rows;
+        let block = cut.blocks - 1 - task / (args.kv_heads * cut.parts);
+        let kv_head = task / cut.parts % args.kv_heads;
+        let first_head = kv_head * group + task % cut.parts * cut.part_heads;
+        let heads = first_head..(first_head + cut.part_heads).min((kv_head + 1) * group);
+        let start = block * cut.rows;
         let mut scratch = SCRATCH.take();
-        for rows in runs(args.sequences, start..(start + block_rows).min(rows)) {
-            let block = Block { rows, heads: heads.clone(), kv_head };
+        for rows in runs(args.sequences, start..(start + cut.rows).min(rows)) {
+            let pages = rows.clone().map(|row| args.pages(row).end).max().unwrap_or(0);
+            let alone = cut.spans > 1;
+            let spans = if alone { span..span + 1 } else { 0..pages.div_ceil(SPAN) };
+            let block = Block { rows, heads: heads.clone(), kv_head, spans, alone };
             (ops.attend)(args, &block, &mut scratch);
-            for (query, sums) in scratch.sums.chunks_exact(padded).enumerate() {
+            let Partial { running, sums } = if alone { &scratch.span } else { &scratch.total };
+            for (query, (running, sums)) in running.iter().zip(sums.chunks_exact(padded)).enumerate() {
                 let row = block.rows.start + query / heads.len();
-                let head = heads.start + query % heads.len();
-                // SAFETY: `check` has seen that `out` is [rows, heads, dim], which holds this row and head; it is
-                // borrowed for the whole run, and only this task has this row and this head.
-                let out = unsafe { base.slice((row * args.heads + head) * dim, dim) };
-                out.copy_from_slice(&sums[..dim]);
+                let query = row * args.heads + heads.start + query % heads.len();
+                if alone {
+                    let at = query * cut.spans + span;
+                    // SAFETY: the partials were made for each query and span, they are borrowed for the whole run, and
+                    // only this task has this query and span.
+                    unsafe {
+                        to_running.slice(at, 1)[0] = *running;
+                        to_sums.slice(at * padded, padded).copy_from_slice(sums);
+                    }
+                } else {
+                    // SAFETY: `check` has seen that `out` is [rows, heads, dim], which holds this row and head; it is
+                    // borrowed for the whole run, and only this task has this row and this head.
+                    finish(running.1, sums, unsafe { to_out.slice(query * dim, dim) });
+                }
             }
         }
         SCRATCH.set(scratch);
     };
-    if alone {
+    if work < INLINE {
         (0..tasks).for_each(|index| task(index, 0));
     } else {
         pool.run(tasks, &task);
     }
+
+    let mut scratch = SCRATCH.take();
+    if cut.spans > 1 {
+        let parts = partials.running.iter().zip(partials.sums.chunks_exact(padded));
+        let mut parts = parts.enumerate();
+        for (query, out) in out.chunks_exact_mut(dim).enumerate() {
+            scratch.total.reset(1, padded);
+            let Partial { running, sums } = &mut scratch.total;
+            for (at, part) in parts.by_ref().take(cut.spans) {
+                let span = at % cut.spans;
+                if args.sees(query / args.heads, &(span * SPAN..(span + 1) * SPAN)) {
+                    (ops.merge)((&mut running[0], sums), part);
+                }
+            }
+            finish(running[0].1, sums, out);
+        }
+    }
+    scratch.partials = partials;
+    SCRATCH.set(scratch);
     Ok(())
 }

@@ -3,12 +3,15 @@
 //! Reductions, half-precision conversion and attention's inner loops are written with intrinsics; the elementwise
 //! operations are the scalar text compiled again with these instructions, so that they agree by construction.
 //!
-//! AVX-512 machines use these forms too: the operations here are bound by memory or small beside the matrix products.
+//! AVX-512 machines use these forms too, but for attention's inner steps (see [`super::avx512`]): the operations here are bound
+//! by memory or small beside the matrix products.
 
-use super::attention::{Form, PAGE_TOKENS};
+use super::attention::{Form, Scores};
 use super::scalar;
+use super::vector::{self, Vector};
 use half::f16;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Makes a plain function of a function that needs AVX2, FMA and F16C.
 ///
@@ -94,68 +97,22 @@ plain! {
         scalar::to_f32(x_rest, out_rest);
     }
 
-    fn softmax_page(s: &mut [f32; PAGE_TOKENS], low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
+    fn softmax_page(s: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
         scalar::softmax_page(s, low, high, running)
     }
 
-    fn attention_scores(q: &[f32], keys: &[f32], scores: &mut [f32; PAGE_TOKENS]) {
-        let dim = q.len();
-        assert!(dim.is_multiple_of(16) && keys.len() >= PAGE_TOKENS * dim);
-        for (group, out) in scores.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let keys = &keys[group * 8 * dim..];
-            let mut sums = [_mm256_setzero_ps(); 8];
-            for (quad, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let keys = &keys[quad * 4 * dim..(quad + 1) * 4 * dim];
-                let mut low = [_mm256_setzero_ps(); 4];
-                let mut high = low;
-                for d in (0..dim).step_by(16) {
-                    // SAFETY: q has `dim` elements, `dim` is a multiple of 16 and d + 16 is at most `dim`.
-                    let (q0, q1) = unsafe { (_mm256_loadu_ps(q.as_ptr().add(d)), _mm256_loadu_ps(q.as_ptr().add(d + 8))) };
-                    for key in 0..4 {
-                        // SAFETY: `keys` has 4 rows of `dim` elements, and d + 16 is at most `dim`.
-                        let (k0, k1) = unsafe {
-                            let k = keys.as_ptr().add(key * dim + d);
-                            (_mm256_loadu_ps(k), _mm256_loadu_ps(k.add(8)))
-                        };
-                        low[key] = _mm256_fmadd_ps(q0, k0, low[key]);
-                        high[key] = _mm256_fmadd_ps(q1, k1, high[key]);
-                    }
-                }
-                for key in 0..4 {
-                    // Lanes 8+8.
-                    sums[key] = _mm256_add_ps(low[key], high[key]);
-                }
-            }
-            // SAFETY: `out` is 8 floats, written without alignment.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), tree_of_eight(sums)) };
-        }
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
+        scalar::merge(total, part);
     }
 
-    fn attention_values(
-        weights: &[f32; PAGE_TOKENS],
-        low: usize,
-        high: usize,
-        values: &[f32],
-        rescale: f32,
-        sums: &mut [f32],
-    ) {
-        let dim = sums.len();
-        assert!(low <= high && high <= PAGE_TOKENS && dim.is_multiple_of(16) && values.len() >= PAGE_TOKENS * dim);
-        let mut d = 0;
-        while dim - d >= 64 {
-            // SAFETY: the assertion, and d + 64 is at most `dim`.
-            unsafe { value_columns::<8>(weights, low, high, values, dim, d, rescale, sums) };
-            d += 64;
-        }
-        if dim - d >= 32 {
-            // SAFETY: as above, with 32 columns.
-            unsafe { value_columns::<4>(weights, low, high, values, dim, d, rescale, sums) };
-            d += 32;
-        }
-        if dim - d >= 16 {
-            // SAFETY: as above, with 16 columns.
-            unsafe { value_columns::<2>(weights, low, high, values, dim, d, rescale, sums) };
-        }
+    fn attention_scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+        // SAFETY: AVX2 and FMA are here.
+        unsafe { vector::scores::<__m256>(q, dim, keys, scores) }
+    }
+
+    fn attention_values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
+        // SAFETY: AVX2 and FMA are here.
+        unsafe { vector::values::<__m256>(weights, keys, values, rescale, sums) }
     }
 }
 
@@ -183,54 +140,35 @@ fn sum_of_squares(x: &[f32]) -> f32 {
     scalar::tree(lanes)
 }
 
-/// Sums the 8 lanes of each of 8 vectors in the fixed order (4+4, 2+2, 1+1); element `i` is the sum of `v[i]`.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn tree_of_eight(v: [__m256; 8]) -> __m256 {
-    let mut four = [_mm256_setzero_ps(); 4];
-    for i in 0..4 {
-        // The low half belongs to v[i], the high half to v[i + 4].
-        let low = _mm256_permute2f128_ps::<0x20>(v[i], v[i + 4]);
-        let high = _mm256_permute2f128_ps::<0x31>(v[i], v[i + 4]);
-        four[i] = _mm256_add_ps(low, high);
-    }
-    let pair = |a, b| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
-    let (a, b) = (pair(four[0], four[1]), pair(four[2], four[3]));
-    _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b))
-}
+// SAFETY (for the whole block): by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Vector for __m256 {
+    const LANES: usize = 8;
+    const QUERIES: usize = 3;
 
-/// `8 * N` columns from column `d`: sums = sums * rescale, then + weight * value for each key in ascending order.
-///
-/// # Safety
-/// `values` has [`PAGE_TOKENS`] rows of `dim` elements, `sums` has `dim`, `d + 8 * N <= dim`, `high <= PAGE_TOKENS`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn value_columns<const N: usize>(
-    weights: &[f32; PAGE_TOKENS],
-    low: usize,
-    high: usize,
-    values: &[f32],
-    dim: usize,
-    d: usize,
-    rescale: f32,
-    sums: &mut [f32],
-) {
-    let rescale = _mm256_set1_ps(rescale);
-    let mut acc = [_mm256_setzero_ps(); N];
-    for (i, acc) in acc.iter_mut().enumerate() {
-        // SAFETY: d + 8 * N is at most `dim`, the length of `sums`.
-        *acc = unsafe { _mm256_mul_ps(_mm256_loadu_ps(sums.as_ptr().add(d + 8 * i)), rescale) };
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self {
+        unsafe { _mm256_set1_ps(v) }
     }
-    for (key, weight) in weights.iter().enumerate().take(high).skip(low) {
-        let weight = _mm256_set1_ps(*weight);
-        for (i, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: `key` is below PAGE_TOKENS and d + 8 * N is at most `dim`.
-            let v = unsafe { _mm256_loadu_ps(values.as_ptr().add(key * dim + d + 8 * i)) };
-            *acc = _mm256_fmadd_ps(weight, v, *acc);
-        }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { _mm256_loadu_ps(from) }
     }
-    for (i, acc) in acc.iter().enumerate() {
-        // SAFETY: as for the loads of `sums`.
-        unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(d + 8 * i), *acc) };
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        unsafe { _mm256_mul_ps(self, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        unsafe { _mm256_fmadd_ps(self, b, c) }
     }
 }
 
@@ -242,26 +180,23 @@ impl Form for Avx2 {
         to_f32(x, out);
     }
 
-    fn scores(q: &[f32], keys: &[f32], scores: &mut [f32; PAGE_TOKENS]) {
-        attention_scores(q, keys, scores);
+    fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+        attention_scores(q, dim, keys, scores);
     }
 
-    fn soft_cap(scores: &mut [f32; PAGE_TOKENS], cap: f32) {
+    fn soft_cap(scores: &mut Scores, cap: f32) {
         soft_cap(scores, cap);
     }
 
-    fn softmax_page(s: &mut [f32; PAGE_TOKENS], low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
-        softmax_page(s, low, high, running)
+    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
+        softmax_page(scores, low, high, running)
     }
 
-    fn values(
-        weights: &[f32; PAGE_TOKENS],
-        low: usize,
-        high: usize,
-        values: &[f32],
-        rescale: f32,
-        sums: &mut [f32],
-    ) {
-        attention_values(weights, low, high, values, rescale, sums);
+    fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
+        attention_values(weights, keys, values, rescale, sums);
+    }
+
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
+        merge(total, part);
     }
 }

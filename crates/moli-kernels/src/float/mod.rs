@@ -14,6 +14,8 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -22,6 +24,7 @@ mod rope;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod vector;
 
 pub use attention::{AttentionArgs, PAGE_TOKENS};
 pub(crate) use parallel::Pieces;
@@ -49,12 +52,13 @@ pub(crate) struct FloatOps {
     sum_exp: fn(&[f32], f32) -> f64,
     to_f16: fn(&[f32], &mut [f16]),
     attend: fn(&AttentionArgs<'_>, &Block, &mut Scratch),
+    merge: fn((&mut (f32, f32), &mut [f32]), (&(f32, f32), &[f32])),
 }
 
 impl FloatOps {
     /// The table for `isa`, which must be one that this processor has: [`Kernels::new`] checks it.
     ///
-    /// AVX-512 machines use the AVX2 forms, and all with NEON the same.
+    /// AVX-512 machines use the AVX2 forms, but for attention; attention with NEON is the scalar form.
     pub(crate) fn new(isa: Isa) -> FloatOps {
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -70,7 +74,12 @@ impl FloatOps {
                 max: avx2::max,
                 sum_exp: avx2::sum_exp,
                 to_f16: avx2::to_f16,
-                attend: attention::attend::<avx2::Avx2>,
+                merge: avx2::merge,
+                attend: if isa == Isa::Avx2 {
+                    attention::attend::<avx2::Avx2>
+                } else {
+                    attention::attend::<avx512::Avx512>
+                },
             },
             #[cfg(target_arch = "aarch64")]
             Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => {
@@ -88,6 +97,7 @@ impl FloatOps {
                 max: scalar::max,
                 sum_exp: scalar::sum_exp,
                 to_f16: scalar::to_f16,
+                merge: scalar::merge,
                 attend: attention::attend::<scalar::Scalar>,
             },
         }
@@ -184,47 +194,50 @@ impl Kernels {
         attention::attention(&self.float, pool, args, out)
     }
 
-    /// Writes keys or values into their pages, rounded to half precision (to the nearest, ties to even; infinity beyond
+    /// Writes keys and values into their pages, rounded to half precision (to the nearest, ties to even; infinity beyond
     /// its range).
     ///
-    /// src: `[rows, kv_heads, head_dim]`; pages: `[pages, kv_heads, PAGE_TOKENS, head_dim]`; slots: `[rows]`.
+    /// keys, values: `[rows, kv_heads, head_dim]`; k_pages: `[pages, kv_heads, head_dim, PAGE_TOKENS]`; v_pages: `[pages,
+    /// kv_heads, PAGE_TOKENS, head_dim]`; slots: `[rows]`.
     ///
     /// # Errors
-    /// [`KernelError::Length`] when `src` has not one row for each slot, or a slot is outside the pages. Rows before a
+    /// [`KernelError::Length`] when there is not one row for each slot, or a slot is outside the pages. Rows before a
     /// wrong slot are written.
     pub fn store_kv(
         &self,
-        src: &[f32],
+        (keys, values): (&[f32], &[f32]),
         kv_heads: usize,
         head_dim: usize,
         slots: &[KvSlot],
-        pages: &mut [f16],
+        (k_pages, v_pages): (&mut [f16], &mut [f16]),
     ) -> Result<(), KernelError> {
+        let shape = |what, expected, actual| Err(KernelError::Length { what, expected, actual });
         let row_len = kv_heads.saturating_mul(head_dim);
         let wanted = row_len.saturating_mul(slots.len());
-        if row_len == 0 || src.len() != wanted {
-            return Err(KernelError::Length {
-                what: "key and value rows",
-                expected: wanted,
-                actual: src.len(),
-            });
+        if row_len == 0 || keys.len() != wanted || values.len() != wanted {
+            return shape("key and value rows", wanted, keys.len().min(values.len()));
         }
-        let count = pages.len() / row_len.saturating_mul(PAGE_TOKENS);
-        for (row, slot) in src.chunks_exact(row_len).zip(slots) {
+        let count = k_pages.len().min(v_pages.len()) / row_len.saturating_mul(PAGE_TOKENS);
+        let rows = keys.chunks_exact(row_len).zip(values.chunks_exact(row_len));
+        for ((keys, values), slot) in rows.zip(slots) {
             let (page, token) = (slot.page as usize, slot.token as usize);
             if page >= count {
-                return Err(KernelError::Length { what: "page of a slot", expected: count, actual: page });
+                return shape("page of a slot", count, page);
             }
             if token >= PAGE_TOKENS {
-                return Err(KernelError::Length {
-                    what: "token of a slot",
-                    expected: PAGE_TOKENS,
-                    actual: token,
-                });
+                return shape("token of a slot", PAGE_TOKENS, token);
             }
-            for (head, x) in row.chunks_exact(head_dim).enumerate() {
-                let start = ((page * kv_heads + head) * PAGE_TOKENS + token) * head_dim;
-                (self.float.to_f16)(x, &mut pages[start..start + head_dim]);
+            let heads = keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim));
+            for (head, (key, value)) in heads.enumerate() {
+                let start = (page * kv_heads + head) * PAGE_TOKENS * head_dim;
+                let page = start..start + PAGE_TOKENS * head_dim;
+                (self.float.to_f16)(
+                    value,
+                    &mut v_pages[page.clone()][token * head_dim..(token + 1) * head_dim],
+                );
+                for (key, to) in key.iter().zip(k_pages[page].chunks_exact_mut(PAGE_TOKENS)) {
+                    to[token] = f16::from_f32(*key);
+                }
             }
         }
         Ok(())
@@ -243,17 +256,6 @@ impl Kernels {
     /// x += y, elementwise.
     pub fn add(&self, pool: &Pool, x: &mut [f32], y: &[f32]) {
         self.pairwise(pool, x, y, self.float.add);
-    }
-
-    /// Each row of x `[rows, n]` += bias `[n]`.
-    pub fn add_bias(&self, pool: &Pool, x: &mut [f32], bias: &[f32]) {
-        debug_assert!(x.len().is_multiple_of(bias.len().max(1)));
-        if bias.is_empty() {
-            return;
-        }
-        parallel::pieces(pool, x, bias.len(), &|_, x| {
-            x.chunks_mut(bias.len()).for_each(|row| (self.float.add)(row, bias));
-        });
     }
 
     /// x *= factor.

@@ -10,9 +10,10 @@
 
 #![allow(clippy::needless_range_loop)]
 
-use super::attention::{Form, PAGE_TOKENS};
+use super::attention::{Form, PAGE_TOKENS, Scores};
 use super::math;
 use half::f16;
+use std::ops::Range;
 
 /// Adds 16 lanes in the fixed order.
 #[inline(always)]
@@ -203,6 +204,21 @@ pub(super) fn softmax_page(
     rescale
 }
 
+/// Adds a span's result for one query, `(maximum and sum of the exponentials, weighted values)`, to that of the spans
+/// before it.
+#[inline(always)]
+pub(super) fn merge(
+    (running, sums): (&mut (f32, f32), &mut [f32]),
+    (part, part_sums): (&(f32, f32), &[f32]),
+) {
+    let max = math::max(running.0, part.0);
+    let (before, now) = (math::exp(running.0 - max), math::exp(part.0 - max));
+    *running = (max, part.1.mul_add(now, running.1 * before));
+    for (sum, part) in sums.iter_mut().zip(part_sums) {
+        *sum = part.mul_add(now, *sum * before);
+    }
+}
+
 /// The scalar form of attention's inner steps.
 pub(super) struct Scalar;
 
@@ -211,43 +227,35 @@ impl Form for Scalar {
         to_f32(x, out);
     }
 
-    fn scores(q: &[f32], keys: &[f32], scores: &mut [f32; PAGE_TOKENS]) {
-        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(q.len())) {
-            let mut lanes = [0.0; 16];
-            for (k, (a, b)) in q.iter().zip(key).enumerate() {
-                lanes[k % 16] = a.mul_add(*b, lanes[k % 16]);
+    fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+        for (scores, q) in scores.iter_mut().zip(q.chunks_exact(dim)) {
+            for (token, score) in scores.iter_mut().enumerate() {
+                *score = (0..dim).fold(0.0, |sum, d| q[d].mul_add(keys[d * PAGE_TOKENS + token], sum));
             }
-            *score = tree(lanes);
         }
     }
 
-    fn soft_cap(scores: &mut [f32; PAGE_TOKENS], cap: f32) {
+    fn soft_cap(scores: &mut Scores, cap: f32) {
         soft_cap(scores, cap);
     }
 
-    fn softmax_page(
-        scores: &mut [f32; PAGE_TOKENS],
-        low: usize,
-        high: usize,
-        running: &mut (f32, f32),
-    ) -> f32 {
+    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
         softmax_page(scores, low, high, running)
     }
 
-    fn values(
-        weights: &[f32; PAGE_TOKENS],
-        low: usize,
-        high: usize,
-        values: &[f32],
-        rescale: f32,
-        sums: &mut [f32],
-    ) {
-        let stride = sums.len();
-        for (d, sum) in sums.iter_mut().enumerate() {
-            *sum *= rescale;
-            for key in low..high {
-                *sum = weights[key].mul_add(values[key * stride + d], *sum);
+    fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
+        let dim = sums.len() / weights.len().max(1);
+        for ((sums, weights), rescale) in sums.chunks_exact_mut(dim).zip(weights).zip(rescale) {
+            for (d, sum) in sums.iter_mut().enumerate() {
+                *sum *= rescale;
+                for key in keys.clone() {
+                    *sum = weights[key].mul_add(values[key * dim + d], *sum);
+                }
             }
         }
+    }
+
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
+        merge(total, part);
     }
 }

@@ -15,8 +15,8 @@ const GRAIN: usize = 8 * 1024;
 
 /// The input of matrix products, `[rows, cols]` f32, and its quantised forms.
 ///
-/// The buffers are allocated once. [`set`](Self::set) takes a new input, and [`prepare`](Self::prepare) makes the form
-/// that a type of weights needs, once for all the matrices that share the input.
+/// The buffers are allocated once. [`set`](Self::set) takes a new input and makes the forms that the weights need, once for
+/// all the matrices that share the input.
 ///
 /// A value is quantised to `q = round(x * (127 / m))`, ties to even, where `m` is the greatest magnitude of its block (32
 /// values, or 256 for the K types), and stands for `q * (m / 127)`. A block with a NaN or an infinity gets a scale of NaN,
@@ -27,8 +27,9 @@ pub struct Activations {
     max_cols: usize,
     rows: usize,
     cols: usize,
-    /// `[rows, cols]`
+    /// `[rows, cols]`, if `x_ready`.
     x: Vec<f32>,
+    x_ready: bool,
     q32: Quantized,
     q256: Quantized,
 }
@@ -96,6 +97,7 @@ impl Activations {
             rows: 0,
             cols: 0,
             x: zeros(elements)?,
+            x_ready: false,
             q32: Quantized {
                 q: zeros(blocks32 * 32)?,
                 d: zeros(blocks32)?,
@@ -113,12 +115,21 @@ impl Activations {
         })
     }
 
-    /// Takes a new input, x: `[rows, cols]`.
+    /// Takes a new input, x: `[rows, cols]`, in the forms that weights of these types are multiplied with.
     ///
     /// # Errors
-    /// [`KernelError::Limit`] beyond what the buffers were made for; [`KernelError::Length`] if `x` has another length.
-    pub fn set(&mut self, x: &[f32], rows: usize, cols: usize) -> Result<(), KernelError> {
-        self.clear();
+    /// [`KernelError::Limit`] beyond what the buffers were made for; [`KernelError::Length`] if `x` has another length;
+    /// [`KernelError::UnsupportedType`]; [`KernelError::PartialBlock`] if the columns are not whole blocks of a type.
+    pub fn set(
+        &mut self,
+        kernels: &Kernels,
+        pool: &Pool,
+        x: &[f32],
+        (rows, cols): (usize, usize),
+        types: impl IntoIterator<Item = TensorType>,
+    ) -> Result<(), KernelError> {
+        (self.rows, self.cols) = (0, 0);
+        (self.x_ready, self.q32.ready, self.q256.ready) = (false, false, false);
         for (what, limit, actual) in
             [("rows of activations", self.max_rows, rows), ("columns of activations", self.max_cols, cols)]
         {
@@ -126,32 +137,30 @@ impl Activations {
                 return Err(KernelError::Limit { what, limit, actual });
             }
         }
-        let expected = rows * cols;
-        match self.x.get_mut(..expected) {
-            Some(to) if x.len() == expected => to.copy_from_slice(x),
-            _ => return Err(KernelError::Length { what: "activations", expected, actual: x.len() }),
+        if x.len() != rows * cols {
+            return Err(KernelError::Length { what: "activations", expected: rows * cols, actual: x.len() });
         }
         (self.rows, self.cols) = (rows, cols);
-        Ok(())
-    }
-
-    /// Forgets the input.
-    fn clear(&mut self) {
-        (self.rows, self.cols) = (0, 0);
-        self.q32.ready = false;
-        self.q256.ready = false;
+        types.into_iter().try_for_each(|ttype| self.prepare(kernels, pool, x, ttype))
     }
 
     /// Makes the form of the input that weights of this type are multiplied with, if it is not there yet.
-    ///
-    /// # Errors
-    /// [`KernelError::UnsupportedType`]; [`KernelError::PartialBlock`] if the columns are not whole blocks of the type.
-    pub fn prepare(&mut self, kernels: &Kernels, pool: &Pool, ttype: TensorType) -> Result<(), KernelError> {
+    fn prepare(
+        &mut self,
+        kernels: &Kernels,
+        pool: &Pool,
+        x: &[f32],
+        ttype: TensorType,
+    ) -> Result<(), KernelError> {
         if !crate::is_supported(ttype) {
             return Err(KernelError::UnsupportedType { ttype });
         }
         let form = Form::of(ttype);
         if form == Form::Float {
+            if let Some(to) = self.x.get_mut(..x.len()).filter(|_| !self.x_ready) {
+                to.copy_from_slice(x);
+                self.x_ready = true;
+            }
             return Ok(());
         }
         let block = ttype.block_len();
@@ -162,8 +171,7 @@ impl Activations {
         if out.ready {
             return Ok(());
         }
-        let blocks = self.rows * self.cols / block;
-        let x = self.x.get(..blocks * block).unwrap_or_default();
+        let blocks = x.len() / block;
         let quantize = kernels.matmul.quantize;
         let per_task = GRAIN / block;
         let to = Buffers {
@@ -177,7 +185,7 @@ impl Activations {
         pool.run(blocks.div_ceil(per_task), &|task, _| {
             let start = task * per_task;
             let n = per_task.min(blocks - start);
-            let x = x.get(start * block..(start + n) * block).unwrap_or_default();
+            let x = &x[start * block..(start + n) * block];
             // SAFETY: the blocks start..start + n are below `blocks`, for which `new` made room in the buffers of this
             // form (rows and columns are within its limits); they are borrowed mutably through `out` for the whole run,
             // and the pool gives each task out once.
@@ -229,10 +237,9 @@ impl Activations {
     pub(crate) fn input(&self, ttype: TensorType) -> Option<Input<'_>> {
         let elements = self.rows * self.cols;
         let blocks = |block: usize| elements / block;
-        let mut input =
-            Input { rows: self.rows, cols: self.cols, x: self.x.get(..elements)?, ..Input::default() };
+        let mut input = Input { rows: self.rows, cols: self.cols, ..Input::default() };
         match Form::of(ttype) {
-            Form::Float => {}
+            Form::Float if self.x_ready => input.x = self.x.get(..elements)?,
             Form::Blocks32 if self.q32.ready => {
                 input.q = self.q32.q.get(..elements)?;
                 input.d = self.q32.d.get(..blocks(32))?;

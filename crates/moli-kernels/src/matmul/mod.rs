@@ -219,7 +219,11 @@ impl Out<'_> {
                     *out = value + bias;
                 }
             }
-            None => out.copy_from_slice(&values[..n]),
+            // Whole tiles in registers: a call for each would cost more than the copy.
+            None => match (out.as_chunks_mut::<TILE>(), values.as_chunks::<TILE>()) {
+                ((out, []), (values, [])) => out.copy_from_slice(values),
+                _ => out.copy_from_slice(&values[..n]),
+            },
         }
     }
 }
@@ -263,7 +267,7 @@ impl MatmulTable {
 impl Kernels {
     /// out = activations · weightsᵀ, out: `[tokens, w.rows()]` row-major, one row for each row of `act`.
     ///
-    /// `act` must have been [prepared](Activations::prepare) for the type of `w`, and `scratch` made for at least as
+    /// `act` must have been [set](Activations::set) for the type of `w`, and `scratch` made for at least as
     /// many threads as `pool` has.
     ///
     /// # The bits of the result
@@ -288,7 +292,7 @@ impl Kernels {
         scratch: &Scratch,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        self.matmul_all(pool, &mut [Product { weights: w, bias: None, out }], act, scratch)
+        self.matmul_all(pool, [Product { weights: w, bias: None, out }], act, scratch)
     }
 
     /// The products of one input with several matrices, as [`matmul`](Self::matmul) computes each, in one parallel run.
@@ -296,11 +300,11 @@ impl Kernels {
     /// # Errors
     /// As [`matmul`](Self::matmul), and [`KernelError::Length`] if a bias is not as long as its matrix has rows. Products
     /// before the one that is refused may have been computed.
-    pub fn matmul_all(
+    pub fn matmul_all<'a>(
         &self,
         pool: &Pool,
-        products: &mut [Product<'_>],
-        act: &Activations,
+        products: impl IntoIterator<Item = Product<'a>>,
+        act: &'a Activations,
         scratch: &Scratch,
     ) -> Result<(), KernelError> {
         if scratch.panels.len() < pool.threads() {
@@ -310,9 +314,10 @@ impl Kernels {
                 actual: pool.threads(),
             });
         }
-        for products in products.chunks_mut(FUSED) {
+        let mut products = products.into_iter().peekable();
+        while products.peek().is_some() {
             let mut runs = [const { None }; FUSED];
-            for (run, product) in runs.iter_mut().zip(products) {
+            for (run, product) in runs.iter_mut().zip(products.by_ref()) {
                 *run = self.job(product, act)?;
             }
             run_jobs(pool, &runs, scratch);
@@ -321,11 +326,7 @@ impl Kernels {
     }
 
     /// Checks a product; `None` if it has no outputs.
-    fn job<'a>(
-        &self,
-        product: &'a mut Product<'_>,
-        act: &'a Activations,
-    ) -> Result<Option<Run<'a>>, KernelError> {
+    fn job<'a>(&self, product: Product<'a>, act: &'a Activations) -> Result<Option<Run<'a>>, KernelError> {
         let Product { weights: w, bias, out } = product;
         let shape = |what, expected, actual| KernelError::Length { what, expected, actual };
         if act.cols() != w.cols {

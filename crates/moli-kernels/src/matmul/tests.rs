@@ -2,7 +2,7 @@
 
 use moli_format::{Bytes, TensorType};
 
-use super::{Activations, Matrix, Scratch};
+use super::{Activations, Matrix, Product, Scratch};
 use crate::quant::SUPPORTED;
 use crate::{Isa, KernelError, Kernels, Pool, dequantize, quantize};
 
@@ -60,8 +60,7 @@ fn product(kernels: &Kernels, threads: usize, w: &Matrix, x: &[f32], tokens: usi
     let pool = Pool::new(threads);
     let scratch = Scratch::new(pool.threads());
     let mut act = Activations::new(tokens, w.cols()).unwrap();
-    act.set(x, tokens, w.cols()).unwrap();
-    act.prepare(kernels, &pool, w.ttype()).unwrap();
+    act.set(kernels, &pool, x, (tokens, w.cols()), [w.ttype()]).unwrap();
     let mut out = vec![f32::MAX; tokens * w.rows()];
     kernels.matmul(&pool, w, &act, &scratch, &mut out).unwrap();
     out
@@ -151,6 +150,40 @@ fn a_token_has_the_same_bits_in_every_batch() {
                         "{ttype} {name} {first} {batch}"
                     );
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_that_are_computed_together_are_the_same_and_get_their_bias() {
+    let mut random = Random::new(9);
+    let pool = Pool::new(3);
+    let types = [TensorType::Q4_1, TensorType::Q8_0, TensorType::F16, TensorType::Q4_1, TensorType::Q6K];
+    let shapes = [5, 16, 40, 100, 33];
+    let all: Vec<_> = types.iter().zip(shapes).map(|(t, rows)| matrix(*t, rows, 256, &mut random)).collect();
+    for tokens in [1, 9] {
+        let x = random.floats(tokens * 256);
+        for (name, kernels) in forms() {
+            let mut act = Activations::new(tokens, 256).unwrap();
+            act.set(&kernels, &pool, &x, (tokens, 256), types).unwrap();
+            let biases = shapes.map(|rows| random.floats(rows));
+            let mut outs = shapes.map(|rows| vec![0.0; tokens * rows]);
+            // The second has no bias, and there are more than are computed in one run.
+            let products =
+                all.iter().zip(&biases).zip(&mut outs).enumerate().map(|(i, ((weights, bias), out))| {
+                    Product { weights, bias: (i != 1).then_some(bias.as_slice()), out }
+                });
+            kernels.matmul_all(&pool, products, &act, &Scratch::new(3)).unwrap();
+            for (i, ((w, bias), out)) in all.iter().zip(&biases).zip(&outs).enumerate() {
+                let mut expected = product(&kernels, 1, w, &x, tokens);
+                if i != 1 {
+                    expected
+                        .chunks_mut(w.rows())
+                        .flat_map(|row| row.iter_mut().zip(bias))
+                        .for_each(|(v, b)| *v += b);
+                }
+                assert!(same(&expected, out), "{name}, {tokens} tokens, product {i}");
             }
         }
     }
@@ -283,8 +316,7 @@ fn activations_are_quantized_alike_and_as_defined() {
         let mut first: Option<(Vec<i8>, Vec<u32>)> = None;
         for isa in Isa::available() {
             let kernels = Kernels::new(isa).unwrap();
-            act.set(&x, rows, cols).unwrap();
-            act.prepare(&kernels, &pool, ttype).unwrap();
+            act.set(&kernels, &pool, &x, (rows, cols), [ttype]).unwrap();
             let input = act.input(ttype).unwrap();
             let now = (input.q.to_vec(), input.d.iter().map(|d| d.to_bits()).collect());
             for (b, (x, q)) in x.chunks(block).zip(input.q.chunks(block)).enumerate() {
@@ -357,23 +389,27 @@ fn wrong_shapes_are_errors() {
     let w = Matrix::new(Q4_0, 16, 64, bytes(16 * 36)).unwrap();
     let mut act = Activations::new(2, 64).unwrap();
     let limit = |what, limit, actual| Err(KernelError::Limit { what, limit, actual });
-    assert_eq!(act.set(&[0.0; 192], 3, 64), limit("rows of activations", 2, 3));
-    assert_eq!(act.set(&[0.0; 256], 2, 128), limit("columns of activations", 64, 128));
-    assert_eq!(act.set(&[0.0; 127], 2, 64), length("activations", 128, 127));
-    act.set(&[0.0; 128], 2, 64).unwrap();
+    let set = |act: &mut Activations, x: &[f32], shape, ttype| act.set(&kernels, &pool, x, shape, [ttype]);
+    assert_eq!(set(&mut act, &[0.0; 192], (3, 64), Q8_0), limit("rows of activations", 2, 3));
+    assert_eq!(set(&mut act, &[0.0; 256], (2, 128), Q8_0), limit("columns of activations", 64, 128));
+    assert_eq!(set(&mut act, &[0.0; 127], (2, 64), Q8_0), length("activations", 128, 127));
     let scratch = Scratch::new(2);
     let mut out = [0.0; 32];
     let product =
         |act: &Activations, scratch: &Scratch, out: &mut [f32]| kernels.matmul(&pool, &w, act, scratch, out);
-    assert_eq!(product(&act, &scratch, &mut out), Err(KernelError::NotPrepared { ttype: Q4_0 }));
-    assert_eq!(act.prepare(&kernels, &pool, ttype), Err(KernelError::UnsupportedType { ttype }));
+    assert_eq!(set(&mut act, &[0.0; 128], (2, 64), ttype), Err(KernelError::UnsupportedType { ttype }));
     let partial = KernelError::PartialBlock { ttype: Q4K, block: 256, cols: 64 };
-    assert_eq!(act.prepare(&kernels, &pool, Q4K), Err(partial));
-    act.prepare(&kernels, &pool, Q8_0).unwrap();
+    assert_eq!(set(&mut act, &[0.0; 128], (2, 64), Q4K), Err(partial));
+    assert_eq!(product(&act, &scratch, &mut out), Err(KernelError::NotPrepared { ttype: Q4_0 }));
+    set(&mut act, &[0.0; 128], (2, 64), TensorType::F32).unwrap();
+    assert_eq!(product(&act, &scratch, &mut out), Err(KernelError::NotPrepared { ttype: Q4_0 }));
+    set(&mut act, &[0.0; 128], (2, 64), Q8_0).unwrap();
     assert_eq!(product(&act, &scratch, &mut out), Ok(()));
     assert_eq!(product(&act, &scratch, &mut out[..31]), length("outputs", 32, 31));
     assert_eq!(product(&act, &Scratch::new(1), &mut out), limit("threads", 1, 2));
-    act.set(&[0.0; 64], 2, 32).unwrap();
+    let short = Product { weights: &w, bias: Some(&[0.0; 15]), out: &mut out };
+    assert_eq!(kernels.matmul_all(&pool, [short], &act, &scratch), length("biases", 16, 15));
+    set(&mut act, &[0.0; 64], (2, 32), Q8_0).unwrap();
     assert_eq!(product(&act, &scratch, &mut out), length("columns of activations", 64, 32));
 
     assert_eq!(w.dequantize_row(16, &mut [0.0; 64]), limit("row of a matrix", 16, 16));

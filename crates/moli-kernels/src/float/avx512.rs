@@ -1,0 +1,89 @@
+//! Attention's inner steps with AVX-512.
+
+use super::attention::{Form, Scores};
+use super::scalar;
+use super::vector::{self, Vector};
+use half::f16;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+// SAFETY (for the whole block): by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Vector for __m512 {
+    const LANES: usize = 16;
+    const QUERIES: usize = 6;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self {
+        unsafe { _mm512_set1_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        unsafe { _mm512_mul_ps(self, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        unsafe { _mm512_fmadd_ps(self, b, c) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+    // SAFETY: AVX-512 is here.
+    unsafe { vector::scores::<__m512>(q, dim, keys, scores) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
+    // SAFETY: AVX-512 is here.
+    unsafe { vector::values::<__m512>(weights, keys, values, rescale, sums) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
+    scalar::softmax_page(scores, low, high, running)
+}
+
+/// The AVX-512 form of attention's inner steps. [`super::FloatOps::new`] picks it only where the processor has AVX-512.
+pub(super) struct Avx512;
+
+impl Form for Avx512 {
+    fn to_f32(x: &[f16], out: &mut [f32]) {
+        super::avx2::to_f32(x, out);
+    }
+
+    fn scores(q: &[f32], dim: usize, keys: &[f32], out: &mut [Scores]) {
+        // SAFETY: see the type.
+        unsafe { scores(q, dim, keys, out) }
+    }
+
+    fn soft_cap(scores: &mut Scores, cap: f32) {
+        super::avx2::soft_cap(scores, cap);
+    }
+
+    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
+        // SAFETY: see the type.
+        unsafe { softmax_page(scores, low, high, running) }
+    }
+
+    fn values(weights: &[Scores], keys: Range<usize>, v: &[f32], rescale: &[f32], sums: &mut [f32]) {
+        // SAFETY: see the type.
+        unsafe { values(weights, keys, v, rescale, sums) }
+    }
+
+    fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
+        super::avx2::merge(total, part);
+    }
+}

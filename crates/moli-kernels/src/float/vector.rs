@@ -1,0 +1,200 @@
+//! Attention's inner loops, written once for every vector width.
+//!
+//! Several queries are computed together, so that a key or a value is loaded once for all of them, in as many registers as
+//! hide the latency of a multiply-add.
+
+use super::attention::{PAGE_TOKENS, Scores};
+use std::ops::Range;
+
+/// A register of [`LANES`](Self::LANES) f32.
+///
+/// # Safety of all methods
+/// The processor has the instructions, and as many elements can be read or written at a pointer.
+pub(super) trait Vector: Copy {
+    /// A divisor of 16.
+    const LANES: usize;
+    /// The most queries that are computed together: 6, or 3 where there are fewer registers.
+    const QUERIES: usize;
+    unsafe fn splat(v: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn mul(self, b: Self) -> Self;
+    /// self * b + c, rounded once
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+}
+
+/// Calls `$run::<V, $n, N>(first)` for groups of `N` of the queries, as many at a time as `V` takes.
+macro_rules! in_groups {
+    ($queries:expr, $V:ident, |$first:ident| $run:ident($($value:expr),*)) => {
+        let mut $first = 0;
+        while $first < $queries {
+            let left = $queries - $first;
+            if $V::QUERIES == 6 && left >= 6 {
+                $run::<$V, 6>($($value),*);
+                $first += 6;
+            } else if $V::QUERIES == 6 && left == 4 {
+                $run::<$V, 4>($($value),*);
+                $first += 4;
+            } else if left >= 3 {
+                $run::<$V, 3>($($value),*);
+                $first += 3;
+            } else if left == 2 {
+                $run::<$V, 2>($($value),*);
+                $first += 2;
+            } else {
+                $run::<$V, 1>($($value),*);
+                $first += 1;
+            }
+        }
+    };
+}
+
+/// [`Form::scores`](super::attention::Form::scores).
+///
+/// # Safety
+/// The instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn scores<V: Vector>(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+    assert!(keys.len() >= dim * PAGE_TOKENS && q.len() >= dim * scores.len());
+    /// # Safety
+    /// As [`scores`]; `N` queries and scores from `first`.
+    #[inline(always)]
+    unsafe fn some<V: Vector, const N: usize>(
+        first: usize,
+        q: &[f32],
+        dim: usize,
+        keys: &[f32],
+        scores: &mut [Scores],
+    ) {
+        // SAFETY: the assertion above; a page's tokens are whole registers.
+        unsafe {
+            let q = q.as_ptr().add(first * dim);
+            let mut column = 0;
+            // 32 tokens in 2 registers of 16 lanes or 4 of 8; with 4 lanes, in two rounds.
+            while column < PAGE_TOKENS {
+                macro_rules! tokens {
+                    ($c:literal) => {{
+                        let mut acc = [[V::splat(0.0); $c]; N];
+                        for d in 0..dim {
+                            let mut k = [V::splat(0.0); $c];
+                            for (c, k) in k.iter_mut().enumerate() {
+                                *k = V::load(keys.as_ptr().add(d * PAGE_TOKENS + column + c * V::LANES));
+                            }
+                            for (n, acc) in acc.iter_mut().enumerate() {
+                                let q = V::splat(*q.add(n * dim + d));
+                                for (acc, k) in acc.iter_mut().zip(k) {
+                                    *acc = q.fma(k, *acc);
+                                }
+                            }
+                        }
+                        for (n, acc) in acc.iter().enumerate() {
+                            let to = scores.as_mut_ptr().add(first + n).cast::<f32>().add(column);
+                            for (c, acc) in acc.iter().enumerate() {
+                                acc.store(to.add(c * V::LANES));
+                            }
+                        }
+                        column += $c * V::LANES;
+                    }};
+                }
+                if V::LANES == 16 { tokens!(2) } else { tokens!(4) }
+            }
+        }
+    }
+    // SAFETY: the caller's promise; the groups are inside the queries.
+    unsafe {
+        in_groups!(scores.len(), V, |first| some(first, q, dim, keys, scores));
+    }
+}
+
+/// [`Form::values`](super::attention::Form::values).
+///
+/// # Safety
+/// The instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn values<V: Vector>(
+    weights: &[Scores],
+    keys: Range<usize>,
+    values: &[f32],
+    rescale: &[f32],
+    sums: &mut [f32],
+) {
+    let queries = weights.len();
+    let dim = sums.len() / queries.max(1);
+    assert!(keys.end <= PAGE_TOKENS && values.len() >= keys.end * dim && rescale.len() >= queries);
+    assert!(dim.is_multiple_of(16));
+    /// `C` registers of columns from `column`.
+    ///
+    /// # Safety
+    /// As [`values`]; the columns are inside `dim`, and there are `N` queries from `first`.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn columns<V: Vector, const N: usize, const C: usize>(
+        first: usize,
+        column: usize,
+        dim: usize,
+        weights: &[Scores],
+        keys: &Range<usize>,
+        values: &[f32],
+        rescale: &[f32],
+        sums: &mut [f32],
+    ) {
+        // SAFETY: the assertions above.
+        unsafe {
+            let at = |n: usize, c: usize| (first + n) * dim + column + c * V::LANES;
+            let mut acc = [[V::splat(0.0); C]; N];
+            for (n, acc) in acc.iter_mut().enumerate() {
+                let rescale = V::splat(*rescale.as_ptr().add(first + n));
+                for (c, acc) in acc.iter_mut().enumerate() {
+                    *acc = V::load(sums.as_ptr().add(at(n, c))).mul(rescale);
+                }
+            }
+            for key in keys.clone() {
+                let mut v = [V::splat(0.0); C];
+                for (c, v) in v.iter_mut().enumerate() {
+                    *v = V::load(values.as_ptr().add(key * dim + column + c * V::LANES));
+                }
+                for (n, acc) in acc.iter_mut().enumerate() {
+                    let weight = V::splat(*weights.as_ptr().add(first + n).cast::<f32>().add(key));
+                    for (acc, v) in acc.iter_mut().zip(v) {
+                        *acc = weight.fma(v, *acc);
+                    }
+                }
+            }
+            for (n, acc) in acc.iter().enumerate() {
+                for (c, acc) in acc.iter().enumerate() {
+                    acc.store(sums.as_mut_ptr().add(at(n, c)));
+                }
+            }
+        }
+    }
+    /// # Safety
+    /// As [`columns`].
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn some<V: Vector, const N: usize>(
+        first: usize,
+        dim: usize,
+        weights: &[Scores],
+        keys: &Range<usize>,
+        values: &[f32],
+        rescale: &[f32],
+        sums: &mut [f32],
+    ) {
+        let mut column = 0;
+        // SAFETY: the columns are inside `dim`, a multiple of 16 and so of the lanes.
+        unsafe {
+            while dim - column >= 4 * V::LANES {
+                columns::<V, N, 4>(first, column, dim, weights, keys, values, rescale, sums);
+                column += 4 * V::LANES;
+            }
+            while column < dim {
+                columns::<V, N, 1>(first, column, dim, weights, keys, values, rescale, sums);
+                column += V::LANES;
+            }
+        }
+    }
+    // SAFETY: the caller's promise; the groups are inside the queries.
+    unsafe {
+        in_groups!(queries, V, |first| some(first, dim, weights, &keys, values, rescale, sums));
+    }
+}
