@@ -29,10 +29,10 @@ fi
 target=aarch64-unknown-linux-gnu
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 folder=${CARGO_TARGET_DIR:-target}/aarch64
-# Debian's cargo and compiler. Dependencies are optimised little: that halves the build, and the kernels are ours.
+# Debian's cargo and compiler, beside those of this machine.
 debian_cargo() {
     RUSTC=/usr/bin/rustc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc /usr/bin/cargo "$@" \
-        --release --locked --target $target --target-dir "$folder" --config 'profile.release.package."*".opt-level = 1'
+        --release --locked --target $target --target-dir "$folder"
 }
 
 debian_cargo build -p moli-cli

@@ -24,6 +24,7 @@ mod rope;
 mod scalar;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
 mod vector;
 
 pub use attention::{AttentionArgs, PAGE_TOKENS};
