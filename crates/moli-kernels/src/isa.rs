@@ -12,24 +12,33 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and VNNI besides those.
     Avx512Vnni,
+    /// Any aarch64.
+    Neon,
+    /// aarch64 with the dot products of bytes (from Cortex-A55 and A75 on).
+    NeonDot,
+    /// aarch64 with the matrix products of bytes besides those (from Cortex-A510 and Neoverse V1 on).
+    NeonI8mm,
 }
 
 impl Isa {
-    /// Every instruction set, from the plainest to the best.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni];
+    /// Every instruction set, those of one kind of processor from the plainest to the best.
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Avx2, Self::Avx512Vnni, Self::Neon, Self::NeonDot, Self::NeonI8mm];
 
     /// The best instruction set of this processor.
     ///
-    /// The environment variable `MOLI_ISA` (`scalar`, `avx2` or `avx512vnni`) lowers it and never raises it; another
-    /// value is ignored.
+    /// The environment variable `MOLI_ISA`, a [name](Self::name), lowers it and never raises it: what this processor does
+    /// not have is ignored, and so is any other value.
     #[must_use]
     pub fn detect() -> Self {
         let wanted = std::env::var("MOLI_ISA").ok().and_then(|name| Self::from_name(&name));
-        Self::best_up_to(wanted.unwrap_or(Self::Avx512Vnni))
+        Self::best_up_to(wanted)
     }
 
-    fn best_up_to(limit: Self) -> Self {
-        Self::ALL.into_iter().rfind(|isa| *isa <= limit && isa.is_available()).unwrap_or(Self::Scalar)
+    // The sets of one kind of processor contain each other, so one that is missing limits nothing.
+    fn best_up_to(limit: Option<Self>) -> Self {
+        let best = Self::available().last().copied().unwrap_or(Self::Scalar);
+        limit.filter(|isa| isa.is_available()).unwrap_or(best)
     }
 
     /// The instruction sets of this processor, from the plainest to the best.
@@ -45,6 +54,9 @@ impl Isa {
             Self::Scalar => true,
             Self::Avx2 => Avx2::new().is_some(),
             Self::Avx512Vnni => Avx512Vnni::new().is_some(),
+            Self::Neon => Neon::new().is_some(),
+            Self::NeonDot => NeonDot::new().is_some(),
+            Self::NeonI8mm => NeonI8mm::new().is_some(),
         }
     }
 
@@ -55,6 +67,9 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -109,19 +124,65 @@ impl Avx512Vnni {
     }
 }
 
+/// Proof that this processor has NEON.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Neon(());
+
+impl Neon {
+    /// Looks at the processor.
+    pub(crate) fn new() -> Option<Self> {
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Some(Self(()));
+        }
+        None
+    }
+}
+
+/// Proof that this processor has NEON with the dot products of bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NeonDot(());
+
+impl NeonDot {
+    /// Looks at the processor.
+    pub(crate) fn new() -> Option<Self> {
+        #[cfg(target_arch = "aarch64")]
+        if Neon::new().is_some() && std::arch::is_aarch64_feature_detected!("dotprod") {
+            return Some(Self(()));
+        }
+        None
+    }
+}
+
+/// Proof that this processor has NEON with the dot and matrix products of bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NeonI8mm(());
+
+impl NeonI8mm {
+    /// Looks at the processor.
+    pub(crate) fn new() -> Option<Self> {
+        #[cfg(target_arch = "aarch64")]
+        if NeonDot::new().is_some() && std::arch::is_aarch64_feature_detected!("i8mm") {
+            return Some(Self(()));
+        }
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_are_read_back_and_a_limit_only_lowers() {
+        let best = Isa::best_up_to(None);
+        assert_eq!(Isa::available().last(), Some(&best));
         for isa in Isa::ALL {
             assert_eq!(Isa::from_name(&isa.name().to_uppercase()), Some(isa));
-            assert!(Isa::best_up_to(isa) <= isa);
-            assert!(Isa::best_up_to(isa).is_available());
+            // A name of another kind of processor limits nothing.
+            let expected = if isa.is_available() { isa } else { best };
+            assert_eq!(Isa::best_up_to(Some(isa)), expected);
         }
         assert_eq!(Isa::from_name("sse9"), None);
-        assert_eq!(Isa::best_up_to(Isa::Scalar), Isa::Scalar);
-        assert_eq!(Isa::available().last(), Some(&Isa::best_up_to(Isa::Avx512Vnni)));
     }
 }

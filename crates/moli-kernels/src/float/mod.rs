@@ -17,11 +17,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod parallel;
 mod rope;
 mod scalar;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
 mod vector;
 
 pub use attention::{AttentionArgs, PAGE_TOKENS};
@@ -56,7 +59,7 @@ pub(crate) struct FloatOps {
 impl FloatOps {
     /// The table for `isa`, which must be one that this processor has: [`Kernels::new`] checks it.
     ///
-    /// AVX-512 machines use the AVX2 forms, but for attention.
+    /// AVX-512 machines use the AVX2 forms, but for attention; attention with NEON is the scalar form.
     pub(crate) fn new(isa: Isa) -> FloatOps {
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -79,7 +82,10 @@ impl FloatOps {
                     attention::attend::<avx512::Avx512>
                 },
             },
-            #[allow(unreachable_patterns)]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => {
+                FloatOps { rms_norm: neon::rms_norm, to_f16: neon::to_f16, ..Self::new(Isa::Scalar) }
+            }
             _ => FloatOps {
                 rms_norm: scalar::rms_norm,
                 add: scalar::add,

@@ -265,24 +265,26 @@ struct Buffers {
 /// The quantising functions for one instruction set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quantize {
-    vector: bool,
+    /// The processor has AVX2. (Of other instruction sets, NEON is what any aarch64 is compiled for.)
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    avx2: bool,
 }
 
 impl Quantize {
     /// `isa` must be one that this processor has.
     pub(super) fn new(isa: Isa) -> Self {
-        Self { vector: isa >= Isa::Avx2 }
+        Self { avx2: matches!(isa, Isa::Avx2 | Isa::Avx512Vnni) }
     }
 
     /// Whole blocks of 32.
     fn blocks32(self, x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i32], ds: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
-        if self.vector {
+        if self.avx2 {
             #[target_feature(enable = "avx2,fma,f16c")]
             fn with_avx2(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i32], ds: &mut [f32]) {
                 blocks32(x, q, d, sums, ds);
             }
-            // SAFETY: `vector` says that the processor has these, by the contract of `new`.
+            // SAFETY: `avx2` says that the processor has these, by the contract of `new`.
             #[allow(unsafe_code)]
             return unsafe { with_avx2(x, q, d, sums, ds) };
         }
@@ -292,12 +294,12 @@ impl Quantize {
     /// Whole blocks of 256.
     fn blocks256(self, x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
         #[cfg(target_arch = "x86_64")]
-        if self.vector {
+        if self.avx2 {
             #[target_feature(enable = "avx2,fma,f16c")]
             fn with_avx2(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
                 blocks256(x, q, d, sums16, sums32);
             }
-            // SAFETY: `vector` says that the processor has these, by the contract of `new`.
+            // SAFETY: `avx2` says that the processor has these, by the contract of `new`.
             #[allow(unsafe_code)]
             return unsafe { with_avx2(x, q, d, sums16, sums32) };
         }

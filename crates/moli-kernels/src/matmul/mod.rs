@@ -4,24 +4,26 @@
 //! - [`scalar`]: the plainest form of the product, which defines its bits;
 //! - [`tile`]: the vector form: 16 rows of weights are unpacked into a panel and multiplied with the tokens;
 //! - [`unpack`]: blocks of each format into the panel;
-//! - [`simd`]: the operations that both are written with, and `x86`, their forms for its instruction sets;
+//! - [`simd`]: the operations that both are written with, and `x86` and `neon`, their forms for the instruction sets;
 //! - [`shares`]: which thread computes what;
 //! - [`float`]: unquantised weights.
 
 mod activations;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod float;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 mod shares;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod simd;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod substitute;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -147,9 +149,9 @@ impl Scratch {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 type Panel = Box<tile::Panel>;
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 type Panel = ();
 
 /// Tokens that count as few: a thread then takes one tile at a time.
@@ -250,7 +252,12 @@ impl MatmulTable {
             Isa::Avx2 => tile::avx2,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => tile::avx512,
-            #[allow(unreachable_patterns)]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => tile::neon,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => tile::neon_dot,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => tile::neon_i8mm,
             _ => scalar::product,
         };
         Self { products: SUPPORTED.map(product), quantize: Quantize::new(isa) }

@@ -4,6 +4,16 @@
 
 use super::unpack::{Dwords, Rows};
 
+/// Quads of a sub-block that can be multiplied and added up in i16s, each of which takes `products` products of a quad.
+pub(super) const fn safe_quads<F: Rows>(products: i32) -> usize {
+    let mut n = F::SUB / 4;
+    // Activations are at most 127 in magnitude.
+    while n as i32 * products * F::MAX * 127 > i16::MAX as i32 {
+        n /= 2;
+    }
+    n
+}
+
 /// Operations on 16 lanes, one for each row of a tile.
 ///
 /// # Safety of all methods

@@ -2,7 +2,7 @@
 
 use moli_format::{Bytes, TensorType};
 
-use super::{Activations, MatmulFn, Matrix, Product, Scratch};
+use super::{Activations, Matrix, Product, Scratch};
 use crate::quant::SUPPORTED;
 use crate::{Isa, KernelError, Kernels, Pool, dequantize, quantize};
 
@@ -44,15 +44,15 @@ fn matrix(ttype: TensorType, rows: usize, cols: usize, random: &mut Random) -> M
 
 /// The instruction sets that can be tested here: those of this processor, and AVX-512 in a substitute.
 fn forms() -> Vec<(String, Kernels)> {
-    let mut forms: Vec<_> =
-        Isa::available().into_iter().map(|isa| (isa.to_string(), Kernels::new(isa).unwrap())).collect();
+    let forms = Isa::available().into_iter().map(|isa| (isa.to_string(), Kernels::new(isa).unwrap()));
     #[cfg(target_arch = "x86_64")]
-    if Isa::Avx2.is_available() {
+    let forms = forms.chain(Isa::Avx2.is_available().then(|| {
         let mut kernels = Kernels::new(Isa::Avx2).unwrap();
-        kernels.matmul.products = SUPPORTED.map(super::substitute::product as fn(TensorType) -> MatmulFn);
-        forms.push(("substitute for avx512vnni".to_owned(), kernels));
-    }
-    forms
+        let substitute: fn(TensorType) -> super::MatmulFn = super::substitute::product;
+        kernels.matmul.products = SUPPORTED.map(substitute);
+        ("substitute for avx512vnni".to_owned(), kernels)
+    }));
+    forms.collect()
 }
 
 /// The product of `x` with `w`.

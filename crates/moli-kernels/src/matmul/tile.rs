@@ -94,33 +94,39 @@ macro_rules! quantized {
         }
     };
 }
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 pub(super) use quantized;
 
-/// The products with AVX2, for a type that has kernels.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn avx2(ttype: TensorType) -> MatmulFn {
-    /// # Safety
-    /// As [`MatmulFn`]; AVX2, FMA and F16C.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
-        // SAFETY: the caller's promise.
-        unsafe { product::<super::x86::Avx2, F>(job, rows, panel) }
-    }
-    quantized!(ttype, run)
+/// The products of an instruction set: the text below, compiled with its features.
+macro_rules! forms {
+    ($($(#[$doc:meta])* $name:ident = $simd:ty, with $features:literal on $arch:literal;)*) => {$(
+        $(#[$doc])*
+        #[cfg(target_arch = $arch)]
+        pub(super) fn $name(ttype: TensorType) -> MatmulFn {
+            /// # Safety
+            /// As [`MatmulFn`], with these features.
+            #[target_feature(enable = $features)]
+            unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
+                // SAFETY: the caller's promise.
+                unsafe { product::<$simd, F>(job, rows, panel) }
+            }
+            quantized!(ttype, run)
+        }
+    )*};
 }
 
-/// The products with AVX-512-VNNI, for a type that has kernels.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn avx512(ttype: TensorType) -> MatmulFn {
-    /// # Safety
-    /// As [`MatmulFn`]; AVX-512 F, BW, VL and VNNI, AVX2, FMA and F16C.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
-        // SAFETY: the caller's promise.
-        unsafe { product::<super::x86::Avx512<super::x86::Zmm>, F>(job, rows, panel) }
-    }
-    quantized!(ttype, run)
+forms! {
+    /// The products with AVX2, for a type that has kernels.
+    avx2 = super::x86::Avx2, with "avx2,fma,f16c" on "x86_64";
+    /// The products with AVX-512-VNNI, for a type that has kernels.
+    avx512 = super::x86::Avx512<super::x86::Zmm>,
+        with "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c" on "x86_64";
+    /// The products with NEON, for a type that has kernels.
+    neon = super::neon::Neon<super::neon::Widening>, with "neon" on "aarch64";
+    /// The products with NEON's dot products, for a type that has kernels.
+    neon_dot = super::neon::Neon<super::neon::Dot>, with "neon,dotprod" on "aarch64";
+    /// The products with NEON's dot and matrix products, for a type that has kernels.
+    neon_i8mm = super::neon::Neon<super::neon::Matrix>, with "neon,dotprod,i8mm" on "aarch64";
 }
 
 /// The outputs `rows` for all tokens.

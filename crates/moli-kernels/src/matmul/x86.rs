@@ -9,25 +9,12 @@ use std::arch::x86_64::*;
 
 use moli_format::TensorType;
 
-use super::simd::Simd;
-use super::unpack::{Dwords, QUAD, Rows, ZERO};
-
-/// Bytes beyond a prefetch into the first-level cache for one into the second, which has room for many more requests. With
-/// the first alone a core got 10 GB/s, with both 15, with 33 for two (Zen 4, Q4_K).
-const FAR: usize = 16 << 10;
+use super::float::Vector;
+use super::simd::{Simd, safe_quads};
+use super::unpack::{Dwords, FAR, QUAD, Rows, shuffle_pattern};
 
 /// AVX2: a lane is in one of two registers.
 pub(super) struct Avx2;
-
-/// Quads whose products can be added as i16.
-const fn safe_quads(max: i32, quads: usize) -> usize {
-    let mut n = quads;
-    // Each i16 takes two products of a quad; activations are at most 127 in magnitude.
-    while n as i32 * 2 * max * 127 > i16::MAX as i32 {
-        n /= 2;
-    }
-    n
-}
 
 // SAFETY (for the whole block): by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -107,7 +94,7 @@ impl Simd for Avx2 {
         acc: &mut [[Self::Int; T]; G],
     ) {
         unsafe {
-            let safe = const { safe_quads(F::MAX, F::SUB / 4) };
+            let safe = const { safe_quads::<F>(2) };
             for g in 0..G {
                 let scales: [__m256i; 2] = if F::LEN == 32 {
                     [_mm256_set1_epi16(1); 2]
@@ -287,9 +274,9 @@ impl Dwords for __m256i {
 /// SSE2.
 #[inline(always)]
 unsafe fn pattern(from: [u8; 4]) -> __m128i {
-    let dword = |i: u8| i32::from_le_bytes(from.map(|byte| if byte == ZERO { ZERO } else { byte + 4 * i }));
+    let [a, b, c, d] = shuffle_pattern(from);
     // SAFETY: the caller's promise.
-    unsafe { _mm_setr_epi32(dword(0), dword(1), dword(2), dword(3)) }
+    unsafe { _mm_setr_epi32(a, b, c, d) }
 }
 
 /// AVX-512-VNNI: a lane is in one register, a `W`.
@@ -645,5 +632,44 @@ impl Dwords for __m512i {
             _mm_prefetch::<_MM_HINT_T0>(line.cast());
             _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(FAR).cast());
         }
+    }
+}
+
+// SAFETY (for the whole block): by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Vector for __m256 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self) }
     }
 }
