@@ -24,7 +24,7 @@ mod rope;
 mod scalar;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
 
 pub use attention::{AttentionArgs, PAGE_TOKENS};
@@ -59,7 +59,7 @@ pub(crate) struct FloatOps {
 impl FloatOps {
     /// The table for `isa`, which must be one that this processor has: [`Kernels::new`] checks it.
     ///
-    /// AVX-512 machines use the AVX2 forms, but for attention; attention with NEON is the scalar form.
+    /// AVX-512 machines use the AVX2 forms, but for attention.
     pub(crate) fn new(isa: Isa) -> FloatOps {
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -83,9 +83,12 @@ impl FloatOps {
                 },
             },
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => {
-                FloatOps { rms_norm: neon::rms_norm, to_f16: neon::to_f16, ..Self::new(Isa::Scalar) }
-            }
+            Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => FloatOps {
+                rms_norm: neon::rms_norm,
+                to_f16: neon::to_f16,
+                attend: attention::attend::<neon::Neon>,
+                ..Self::new(Isa::Scalar)
+            },
             _ => FloatOps {
                 rms_norm: scalar::rms_norm,
                 add: scalar::add,
