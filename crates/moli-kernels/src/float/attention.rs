@@ -257,7 +257,7 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
     let (first, end) = all.fold((usize::MAX, 0), |(first, end), p| (first.min(p.start), end.max(p.end)));
     for pages in block.spans.clone().map(|span| span * SPAN..(span + 1) * SPAN) {
         span.reset(queries, padded);
-        for page in pages.start.max(first)..pages.end.min(end) {
+        for (page, index) in table.iter().enumerate().take(pages.end.min(end)).skip(pages.start.max(first)) {
             let base = page * PAGE_TOKENS;
             let part = |row: usize| {
                 let keys = args.keys(row);
@@ -270,7 +270,7 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
             if used == 0 {
                 continue;
             }
-            let start = (table[page] as usize * args.kv_heads + block.kv_head) * PAGE_TOKENS * dim;
+            let start = (*index as usize * args.kv_heads + block.kv_head) * PAGE_TOKENS * dim;
             // Keys that nobody attends to have scores too, which the softmax leaves out.
             F::to_f32(&args.k_pages[start..start + PAGE_TOKENS * dim], keys);
             load_values::<F>(&args.v_pages[start..start + used * dim], dim, padded, values);

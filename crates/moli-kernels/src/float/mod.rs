@@ -38,6 +38,9 @@ use half::f16;
 /// A rotation of one row: `(row, head_dim, cos, sin)`.
 type Rope = fn(&mut [f32], usize, &[f32], &[f32]);
 
+/// See [`scalar::merge`].
+type Merge = fn((&mut (f32, f32), &mut [f32]), (&(f32, f32), &[f32]));
+
 /// The float operations in the form for one instruction set.
 #[derive(Clone, Copy)]
 pub(crate) struct FloatOps {
@@ -53,7 +56,7 @@ pub(crate) struct FloatOps {
     sum_exp: fn(&[f32], f32) -> f64,
     to_f16: fn(&[f32], &mut [f16]),
     attend: fn(&AttentionArgs<'_>, &Block, &mut Scratch),
-    merge: fn((&mut (f32, f32), &mut [f32]), (&(f32, f32), &[f32])),
+    merge: Merge,
 }
 
 impl FloatOps {

@@ -273,6 +273,7 @@ unsafe fn multiply<S: Simd, F: Rows, const G: usize>(
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // The indices of tiles and tokens meet in several arrays.
 unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
     job: &Job<'_>,
     blocks: usize,

@@ -281,7 +281,7 @@ impl Lanes {
             let high = |bytes: V| bytes.and(0x8040_2010).min_bytes(16);
             let low = V::transpose16(qs, stride);
             each! { I in 0 1 2 3 {
-                let of_quad = if I % 2 == 0 { even } else { odd };
+                let of_quad = if I.is_multiple_of(2) { even } else { odd };
                 self.quad(I, low[I].shifted(0, 15).or(high(of_quad.shuffle(const { [I as u8 / 2; 4] }))));
                 let high = high(of_quad.shuffle(const { [2 + I as u8 / 2; 4] }));
                 self.quad(4 + I, low[I].shifted(-4, 15).or(high));
