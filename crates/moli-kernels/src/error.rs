@@ -59,7 +59,7 @@ pub enum KernelError {
         isa: Isa,
     },
     /// Activations that were not quantised for the type of the matrix: call
-    /// [`Activations::prepare`](crate::Activations::prepare) first.
+    /// [`Activations::set`](crate::Activations::set) first.
     #[error("the activations are not prepared for the tensor type {ttype}")]
     NotPrepared {
         /// The type of the matrix.
