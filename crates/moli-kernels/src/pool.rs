@@ -5,8 +5,9 @@
 //!
 //! - Tasks are taken one at a time from a counter. A thread that loses its core to another process holds up the one
 //!   task it is in, and a worker that has not woken yet holds up nothing: the caller closes the run without it.
-//! - Waiting spins for some microseconds, then yields, then sleeps. Inside a decode step a worker is there at once;
-//!   an idle pool costs no processor time.
+//! - Waiting spins for some microseconds, then sleeps. Inside a decode step a worker is there at once; an idle pool costs
+//!   no processor time. Where others want the core, a thread that sleeps keeps its share of it for when there is work: one
+//!   that yields has used it up by then, and the caller, which nobody can stand in for, goes on alone.
 //!
 //! # How a run works
 //!
@@ -50,9 +51,9 @@ const WAITING: u64 = 1 << 17;
 /// The epoch is the upper half of `state`.
 const EPOCH_SHIFT: u32 = 32;
 
-/// Pauses of the processor before a waiting thread begins to yield: 10 to 30 µs.
+/// Pauses of the processor before a waiting thread gives up its core: 10 to 30 µs.
 const SPINS: u32 = 700;
-/// Yields before a waiting thread goes to sleep: about 100 µs when nobody else wants the core.
+/// Yields before the caller goes to sleep over the last tasks of a run: about 100 µs when nobody else wants the core.
 const YIELDS: u32 = 250;
 
 /// One run's work. The lifetime of `task` is erased; see the SAFETY notes where it is made and used.
@@ -221,7 +222,7 @@ impl Pool {
         drain(f, tasks, 0, &shared.next.0, &mut |payload| shared.keep_panic(payload));
 
         let mut state = shared.state.0.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(YIELDS);
         while state & COUNT != 0 {
             if !patience.wait() {
                 let mut guard = lock(&shared.sleep);
@@ -277,7 +278,7 @@ impl Shared {
 
     /// Waits for a run other than number `seen` and enters it; false when the pool stops.
     fn enter(&self, seen: &mut u64) -> bool {
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(0);
         loop {
             let state = self.state.0.load(Ordering::Acquire);
             let epoch = state >> EPOCH_SHIFT;
@@ -285,7 +286,7 @@ impl Shared {
                 if state & OPEN == 0 {
                     // That run ended without this thread.
                     *seen = epoch;
-                    patience = Patience::default();
+                    patience = Patience::new(0);
                 } else if self
                     .state
                     .0
@@ -302,7 +303,7 @@ impl Shared {
             }
             if !patience.wait() {
                 self.sleep(*seen);
-                patience = Patience::default();
+                patience = Patience::new(0);
             }
         }
     }
@@ -356,17 +357,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How a thread waits: it spins, then yields, then is told to sleep.
-#[derive(Default)]
-struct Patience(u32);
+/// How a thread waits: it spins, then may yield, then is told to sleep.
+struct Patience {
+    waited: u32,
+    yields: u32,
+}
 
 impl Patience {
+    fn new(yields: u32) -> Self {
+        Self { waited: 0, yields }
+    }
+
     /// Waits a moment; false when it is time to sleep.
     fn wait(&mut self) -> bool {
-        self.0 += 1;
-        if self.0 <= SPINS {
+        self.waited += 1;
+        if self.waited <= SPINS {
             std::hint::spin_loop();
-        } else if self.0 <= SPINS + YIELDS {
+        } else if self.waited <= SPINS + self.yields {
             thread::yield_now();
         } else {
             return false;
