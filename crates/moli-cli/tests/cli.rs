@@ -273,7 +273,7 @@ fn the_context_is_a_limit_in_words() {
     world.run(&["run", &model, "-p", "a", "-c", &beyond]).fails(1, &[&beyond, &CONTEXT.to_string()]);
     let answer = world.run(&["run", &model, "-p", "a", "-c", "64", "--ignore-eos", "--json"]).json();
     assert_eq!(answer["finish_reason"], "context");
-    let all = world.run(&["run", &model, "-p", "a", "-c", "0", "-n", "2"]);
+    let all = world.run(&["run", &model, "-p", "a", "-c", "0", "-n", "2", "--ignore-eos"]);
     assert!(!all.ok().is_empty());
 }
 
