@@ -6,6 +6,7 @@
 //! Instructions that `std` offers in unstable functions only are written in assembly, one to a function.
 
 #![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop)] // The indices of several loops meet in the sums.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
