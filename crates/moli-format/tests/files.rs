@@ -121,9 +121,12 @@ mod unix {
         if std::fs::File::open(&path).is_err() {
             return refused(&path);
         }
-        // Nobody may not be able to reach the test where it was built, so a copy of it lies beside the file.
+        // Nobody may not be able to reach the test where it was built, so a copy of it lies beside the file. Another process
+        // writes it: a child that another test starts at that moment would inherit a handle of this one, and a program that
+        // anybody has open for writing can't be run.
         let program = folder.path().join("test");
-        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+        assert!(copied.success());
         let output = Command::new(&program)
             .args(["--exact", "unix::a_file_without_read_permission"])
             .env(CHILD, &path)
