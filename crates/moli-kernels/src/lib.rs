@@ -21,6 +21,8 @@ mod matmul;
 mod pool;
 mod quant;
 mod threads;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod vector;
 mod zeroed;
 
 pub use error::KernelError;

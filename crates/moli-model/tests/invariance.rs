@@ -10,13 +10,15 @@ use moli_testkit::TinyModel;
 
 /// Longer than two pages and than the tiny Gemma's window.
 const TOKENS: usize = 70;
+/// The sequences of one batch.
+const SEQUENCES: usize = 16;
 
 fn runtime(model: &TinyModel, threads: usize, isa: Isa) -> Box<dyn Runtime> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     model.write(&path).unwrap();
     let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
-    let options = LoadOptions { threads, isa: Some(isa), context: 512, max_rows: 128 };
+    let options = LoadOptions { threads, isa: Some(isa), context: 2048, max_rows: 128 };
     load(&gguf, BackendKind::Cpu, &options).unwrap()
 }
 
@@ -58,8 +60,10 @@ fn chunks_threads_and_instruction_sets() {
                 let found = last_logits(runtime(&model, 2, best).as_mut(), &tokens, chunk);
                 assert_eq!(found, expected, "{architecture} {format:?} in chunks of {chunk}");
             }
-            let found = last_logits(runtime(&model, 3, best).as_mut(), &tokens, TOKENS);
-            assert_eq!(found, expected, "{architecture} {format:?} on 3 threads");
+            for threads in [3, 4] {
+                let found = last_logits(runtime(&model, threads, best).as_mut(), &tokens, TOKENS);
+                assert_eq!(found, expected, "{architecture} {format:?} on {threads} threads");
+            }
             for isa in Isa::available() {
                 let found = last_logits(runtime(&model, 2, isa).as_mut(), &tokens, 16);
                 assert_eq!(found, expected, "{architecture} {format:?} with {}", isa.name());
@@ -73,25 +77,25 @@ fn sequences_in_one_batch_do_not_see_each_other() {
     for architecture in ARCHITECTURES {
         let model = TinyModel::new(architecture);
         let mut runtime = runtime(&model, 2, Isa::detect());
-        let prompts = [ids(1), ids(2), ids(3)];
+        let prompts: Vec<Vec<u32>> = (0..SEQUENCES as u32).map(ids).collect();
         let alone: Vec<Vec<u32>> =
             prompts.iter().map(|prompt| last_logits(runtime.as_mut(), prompt, TOKENS)).collect();
 
         // Token by token, one row per sequence.
-        let mut tables = [PageTable::new(), PageTable::new(), PageTable::new()];
+        let mut tables: [PageTable; SEQUENCES] = std::array::from_fn(|_| PageTable::new());
         let mut together = Vec::new();
-        let [one, two, three] = &prompts;
-        for (position, ((&one, &two), &three)) in one.iter().zip(two).zip(three).enumerate() {
+        let rows = std::array::from_fn::<u32, SEQUENCES, _>(|row| row as u32);
+        for position in 0..TOKENS {
             for table in &mut tables {
                 runtime.reserve(table, position + 1).unwrap();
             }
-            let tokens = [one, two, three];
+            let tokens: Vec<u32> = prompts.iter().map(|prompt| prompt[position]).collect();
             let batch = Batch {
                 tokens: &tokens,
-                positions: &[position as u32; 3],
-                sequences: &[0, 1, 2],
-                tables: &[&tables[0], &tables[1], &tables[2]],
-                outputs: &[0, 1, 2],
+                positions: &[position as u32; SEQUENCES],
+                sequences: &rows,
+                tables: &tables.each_ref(),
+                outputs: &rows,
             };
             together = runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
         }

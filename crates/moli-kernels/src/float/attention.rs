@@ -127,6 +127,11 @@ impl AttentionArgs<'_> {
     }
 }
 
+/// The pages of a span.
+fn pages_of(span: usize) -> Range<usize> {
+    span * SPAN..(span + 1) * SPAN
+}
+
 /// The ranges of `rows` in which the sequence stays the same.
 fn runs(sequences: &[u32], rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let mut start = rows.start;
@@ -162,10 +167,8 @@ pub(super) struct Block {
     rows: Range<usize>,
     heads: Range<usize>,
     kv_head: usize,
-    /// Spans of the sequence.
-    spans: Range<usize>,
-    /// The result of the one span is wanted as it is.
-    alone: bool,
+    /// A span whose result is wanted by itself; `None`: that of all spans.
+    span: Option<usize>,
 }
 
 /// What a task works in; each thread keeps its own from call to call.
@@ -229,7 +232,7 @@ pub(super) fn reserve(head_dim: usize) {
     SCRATCH.set(scratch);
 }
 
-/// Computes a block of rows, all of one sequence, into `scratch.total`, or `scratch.span` for a span alone.
+/// Computes a block of rows, all of one sequence, into `scratch.total`, or `scratch.span` for a span by itself.
 pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: &mut Scratch) {
     let dim = args.head_dim;
     let padded = dim.next_multiple_of(16);
@@ -255,7 +258,8 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
     let table = args.tables[args.sequences[block.rows.start] as usize];
     let all = block.rows.clone().map(|row| args.pages(row));
     let (first, end) = all.fold((usize::MAX, 0), |(first, end), p| (first.min(p.start), end.max(p.end)));
-    for pages in block.spans.clone().map(|span| span * SPAN..(span + 1) * SPAN) {
+    let spans = block.span.map_or(first / SPAN..end.div_ceil(SPAN), |span| span..span + 1);
+    for pages in spans.map(pages_of) {
         span.reset(queries, padded);
         for (page, index) in table.iter().enumerate().take(pages.end.min(end)).skip(pages.start.max(first)) {
             let base = page * PAGE_TOKENS;
@@ -301,7 +305,7 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
                 F::values(scores, low..high, values, rescale, sums);
             }
         }
-        if block.alone {
+        if block.span.is_some() {
             return;
         }
         let parts = span.running.iter().zip(span.sums.chunks_exact(padded));
@@ -405,16 +409,17 @@ pub(super) fn attention(
         let start = block * cut.rows;
         let mut scratch = SCRATCH.take();
         for rows in runs(args.sequences, start..(start + cut.rows).min(rows)) {
-            let pages = rows.clone().map(|row| args.pages(row).end).max().unwrap_or(0);
-            let alone = cut.spans > 1;
-            let spans = if alone { span..span + 1 } else { 0..pages.div_ceil(SPAN) };
-            let block = Block { rows, heads: heads.clone(), kv_head, spans, alone };
+            let span = (cut.spans > 1).then_some(span);
+            if span.is_some_and(|span| !rows.clone().any(|row| args.sees(row, &pages_of(span)))) {
+                continue;
+            }
+            let block = Block { rows, heads: heads.clone(), kv_head, span };
             (ops.attend)(args, &block, &mut scratch);
-            let Partial { running, sums } = if alone { &scratch.span } else { &scratch.total };
+            let Partial { running, sums } = if span.is_some() { &scratch.span } else { &scratch.total };
             for (query, (running, sums)) in running.iter().zip(sums.chunks_exact(padded)).enumerate() {
                 let row = block.rows.start + query / heads.len();
                 let query = row * args.heads + heads.start + query % heads.len();
-                if alone {
+                if let Some(span) = span {
                     let at = query * cut.spans + span;
                     // SAFETY: the partials were made for each query and span, they are borrowed for the whole run, and
                     // only this task has this query and span.
@@ -446,7 +451,7 @@ pub(super) fn attention(
             let Partial { running, sums } = &mut scratch.total;
             for (at, part) in parts.by_ref().take(cut.spans) {
                 let span = at % cut.spans;
-                if args.sees(query / args.heads, &(span * SPAN..(span + 1) * SPAN)) {
+                if args.sees(query / args.heads, &pages_of(span)) {
                     (ops.merge)((&mut running[0], sums), part);
                 }
             }

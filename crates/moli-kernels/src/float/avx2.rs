@@ -7,8 +7,8 @@
 //! by memory or small beside the matrix products.
 
 use super::attention::{Form, Scores};
+use super::heads;
 use super::scalar;
-use super::vector::{self, Vector};
 use half::f16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -107,12 +107,12 @@ plain! {
 
     fn attention_scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
         // SAFETY: AVX2 and FMA are here.
-        unsafe { vector::scores::<__m256>(q, dim, keys, scores) }
+        unsafe { heads::scores::<__m256>(q, dim, keys, scores) }
     }
 
     fn attention_values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
         // SAFETY: AVX2 and FMA are here.
-        unsafe { vector::values::<__m256>(weights, keys, values, rescale, sums) }
+        unsafe { heads::values::<__m256>(weights, keys, values, rescale, sums) }
     }
 }
 
@@ -138,38 +138,6 @@ fn sum_of_squares(x: &[f32]) -> f32 {
         *lane = v.mul_add(*v, *lane);
     }
     scalar::tree(lanes)
-}
-
-// SAFETY (for the whole block): by the trait's contract.
-#[allow(clippy::undocumented_unsafe_blocks)]
-impl Vector for __m256 {
-    const LANES: usize = 8;
-    const QUERIES: usize = 3;
-
-    #[inline(always)]
-    unsafe fn splat(v: f32) -> Self {
-        unsafe { _mm256_set1_ps(v) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        unsafe { _mm256_loadu_ps(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm256_storeu_ps(to, self) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, b: Self) -> Self {
-        unsafe { _mm256_mul_ps(self, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn fma(self, b: Self, c: Self) -> Self {
-        unsafe { _mm256_fmadd_ps(self, b, c) }
-    }
 }
 
 /// The AVX2 form of attention's inner steps.

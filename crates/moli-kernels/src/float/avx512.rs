@@ -1,54 +1,22 @@
 //! Attention's inner steps with AVX-512.
 
 use super::attention::{Form, Scores};
+use super::heads;
 use super::scalar;
-use super::vector::{self, Vector};
 use half::f16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-// SAFETY (for the whole block): by the trait's contract.
-#[allow(clippy::undocumented_unsafe_blocks)]
-impl Vector for __m512 {
-    const LANES: usize = 16;
-    const QUERIES: usize = 6;
-
-    #[inline(always)]
-    unsafe fn splat(v: f32) -> Self {
-        unsafe { _mm512_set1_ps(v) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        unsafe { _mm512_loadu_ps(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm512_storeu_ps(to, self) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, b: Self) -> Self {
-        unsafe { _mm512_mul_ps(self, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn fma(self, b: Self, c: Self) -> Self {
-        unsafe { _mm512_fmadd_ps(self, b, c) }
-    }
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
     // SAFETY: AVX-512 is here.
-    unsafe { vector::scores::<__m512>(q, dim, keys, scores) }
+    unsafe { heads::scores::<__m512>(q, dim, keys, scores) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
     // SAFETY: AVX-512 is here.
-    unsafe { vector::values::<__m512>(weights, keys, values, rescale, sums) }
+    unsafe { heads::values::<__m512>(weights, keys, values, rescale, sums) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]

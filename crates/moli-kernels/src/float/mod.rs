@@ -16,6 +16,8 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod heads;
 mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -24,8 +26,6 @@ mod rope;
 mod scalar;
 #[cfg(test)]
 mod tests;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod vector;
 
 pub use attention::{AttentionArgs, PAGE_TOKENS};
 pub(crate) use parallel::Pieces;

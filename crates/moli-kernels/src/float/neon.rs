@@ -4,8 +4,9 @@
 //! alone: a sum in 16 lanes, half precision, and attention's loops.
 
 use super::attention::{Form, Scores};
+use super::heads;
 use super::scalar;
-use super::vector::{self, Vector};
+use crate::vector::Vector;
 use half::f16;
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -64,47 +65,10 @@ fn to_f32(x: &[f16], out: &mut [f32]) {
     let (x4, x_rest) = x.as_chunks::<4>();
     let (out4, out_rest) = out.as_chunks_mut::<4>();
     for (o, x) in out4.iter_mut().zip(x4) {
-        // SAFETY: as in `to_f16`, the other way round, which is exact.
-        unsafe {
-            let wide: float32x4_t;
-            asm!("fcvtl {wide:v}.4s, {halves:v}.4h", wide = lateout(vreg) wide,
-                halves = in(vreg) vld1_u16(x.as_ptr().cast()), options(pure, nomem, nostack));
-            vst1q_f32(o.as_mut_ptr(), wide);
-        }
+        // SAFETY: as in `to_f16`, the other way round.
+        unsafe { float32x4_t::load_f16(x.as_ptr().cast()).store(o.as_mut_ptr()) };
     }
     scalar::to_f32(x_rest, out_rest);
-}
-
-// SAFETY (for the whole block): by the trait's contract; every aarch64 has NEON.
-#[allow(clippy::undocumented_unsafe_blocks)]
-impl Vector for float32x4_t {
-    const LANES: usize = 4;
-    const QUERIES: usize = 3;
-
-    #[inline(always)]
-    unsafe fn splat(v: f32) -> Self {
-        unsafe { vdupq_n_f32(v) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        unsafe { vld1q_f32(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { vst1q_f32(to, self) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, b: Self) -> Self {
-        unsafe { vmulq_f32(self, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn fma(self, b: Self, c: Self) -> Self {
-        unsafe { vfmaq_f32(c, self, b) }
-    }
 }
 
 /// The NEON form of attention's inner steps.
@@ -117,7 +81,7 @@ impl Form for Neon {
 
     fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
         // SAFETY: every aarch64 has NEON.
-        unsafe { vector::scores::<float32x4_t>(q, dim, keys, scores) }
+        unsafe { heads::scores::<float32x4_t>(q, dim, keys, scores) }
     }
 
     fn soft_cap(scores: &mut Scores, cap: f32) {
@@ -130,7 +94,7 @@ impl Form for Neon {
 
     fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
         // SAFETY: every aarch64 has NEON.
-        unsafe { vector::values::<float32x4_t>(weights, keys, values, rescale, sums) }
+        unsafe { heads::values::<float32x4_t>(weights, keys, values, rescale, sums) }
     }
 
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {

@@ -1,4 +1,4 @@
-//! The aarch64 forms of [`Simd`], [`Dwords`] and [`Vector`].
+//! The aarch64 forms of [`Simd`] and [`Dwords`].
 //!
 //! 16 lanes are in four registers. The three instruction sets differ in how bytes are multiplied alone, which is
 //! [`Bytes`]; the rest is [`Neon`]. Weights are bytes with a sign everywhere: all formats but Q8_0 stay below 128.
@@ -13,9 +13,9 @@ use std::arch::asm;
 use std::array::from_fn;
 use std::marker::PhantomData;
 
-use super::float::Vector;
 use super::simd::{Simd, safe_quads};
 use super::unpack::{Dwords, FAR, QUAD, Rows, shuffle_pattern};
+use crate::vector::from_halves;
 
 /// 16 i32.
 type Int = [int32x4_t; 4];
@@ -72,21 +72,6 @@ unsafe fn matrix_product(mut acc: int32x4_t, w: int8x16_t, a: int8x16_t) -> int3
             options(pure, nomem, nostack, preserves_flags));
     }
     acc
-}
-
-/// Half-precision numbers as f32, exactly.
-///
-/// # Safety
-/// NEON.
-#[inline(always)]
-unsafe fn from_halves(halves: uint16x4_t) -> float32x4_t {
-    let wide: float32x4_t;
-    // SAFETY: it touches nothing but its operands.
-    unsafe {
-        asm!("fcvtl {wide:v}.4s, {halves:v}.4h", wide = lateout(vreg) wide, halves = in(vreg) halves,
-            options(pure, nomem, nostack));
-    }
-    wide
 }
 
 // SAFETY (for the whole block): by the trait's contract.
@@ -432,41 +417,5 @@ impl Dwords for uint32x4_t {
             asm!("prfm pldl1keep, [{line}]", "prfm pldl2keep, [{far}]", line = in(reg) line,
                 far = in(reg) line.wrapping_add(FAR), options(readonly, nostack, preserves_flags));
         }
-    }
-}
-
-// SAFETY (for the whole block): by the trait's contract.
-#[allow(clippy::undocumented_unsafe_blocks)]
-impl Vector for float32x4_t {
-    const LANES: usize = 4;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        unsafe { vdupq_n_f32(0.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        unsafe { vld1q_f32(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_f16(from: *const u8) -> Self {
-        unsafe { from_halves(vreinterpret_u16_u8(vld1_u8(from))) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const u8) -> Self {
-        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(from)))) }
-    }
-
-    #[inline(always)]
-    unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
-        unsafe { vfmaq_f32(c, a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { vst1q_f32(to, self) }
     }
 }

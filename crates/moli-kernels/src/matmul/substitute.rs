@@ -7,11 +7,13 @@ use std::ops::Range;
 
 use moli_format::TensorType;
 
+use super::float::{self, Bf16, F16, F32};
 use super::tile::{Panel, product as tile_product, quantized};
 use super::unpack::Rows;
 use super::x86::{Avx512, Wide};
-use super::{Job, MatmulFn, float};
+use super::{Job, MatmulFn};
 use crate::quant::unpack::*;
+use crate::vector::Vector;
 
 struct Arrays;
 
@@ -78,6 +80,35 @@ impl Wide for Arrays {
     }
 }
 
+// SAFETY (for the whole block): only the loads and the store touch memory, within the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Vector for Float {
+    const LANES: usize = 16;
+
+    unsafe fn splat(v: f32) -> Self {
+        [v; 16]
+    }
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { from.cast::<Self>().read_unaligned() }
+    }
+    unsafe fn load_f16(from: *const u8) -> Self {
+        unsafe { from.cast::<[[u8; 2]; 16]>().read_unaligned() }.map(|b| half::f16::from_le_bytes(b).to_f32())
+    }
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        unsafe { from.cast::<[[u8; 2]; 16]>().read_unaligned() }
+            .map(|b| half::bf16::from_le_bytes(b).to_f32())
+    }
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<Self>().write_unaligned(self) }
+    }
+    unsafe fn mul(self, b: Self) -> Self {
+        std::array::from_fn(|i| self[i] * b[i])
+    }
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        std::array::from_fn(|i| self[i].mul_add(b[i], c[i]))
+    }
+}
+
 /// As [`tile::avx512`](super::tile::avx512).
 pub(super) fn product(ttype: TensorType) -> MatmulFn {
     /// # Safety
@@ -87,5 +118,11 @@ pub(super) fn product(ttype: TensorType) -> MatmulFn {
         // SAFETY: the caller's promise.
         unsafe { tile_product::<Avx512<Arrays>, F>(job, rows, panel) }
     }
-    quantized!(ttype, run)
+    /// # Safety
+    /// As [`MatmulFn`].
+    unsafe fn floats<F: float::Float>(job: &Job<'_>, rows: Range<usize>, _: &mut Box<Panel>) {
+        // SAFETY: the caller's promise.
+        unsafe { float::product::<Float, F, 1>(job, rows) }
+    }
+    quantized!(ttype, run, floats)
 }

@@ -76,7 +76,7 @@ fn assert_same_bits(w: &Matrix, x: &[f32], tokens: usize) {
     let forms = forms();
     let expected = product(&forms[0].1, 1, w, x, tokens);
     for (name, kernels) in &forms {
-        for threads in [1, 2, 3] {
+        for threads in [1, 2, 4] {
             let actual = product(kernels, threads, w, x, tokens);
             assert!(
                 same(&expected, &actual),

@@ -7,7 +7,7 @@
 //! With rows as lanes every lane performs the scalar form's sequence of operations, so the bits agree by construction,
 //! and nothing depends on how many tokens there are.
 //!
-//! All of it is written once, over [`Simd`] and [`Dwords`].
+//! All of it is written once, over [`Simd`] and [`Dwords`]; unquantised weights have [`float`].
 
 #![allow(unsafe_code)]
 
@@ -15,9 +15,10 @@ use std::ops::Range;
 
 use moli_format::TensorType;
 
+use super::float::{self, Bf16, F16, F32, Float};
 use super::simd::Simd;
 use super::unpack::{Dwords, Lanes, QUAD, Rows};
-use super::{FEW, Job, MatmulFn, TILE, float};
+use super::{FEW, Job, MatmulFn, TILE};
 use crate::quant::unpack::*;
 
 /// Columns of a panel: two tiles of one and the activations that pass by share the first-level cache.
@@ -78,8 +79,10 @@ impl std::fmt::Debug for Panel {
 
 /// A function for each type that has kernels.
 macro_rules! quantized {
-    ($ttype:expr, $run:ident) => {
+    ($ttype:expr, $run:ident, $floats:ident) => {
         match $ttype {
+            TensorType::F16 => $floats::<F16>,
+            TensorType::BF16 => $floats::<Bf16>,
             TensorType::Q4_0 => $run::<Q4_0>,
             TensorType::Q4_1 => $run::<Q4_1>,
             TensorType::Q5_0 => $run::<Q5_0>,
@@ -90,7 +93,7 @@ macro_rules! quantized {
             TensorType::Q4K => $run::<Q4K>,
             TensorType::Q5K => $run::<Q5K>,
             TensorType::Q6K => $run::<Q6K>,
-            other => float::product(other),
+            _ => $floats::<F32>,
         }
     };
 }
@@ -99,7 +102,8 @@ pub(super) use quantized;
 
 /// The products of an instruction set: the text below, compiled with its features.
 macro_rules! forms {
-    ($($(#[$doc:meta])* $name:ident = $simd:ty, with $features:literal on $arch:literal;)*) => {$(
+    ($($(#[$doc:meta])*
+        $name:ident = $simd:ty, and $registers:literal of $vector:ty, with $features:literal on $arch:literal;)*) => {$(
         $(#[$doc])*
         #[cfg(target_arch = $arch)]
         pub(super) fn $name(ttype: TensorType) -> MatmulFn {
@@ -110,23 +114,33 @@ macro_rules! forms {
                 // SAFETY: the caller's promise.
                 unsafe { product::<$simd, F>(job, rows, panel) }
             }
-            quantized!(ttype, run)
+            /// # Safety
+            /// As [`MatmulFn`], with these features.
+            #[target_feature(enable = $features)]
+            unsafe fn floats<F: Float>(job: &Job<'_>, rows: Range<usize>, _: &mut Box<Panel>) {
+                // SAFETY: the caller's promise.
+                unsafe { float::product::<$vector, F, $registers>(job, rows) }
+            }
+            quantized!(ttype, run, floats)
         }
     )*};
 }
 
 forms! {
     /// The products with AVX2, for a type that has kernels.
-    avx2 = super::x86::Avx2, with "avx2,fma,f16c" on "x86_64";
+    avx2 = super::x86::Avx2, and 2 of std::arch::x86_64::__m256, with "avx2,fma,f16c" on "x86_64";
     /// The products with AVX-512-VNNI, for a type that has kernels.
-    avx512 = super::x86::Avx512<super::x86::Zmm>,
+    avx512 = super::x86::Avx512<super::x86::Zmm>, and 1 of std::arch::x86_64::__m512,
         with "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c" on "x86_64";
     /// The products with NEON, for a type that has kernels.
-    neon = super::neon::Neon<super::neon::Widening>, with "neon" on "aarch64";
+    neon = super::neon::Neon<super::neon::Widening>, and 4 of std::arch::aarch64::float32x4_t,
+        with "neon" on "aarch64";
     /// The products with NEON's dot products, for a type that has kernels.
-    neon_dot = super::neon::Neon<super::neon::Dot>, with "neon,dotprod" on "aarch64";
+    neon_dot = super::neon::Neon<super::neon::Dot>, and 4 of std::arch::aarch64::float32x4_t,
+        with "neon,dotprod" on "aarch64";
     /// The products with NEON's dot and matrix products, for a type that has kernels.
-    neon_i8mm = super::neon::Neon<super::neon::Matrix>, with "neon,dotprod,i8mm" on "aarch64";
+    neon_i8mm = super::neon::Neon<super::neon::Matrix>, and 4 of std::arch::aarch64::float32x4_t,
+        with "neon,dotprod,i8mm" on "aarch64";
 }
 
 /// The outputs `rows` for all tokens.

@@ -9,7 +9,6 @@ use std::arch::x86_64::*;
 
 use moli_format::TensorType;
 
-use super::float::Vector;
 use super::simd::{Simd, safe_quads};
 use super::unpack::{Dwords, FAR, QUAD, Rows, shuffle_pattern};
 
@@ -632,44 +631,5 @@ impl Dwords for __m512i {
             _mm_prefetch::<_MM_HINT_T0>(line.cast());
             _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(FAR).cast());
         }
-    }
-}
-
-// SAFETY (for the whole block): by the trait's contract.
-#[allow(clippy::undocumented_unsafe_blocks)]
-impl Vector for __m256 {
-    const LANES: usize = 8;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        unsafe { _mm256_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        unsafe { _mm256_loadu_ps(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_f16(from: *const u8) -> Self {
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const u8) -> Self {
-        unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm256_storeu_ps(to, self) }
     }
 }

@@ -4,23 +4,12 @@
 //! hide the latency of a multiply-add.
 
 use super::attention::{PAGE_TOKENS, Scores};
+use crate::vector::Vector;
 use std::ops::Range;
 
-/// A register of [`LANES`](Self::LANES) f32.
-///
-/// # Safety of all methods
-/// The processor has the instructions, and as many elements can be read or written at a pointer.
-pub(super) trait Vector: Copy {
-    /// A divisor of 16.
-    const LANES: usize;
-    /// The most queries that are computed together: 6, or 3 where there are fewer registers.
-    const QUERIES: usize;
-    unsafe fn splat(v: f32) -> Self;
-    unsafe fn load(from: *const f32) -> Self;
-    unsafe fn store(self, to: *mut f32);
-    unsafe fn mul(self, b: Self) -> Self;
-    /// self * b + c, rounded once
-    unsafe fn fma(self, b: Self, c: Self) -> Self;
+/// The most queries that are computed together: as many as leave the registers room for keys or values.
+const fn most<V: Vector>() -> usize {
+    if V::LANES == 16 { 6 } else { 3 }
 }
 
 /// Calls `$run::<V, $n, N>(first)` for groups of `N` of the queries, as many at a time as `V` takes.
@@ -29,10 +18,10 @@ macro_rules! in_groups {
         let mut $first = 0;
         while $first < $queries {
             let left = $queries - $first;
-            if $V::QUERIES == 6 && left >= 6 {
+            if most::<$V>() == 6 && left >= 6 {
                 $run::<$V, 6>($($value),*);
                 $first += 6;
-            } else if $V::QUERIES == 6 && left == 4 {
+            } else if most::<$V>() == 6 && left == 4 {
                 $run::<$V, 4>($($value),*);
                 $first += 4;
             } else if left >= 3 {
