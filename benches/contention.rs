@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use common::Error;
 use common::llama_bench::LlamaBench;
+use common::options::Shared;
 use common::peer::Moli;
 use common::report::{Machine, end, median, print_table, rounded};
 use common::workload::{Contender, InProcess, Workload};
@@ -37,21 +38,11 @@ struct Options {
     /// What is timed: tg128 generates 128 tokens.
     #[arg(long, default_value = "tg128")]
     workload: Workload,
-    /// Times that each measurement is repeated.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// Threads of the model.
-    #[arg(long, default_value_t = moli_kernels::default_threads())]
-    threads: usize,
-    /// A llama-bench beside it, with a name where there are several.
-    #[arg(long, value_name = "[NAME=]PATH")]
-    llama_bench: Vec<String>,
+    #[command(flatten)]
+    shared: Shared,
     /// Be a busy program.
     #[arg(long, hide = true)]
     spin: bool,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> ExitCode {
@@ -69,22 +60,22 @@ fn run(options: Options) -> Result<(), Error> {
         None => moli_testkit::real_model("smollm2-135m-instruct")?,
     };
     let (sequences, tokens) = options.workload.context();
-    let moli = Moli::load(&path, options.threads, sequences * tokens.next_multiple_of(PAGE_TOKENS))?;
+    let moli = Moli::load(&path, options.shared.threads, sequences * tokens.next_multiple_of(PAGE_TOKENS))?;
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(InProcess::new("Moli", moli))];
-    for program in &options.llama_bench {
-        contenders.push(Box::new(LlamaBench::new(program, &path, options.threads)?));
+    for program in &options.shared.llama_bench {
+        contenders.push(Box::new(LlamaBench::new(program, &path, options.shared.threads)?));
     }
 
-    println!("{}", Machine::here(options.threads));
+    println!("{}", Machine::here(options.shared.threads));
     println!(
         "{}, {}, tokens per second, medians of {} rounds\n",
         path.display(),
         options.workload,
-        options.rounds
+        options.shared.rounds
     );
     // Speeds by contender and competitors, one of each round.
     let mut speeds = vec![COMPETITORS.map(|_| Vec::new()); contenders.len()];
-    for round in 1..=options.rounds {
+    for round in 1..=options.shared.rounds {
         for (contender, speeds) in contenders.iter_mut().zip(&mut speeds) {
             for (count, speeds) in COMPETITORS.into_iter().zip(speeds) {
                 let busy = Busy::start(count)?;
@@ -97,7 +88,7 @@ fn run(options: Options) -> Result<(), Error> {
     }
     let mut head = vec!["busy programs".to_owned()];
     head.extend(COMPETITORS.map(|count| count.to_string()));
-    let mut rows = vec![fair_shares(options.threads)];
+    let mut rows = vec![fair_shares(options.shared.threads)];
     rows.extend(contenders.iter().zip(&speeds).map(|(contender, speeds)| row(contender.name(), speeds)));
     print_table(&head, &rows);
     Ok(())

@@ -18,6 +18,7 @@ use clap::Parser;
 use common::Error;
 use common::llama_bench::LlamaBench;
 use common::llama_python::LlamaPython;
+use common::options::Shared;
 use common::peer::{Candle, Moli};
 use common::report::{Machine, end, median, print_table, rounded};
 use common::workload::{Contender, InProcess, Workload};
@@ -33,15 +34,8 @@ struct Options {
     /// tokens that aren't timed, batch8 generates 32 for each of 8 sequences together.
     #[arg(long, value_delimiter = ',', default_value = "pp512,tg64,tg64@4096,batch8")]
     workloads: Vec<Workload>,
-    /// Times that each contender has its turn.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// Threads of every contender.
-    #[arg(long, default_value_t = moli_kernels::default_threads())]
-    threads: usize,
-    /// A llama-bench, with a name where there are several.
-    #[arg(long, value_name = "[NAME=]PATH")]
-    llama_bench: Vec<String>,
+    #[command(flatten)]
+    shared: Shared,
     /// The environment that scripts/peers-venv.sh has made.
     #[arg(long, value_name = "FOLDER")]
     llama_cpp_venv: Option<PathBuf>,
@@ -51,9 +45,6 @@ struct Options {
     /// Where every sample goes.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> ExitCode {
@@ -64,11 +55,11 @@ fn run(mut options: Options) -> Result<(), Error> {
     if options.models.is_empty() {
         options.models.push(moli_testkit::real_model("smollm2-135m-instruct")?);
     }
-    let machine = Machine::here(options.threads);
+    let machine = Machine::here(options.shared.threads);
     println!("{machine}");
     println!(
         "tokens per second, medians of {} rounds; ratios are Moli's speed to the other's",
-        options.rounds
+        options.shared.rounds
     );
     println!("pp: reading a prompt. tg: generating, behind the tokens after @, whose reading isn't timed.");
     println!("batch: generating for so many sequences together.\n");
@@ -77,7 +68,7 @@ fn run(mut options: Options) -> Result<(), Error> {
         models.push(model(path, &options)?);
     }
     if let Some(path) = &options.json {
-        let report = json!({ "machine": machine.json(), "rounds": options.rounds, "models": models });
+        let report = json!({ "machine": machine.json(), "rounds": options.shared.rounds, "models": models });
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
     Ok(())
@@ -89,7 +80,7 @@ fn model(path: &Path, options: &Options) -> Result<Value, Error> {
     let mut rows = Vec::new();
     let mut workloads = Vec::new();
     for &workload in &options.workloads {
-        let samples = measure(&mut contenders, workload, options.rounds);
+        let samples = measure(&mut contenders, workload, options.shared.rounds);
         rows.push(row(workload, &samples));
         let by_name: serde_json::Map<String, Value> = contenders
             .iter()
@@ -116,19 +107,21 @@ fn contenders(path: &Path, options: &Options) -> Result<Vec<Box<dyn Contender>>,
         sequences * tokens.next_multiple_of(PAGE_TOKENS)
     };
     let context = options.workloads.iter().map(pages).max().unwrap_or_default();
-    let moli = Moli::load(path, options.threads, context)?;
+    let moli = Moli::load(path, options.shared.threads, context)?;
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(InProcess::new("Moli", moli))];
-    for program in &options.llama_bench {
-        contenders.push(Box::new(LlamaBench::new(program, path, options.threads)?));
+    for program in &options.shared.llama_bench {
+        contenders.push(Box::new(LlamaBench::new(program, path, options.shared.threads)?));
     }
     if let Some(venv) = &options.llama_cpp_venv {
-        contenders.push(Box::new(LlamaPython::start(venv, path, options.threads)?));
+        contenders.push(Box::new(LlamaPython::start(venv, path, options.shared.threads)?));
     }
     if options.candle {
-        if std::env::var("RAYON_NUM_THREADS").ok() != Some(options.threads.to_string()) {
-            return Err(
-                format!("candle needs RAYON_NUM_THREADS={} in the environment", options.threads).into()
-            );
+        if std::env::var("RAYON_NUM_THREADS").ok() != Some(options.shared.threads.to_string()) {
+            return Err(format!(
+                "candle needs RAYON_NUM_THREADS={} in the environment",
+                options.shared.threads
+            )
+            .into());
         }
         contenders.push(Box::new(InProcess::new("candle", Candle::load(path)?)));
     }

@@ -4,6 +4,7 @@
 
 pub(crate) mod llama_bench;
 pub(crate) mod llama_python;
+pub(crate) mod options;
 pub(crate) mod peer;
 pub(crate) mod report;
 pub(crate) mod workload;

@@ -1,4 +1,5 @@
-//! Each format's products beside what this machine allows: reading for one token, 8-bit multiply-adds for many.
+//! Each format's products beside what this machine allows: reading for one token, 8-bit multiply-adds for many; and what
+//! 8 tokens cost.
 //!
 //! `cargo bench -p moli-kernels --bench limits`. Every round measures the two limits and all products anew, so that a minute
 //! in which the machine is slow slows both sides; medians and the median of the rounds' percentages are printed.
@@ -134,16 +135,21 @@ fn main() {
     let bench = Bench { kernels, pool, scratch };
     let data = vec![1u8; WORKING_SET];
     println!("{}, {} threads, medians of {rounds} rounds\n", bench.kernels.isa(), bench.pool.threads());
-    println!("| format | shape | 1 token, GB/s | of reading | {TOKENS} tokens, GMAC/s | of the int8 peak |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| format | shape | 1 token, GB/s | of reading | 8 tokens cost | {TOKENS} tokens, GMAC/s | of the int8 peak |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     let (mut reads, mut peaks) = (Vec::new(), Vec::new());
     for ttype in SUPPORTED {
         for shape @ (rows, cols) in SHAPES {
             let all = matrices(ttype, shape);
-            let (mut one, mut of_read, mut many, mut of_peak) = (vec![], vec![], vec![], vec![]);
+            let (mut one, mut of_read, mut eight, mut many, mut of_peak) =
+                (vec![], vec![], vec![], vec![], vec![]);
             for _ in 0..rounds {
                 let read = bench.read(&data);
-                let bytes = all[0].bytes() as f64 / bench.product(&all, 1, all.len());
+                let seconds = bench.product(&all, 1, all.len());
+                let bytes = all[0].bytes() as f64 / seconds;
+                eight.push(bench.product(&all, 8, all.len()) / seconds);
                 let macs = (TOKENS * rows * cols) as f64 / bench.product(&all[..1], TOKENS, 1);
                 one.push(bytes);
                 of_read.push(bytes / read);
@@ -159,9 +165,10 @@ fn main() {
                 _ => format!("{:.0}%", 100.0 * median(samples)),
             };
             println!(
-                "| {ttype} | {rows}×{cols} | {:.1} | {} | {:.0} | {} |",
+                "| {ttype} | {rows}×{cols} | {:.1} | {} | {:.1} × 1 | {:.0} | {} |",
                 median(one) / 1e9,
                 percent(of_read),
+                median(eight),
                 median(many) / 1e9,
                 percent(of_peak)
             );

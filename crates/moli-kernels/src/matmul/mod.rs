@@ -27,6 +27,8 @@ mod tile;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_rows;
 
 pub use activations::Activations;
 
