@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use moli_format::{Gguf, ReadMode, TensorType};
-use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PageTable, load};
+use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PAGE_TOKENS, load};
 use moli_testkit::TinyModel;
 
 /// Longer than a KV page and than the tiny Gemma's window.
@@ -23,9 +23,8 @@ fn logits(gguf: &Gguf, backend: BackendKind) -> Vec<f32> {
     let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i * 89 + i * i * 7) % 256).collect();
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
     // Two sequences in one batch: the second is a copy of the first's beginning.
-    let mut tables = [PageTable::new(), PageTable::new()];
-    runtime.reserve(&mut tables[0], TOKENS).unwrap();
-    runtime.reserve(&mut tables[1], TOKENS).unwrap();
+    let pages: Vec<u32> = (0..runtime.pages() as u32).collect();
+    let tables = pages.split_at(TOKENS.div_ceil(PAGE_TOKENS));
     let half = TOKENS / 2;
     let mut all = Vec::new();
     for (sequence, range) in [(0, 0..half), (1, 0..half), (0, half..TOKENS)] {
@@ -34,7 +33,7 @@ fn logits(gguf: &Gguf, backend: BackendKind) -> Vec<f32> {
             tokens: &tokens[range.clone()],
             positions: &positions[range.clone()],
             sequences: &vec![sequence; range.len()],
-            tables: &[&tables[0], &tables[1]],
+            tables: &[tables.0, tables.1],
             outputs: &outputs,
         };
         all.extend_from_slice(runtime.forward(&batch).unwrap());

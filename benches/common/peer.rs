@@ -7,7 +7,7 @@ use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::{quantized_llama, quantized_qwen2};
 use moli_format::{Gguf, ReadMode};
-use moli_model::{BackendKind, Batch, LoadOptions, PageTable, Runtime};
+use moli_model::{BackendKind, Batch, LoadOptions, Runtime};
 
 use super::Error;
 
@@ -25,8 +25,8 @@ pub(crate) trait Peer {
 
 pub(crate) struct Moli {
     runtime: Box<dyn Runtime>,
-    /// One for each sequence.
-    tables: Vec<PageTable>,
+    /// All pages; each sequence has its share of them.
+    pages: Vec<u32>,
 }
 
 impl Moli {
@@ -35,28 +35,18 @@ impl Moli {
         let gguf = Gguf::open(path, ReadMode::Map)?;
         let options = LoadOptions { threads, isa: None, context, max_rows: CHUNK };
         let runtime = moli_model::load(&gguf, BackendKind::Cpu, &options)?;
-        Ok(Self { runtime, tables: Vec::new() })
-    }
-
-    fn forget(&mut self) {
-        for table in &mut self.tables {
-            self.runtime.truncate(table, 0);
-        }
+        Ok(Self { pages: (0..runtime.pages() as u32).collect(), runtime })
     }
 
     /// Each sequence reads as many of the tokens as the others, from position `first` on.
     fn forward(&mut self, ids: &[u32], sequences: usize, first: usize) -> Result<(), Error> {
         let each = ids.len() / sequences;
-        self.tables.resize_with(self.tables.len().max(sequences), PageTable::new);
-        for table in &mut self.tables[..sequences] {
-            self.runtime.reserve(table, first + each)?;
-        }
         let rows = 0..ids.len();
         let batch = Batch {
             tokens: ids,
             positions: &rows.clone().map(|row| (first + row % each) as u32).collect::<Vec<_>>(),
             sequences: &rows.map(|row| (row / each) as u32).collect::<Vec<_>>(),
-            tables: &self.tables[..sequences].iter().collect::<Vec<_>>(),
+            tables: &self.pages.chunks_exact(self.pages.len() / sequences).collect::<Vec<_>>(),
             outputs: &(1..=sequences).map(|count| (count * each - 1) as u32).collect::<Vec<_>>(),
         };
         black_box(self.runtime.forward(&batch)?);
@@ -66,7 +56,6 @@ impl Moli {
 
 impl Peer for Moli {
     fn prefill(&mut self, ids: &[u32]) -> Result<(), Error> {
-        self.forget();
         for (index, chunk) in ids.chunks(CHUNK).enumerate() {
             self.forward(chunk, 1, index * CHUNK)?;
         }
@@ -74,9 +63,6 @@ impl Peer for Moli {
     }
 
     fn step(&mut self, ids: &[u32], position: usize) -> Result<(), Error> {
-        if position == 0 {
-            self.forget();
-        }
         self.forward(ids, ids.len(), position)
     }
 }

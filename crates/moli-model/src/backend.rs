@@ -89,6 +89,28 @@ pub trait Backend: Send {
         head_dim: usize,
     ) -> Result<Self::Cache, ModelError>;
 
+    /// Bytes of a page's keys and values, in all layers.
+    fn page_bytes(&self, cache: &Self::Cache) -> usize;
+
+    /// Copies a page's keys and values, in all layers, to another page. Both exist.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn copy_page(&mut self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<(), ModelError>;
+
+    /// Appends a page's keys and values: of each layer the keys, then the values, as the cache has them, little-endian.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn read_page(&mut self, cache: &Self::Cache, page: u32, out: &mut Vec<u8>) -> Result<(), ModelError>;
+
+    /// Puts keys and values that [`read_page`](Self::read_page) gave into a page; there are
+    /// [`page_bytes`](Self::page_bytes) of them.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn write_page(&mut self, cache: &mut Self::Cache, page: u32, bytes: &[u8]) -> Result<(), ModelError>;
+
     /// Copies a buffer's rows in use to the host.
     ///
     /// # Errors

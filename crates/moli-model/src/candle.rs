@@ -33,6 +33,12 @@ pub struct CandleCache {
     layers: Vec<(candle_core::Tensor, candle_core::Tensor)>,
 }
 
+impl CandleCache {
+    fn tensors(&self) -> impl Iterator<Item = &candle_core::Tensor> {
+        self.layers.iter().flat_map(|(keys, values)| [keys, values])
+    }
+}
+
 /// Names the operation in candle's errors.
 trait Context<T> {
     fn during(self, operation: &'static str) -> Result<T, ModelError>;
@@ -189,6 +195,44 @@ impl Backend for CandleBackend {
         };
         let layers = (0..layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_, ModelError>>()?;
         Ok(CandleCache { layers })
+    }
+
+    fn page_bytes(&self, cache: &Self::Cache) -> usize {
+        let page = |tensor: &candle_core::Tensor| PAGE_TOKENS * tensor.dims().last().unwrap_or(&0);
+        cache.tensors().map(|tensor| page(tensor) * size_of::<f16>()).sum()
+    }
+
+    fn copy_page(&mut self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<(), ModelError> {
+        for tensor in cache.tensors() {
+            tensor
+                .narrow(0, from as usize * PAGE_TOKENS, PAGE_TOKENS)
+                .and_then(|page| tensor.slice_set(&page.copy()?, 0, to as usize * PAGE_TOKENS))
+                .during("copying a KV page")?;
+        }
+        Ok(())
+    }
+
+    fn read_page(&mut self, cache: &Self::Cache, page: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        for tensor in cache.tensors() {
+            let elements: Vec<f16> = tensor
+                .narrow(0, page as usize * PAGE_TOKENS, PAGE_TOKENS)
+                .and_then(|page| page.flatten_all()?.to_vec1())
+                .during("reading a KV page")?;
+            out.extend(elements.iter().flat_map(|x| x.to_le_bytes()));
+        }
+        Ok(())
+    }
+
+    fn write_page(&mut self, cache: &mut Self::Cache, page: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        let mut elements = bytes.as_chunks::<{ size_of::<f16>() }>().0.iter().map(|x| f16::from_le_bytes(*x));
+        for tensor in cache.tensors() {
+            let width = *tensor.dims().last().unwrap_or(&0);
+            let page_elements: Vec<f16> = elements.by_ref().take(PAGE_TOKENS * width).collect();
+            candle_core::Tensor::from_vec(page_elements, (PAGE_TOKENS, width), &self.device)
+                .and_then(|new| tensor.slice_set(&new, 0, page as usize * PAGE_TOKENS))
+                .during("writing a KV page")?;
+        }
+        Ok(())
     }
 
     fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<(), ModelError> {

@@ -3,6 +3,8 @@
 //! Weights are ranges of the mapped file; activations, their quantised forms and the panels of the matrix products are
 //! allocated once. An operation allocates nothing.
 
+use std::ops::Range;
+
 use half::f16;
 use moli_format::Tensor;
 use moli_kernels::{
@@ -58,12 +60,21 @@ impl CpuBuffer {
 pub struct CpuCache {
     keys: Vec<f16>,
     values: Vec<f16>,
+    /// Elements of a layer, and of a page in it.
     layer: usize,
+    page: usize,
 }
 
 impl CpuCache {
-    fn layer(&self, layer: usize) -> std::ops::Range<usize> {
+    fn layer(&self, layer: usize) -> Range<usize> {
         layer * self.layer..(layer + 1) * self.layer
+    }
+
+    /// A page's elements in each layer.
+    fn page(&self, page: u32) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (layer, width, start) = (self.layer, self.page, page as usize * self.page);
+        let layers = self.keys.len().checked_div(layer).unwrap_or(0);
+        (0..layers).map(move |i| i * layer + start..i * layer + start + width)
     }
 }
 
@@ -128,7 +139,40 @@ impl Backend for CpuBackend {
         let dims = [layers, pages, kv_heads, PAGE_TOKENS, head_dim];
         let zeros = || zeros("the KV cache", &dims);
         self.kernels.reserve_attention(&self.pool, head_dim);
-        Ok(CpuCache { keys: zeros()?, values: zeros()?, layer: dims[1..].iter().product() })
+        let page = dims[2..].iter().product();
+        Ok(CpuCache { keys: zeros()?, values: zeros()?, layer: pages * page, page })
+    }
+
+    fn page_bytes(&self, cache: &Self::Cache) -> usize {
+        cache.page(0).count() * 2 * cache.page * size_of::<f16>()
+    }
+
+    fn copy_page(&mut self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<(), ModelError> {
+        for (from, to) in cache.page(from).zip(cache.page(to)) {
+            cache.keys.copy_within(from.clone(), to.start);
+            cache.values.copy_within(from, to.start);
+        }
+        Ok(())
+    }
+
+    fn read_page(&mut self, cache: &Self::Cache, page: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        for range in cache.page(page) {
+            for x in cache.keys[range.clone()].iter().chain(&cache.values[range]) {
+                out.extend_from_slice(&x.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn write_page(&mut self, cache: &mut Self::Cache, page: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        let mut from = bytes.as_chunks::<{ size_of::<f16>() }>().0.iter();
+        for range in cache.page(page) {
+            let to = cache.keys[range.clone()].iter_mut().chain(&mut cache.values[range]);
+            for (to, from) in to.zip(from.by_ref()) {
+                *to = f16::from_le_bytes(*from);
+            }
+        }
+        Ok(())
     }
 
     fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<(), ModelError> {

@@ -10,10 +10,9 @@ use moli_format::Gguf;
 use moli_kernels::{KvSlot, RopeAngles};
 
 use crate::backend::{AttentionSpec, Rows};
-use crate::kv::PagePool;
 use crate::weights::Weights;
 use crate::{
-    Backend, Batch, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, PageTable, Rope, Runtime,
+    Backend, Batch, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope, Runtime, pages_of,
 };
 
 /// A model on a backend.
@@ -23,13 +22,11 @@ pub struct Decoder<B: Backend> {
     weights: Weights<B>,
     scratch: Scratch<B>,
     cache: B::Cache,
-    pages: PagePool,
+    pages: usize,
     max_rows: usize,
     angles: RopeAngles,
     angles_local: RopeAngles,
     slots: Vec<KvSlot>,
-    /// Empty between batches: the allocation of the list of their sequences' pages.
-    tables: Vec<&'static [u32]>,
     logits: Vec<f32>,
 }
 
@@ -87,8 +84,8 @@ impl<B: Backend> Decoder<B> {
             last_normed: backend.buffer(outputs, config.hidden)?,
             logits: backend.buffer(1, config.vocab)?,
         };
-        let pages = PagePool::new(options.context)?;
-        let cache = backend.cache(config.layers, pages.total(), config.kv_heads, config.head_dim)?;
+        let pages = pages_of(options.context);
+        let cache = backend.cache(config.layers, pages, config.kv_heads, config.head_dim)?;
         Ok(Self {
             angles: rope_angles(&config.rope, weights.rope_factors.as_deref(), max_rows)?,
             angles_local: rope_angles(&config.rope_local, weights.rope_factors.as_deref(), max_rows)?,
@@ -100,18 +97,20 @@ impl<B: Backend> Decoder<B> {
             pages,
             max_rows,
             slots: Vec::with_capacity(max_rows),
-            tables: Vec::new(),
             logits: Vec::new(),
         })
     }
 
-    /// Logits of the wanted rows into `self.logits`. `self.slots` and the batch have been checked; `tables` are the pages of
-    /// its sequences.
-    fn compute(&mut self, batch: &Batch<'_>, tables: &[&[u32]]) -> Result<(), ModelError> {
+    /// Logits of the wanted rows into `self.logits`. `self.slots` and the batch have been checked.
+    fn compute(&mut self, batch: &Batch<'_>) -> Result<(), ModelError> {
         let Self { backend: b, config: c, weights: w, scratch: s, cache, angles, angles_local, .. } = self;
         let eps = c.norm_eps;
-        let rows =
-            Rows { positions: batch.positions, sequences: batch.sequences, tables, slots: &self.slots };
+        let rows = Rows {
+            positions: batch.positions,
+            sequences: batch.sequences,
+            tables: batch.tables,
+            slots: &self.slots,
+        };
         angles.set(batch.positions);
         if c.window.is_some() {
             angles_local.set(batch.positions);
@@ -205,14 +204,22 @@ impl<B: Backend> Decoder<B> {
                     format!("below the {} tables", batch.tables.len()),
                 );
             };
-            match table.slot(position as usize) {
-                Some(slot) if (slot.page as usize) < self.pages.total() => self.slots.push(slot),
-                _ => {
-                    return bad("position", position as usize, format!("below the {} reserved", table.len()));
+            match table.get(position as usize / PAGE_TOKENS) {
+                Some(&page) if (page as usize) < self.pages => {
+                    self.slots.push(KvSlot { page, token: position % PAGE_TOKENS as u32 });
+                }
+                Some(&page) => return bad("page", page as usize, format!("below the {} pages", self.pages)),
+                None => {
+                    let allowed = format!("below the {} of its pages", table.len() * PAGE_TOKENS);
+                    return bad("position", position as usize, allowed);
                 }
             }
         }
         Ok(())
+    }
+
+    fn check_page(&self, page: u32) -> Result<(), ModelError> {
+        if (page as usize) < self.pages { Ok(()) } else { Err(ModelError::Page { page, pages: self.pages }) }
     }
 }
 
@@ -229,40 +236,42 @@ impl<B: Backend> Runtime for Decoder<B> {
         self.max_rows
     }
 
-    fn context(&self) -> usize {
-        self.pages.total() * PAGE_TOKENS
+    fn pages(&self) -> usize {
+        self.pages
     }
 
-    fn free_pages(&self) -> usize {
-        self.pages.available()
+    fn page_bytes(&self) -> usize {
+        self.backend.page_bytes(&self.cache)
     }
 
-    fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> Result<(), ModelError> {
-        self.pages.reserve(table, tokens)
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
+        self.check_page(from)?;
+        self.check_page(to)?;
+        self.backend.copy_page(&mut self.cache, from, to)
     }
 
-    fn truncate(&mut self, table: &mut PageTable, tokens: usize) {
-        self.pages.truncate(table, tokens);
+    fn read_page(&mut self, page: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        self.check_page(page)?;
+        self.backend.read_page(&self.cache, page, out)
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        self.check_page(page)?;
+        let expected = self.page_bytes();
+        if bytes.len() != expected {
+            return Err(ModelError::PageBytes { expected, actual: bytes.len() });
+        }
+        self.backend.write_page(&mut self.cache, page, bytes)
     }
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
         self.check(batch)?;
-        let mut tables = emptied(std::mem::take(&mut self.tables));
-        tables.extend(batch.tables.iter().map(|table| table.pages()));
-        let computed = self.compute(batch, &tables);
-        self.tables = emptied(tables);
-        computed?;
+        self.compute(batch)?;
         match self.logits.iter().position(|logit| !logit.is_finite()) {
             Some(i) => Err(ModelError::NotFinite { token: i % self.config.vocab, value: self.logits[i] }),
             None => Ok(&self.logits),
         }
     }
-}
-
-/// The list's allocation for a list of another lifetime: an iterator over a list is collected in the list's own place.
-fn emptied<'to>(mut list: Vec<&[u32]>) -> Vec<&'to [u32]> {
-    list.clear();
-    list.into_iter().map(|_| [].as_slice()).collect()
 }
 
 /// The angles of one kind of layer, with room for the largest batch.

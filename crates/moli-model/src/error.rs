@@ -99,6 +99,22 @@ pub enum ModelError {
         /// Tokens in a page.
         page_tokens: usize,
     },
+    /// A page that the KV cache does not have.
+    #[error("there is no KV page {page}: the cache has {pages}")]
+    Page {
+        /// The page.
+        page: u32,
+        /// Pages in all.
+        pages: usize,
+    },
+    /// Keys and values that do not fill a page.
+    #[error("a KV page has {expected} bytes, not {actual}")]
+    PageBytes {
+        /// Bytes of a page.
+        expected: usize,
+        /// Bytes given.
+        actual: usize,
+    },
     /// The batch contradicts itself or the model.
     #[error("bad batch: {what} is {actual}, but must be {allowed}")]
     Batch {

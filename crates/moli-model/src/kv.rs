@@ -1,113 +1,95 @@
-//! Where a sequence's keys and values live: fixed-size pages, handed out from one preallocated pool.
+//! Where keys and values live: fixed-size pages, counted references to them, one pool.
 //!
-//! This is bookkeeping only; the tensors belong to the backend. Pages start at absolute positions that are multiples of
-//! [`PAGE_TOKENS`], so attention walks the same chunks whatever the batch was when they were written.
-
-use moli_kernels::KvSlot;
+//! This is bookkeeping only; the tensors belong to the backend. A sequence is a list of pages, the first of which holds
+//! positions 0 to [`PAGE_TOKENS`] - 1 and so on: attention walks the same chunks whatever the batch was when they were
+//! written. Sequences that begin alike hold the same pages; who writes to a page that another holds too, copies it first.
 
 use crate::ModelError;
 
 /// Tokens in one page.
 pub const PAGE_TOKENS: usize = moli_kernels::PAGE_TOKENS;
 
-/// The pages of one sequence, in order of position.
-///
-/// A table belongs to the runtime that filled it; give its pages back with `truncate(table, 0)` before it is dropped.
-#[derive(Debug, Default)]
-pub struct PageTable {
-    pages: Vec<u32>,
-    tokens: usize,
+/// The pages that `tokens` tokens need.
+pub const fn pages_of(tokens: usize) -> usize {
+    tokens.div_ceil(PAGE_TOKENS)
 }
 
-impl PageTable {
-    /// An empty sequence.
-    pub const fn new() -> Self {
-        Self { pages: Vec::new(), tokens: 0 }
-    }
-
-    /// Tokens that have a place reserved.
-    pub fn len(&self) -> usize {
-        self.tokens
-    }
-
-    /// Whether nothing is reserved.
-    pub fn is_empty(&self) -> bool {
-        self.tokens == 0
-    }
-
-    /// Page numbers, in order of position.
-    pub fn pages(&self) -> &[u32] {
-        &self.pages
-    }
-
-    /// The place of a position, or `None` where nothing is reserved.
-    pub fn slot(&self, position: usize) -> Option<KvSlot> {
-        if position >= self.tokens {
-            return None;
-        }
-        let page = *self.pages.get(position / PAGE_TOKENS)?;
-        Some(KvSlot { page, token: (position % PAGE_TOKENS) as u32 })
-    }
-}
-
-/// The free pages.
+/// Who holds which page: a count for each, and the list of those that nobody holds.
 #[derive(Debug)]
 pub struct PagePool {
+    /// References to each page; 0: it is free.
+    holders: Vec<u32>,
     free: Vec<u32>,
-    total: usize,
 }
 
 impl PagePool {
-    /// A pool for this many tokens, rounded up to whole pages.
+    /// A pool of pages that nobody holds.
     ///
     /// # Errors
-    /// [`ModelError::TooLarge`] when the pages can't be numbered or their list can't be had.
-    pub fn new(tokens: usize) -> Result<Self, ModelError> {
-        let total = tokens.div_ceil(PAGE_TOKENS);
-        let bytes = total as u128 * size_of::<u32>() as u128;
-        let too_large = || ModelError::TooLarge { what: "the list of free KV pages", bytes };
-        let pages = u32::try_from(total).map_err(|_| too_large())?;
-        let mut free = Vec::new();
-        free.try_reserve_exact(total).map_err(|_| too_large())?;
-        // Popped from the end: low pages first, so that a short session touches little memory.
-        free.extend((0..pages).rev());
-        Ok(Self { free, total })
+    /// [`ModelError::TooLarge`] when the pages can't be numbered or their lists can't be had.
+    pub fn new(pages: usize) -> Result<Self, ModelError> {
+        let bytes = pages as u128 * 2 * size_of::<u32>() as u128;
+        let too_large = || ModelError::TooLarge { what: "the list of KV pages", bytes };
+        let count = u32::try_from(pages).map_err(|_| too_large())?;
+        let (mut free, mut holders) = (Vec::new(), Vec::new());
+        free.try_reserve_exact(pages).map_err(|_| too_large())?;
+        holders.try_reserve_exact(pages).map_err(|_| too_large())?;
+        // Popped from the end: low pages first, so that a short sequence touches little memory.
+        free.extend((0..count).rev());
+        holders.resize(pages, 0);
+        Ok(Self { holders, free })
     }
 
     /// Pages in all.
     pub fn total(&self) -> usize {
-        self.total
+        self.holders.len()
     }
 
-    /// Pages that no sequence holds.
+    /// Pages that nobody holds.
     pub fn available(&self) -> usize {
         self.free.len()
     }
 
-    /// Makes room for a sequence of `tokens`; takes all the pages that it needs or none.
+    /// References to a page; 0 for one that does not exist.
+    pub fn holders(&self, page: u32) -> u32 {
+        self.holders.get(page as usize).copied().unwrap_or(0)
+    }
+
+    /// Appends `count` free pages, now held once, to `pages`: all or none.
     ///
     /// # Errors
     /// [`ModelError::OutOfPages`] when too few are free.
-    pub fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> Result<(), ModelError> {
-        let needed = tokens.div_ceil(PAGE_TOKENS).saturating_sub(table.pages.len());
-        if needed > self.free.len() {
-            return Err(ModelError::OutOfPages { needed, free: self.free.len(), page_tokens: PAGE_TOKENS });
+    pub fn take(&mut self, count: usize, pages: &mut Vec<u32>) -> Result<(), ModelError> {
+        let Some(rest) = self.free.len().checked_sub(count) else {
+            let free = self.free.len();
+            return Err(ModelError::OutOfPages { needed: count, free, page_tokens: PAGE_TOKENS });
+        };
+        for page in self.free.drain(rest..).rev() {
+            if let Some(holders) = self.holders.get_mut(page as usize) {
+                *holders = 1;
+            }
+            pages.push(page);
         }
-        // Room for all that there is, so that a growing sequence allocates nothing later.
-        table.pages.reserve_exact(self.total.saturating_sub(table.pages.len()));
-        let rest = self.free.len() - needed;
-        table.pages.extend(self.free.drain(rest..).rev());
-        table.tokens = table.tokens.max(tokens);
         Ok(())
     }
 
-    /// Cuts a sequence down to `tokens` and takes the pages behind them back.
-    pub fn truncate(&mut self, table: &mut PageTable, tokens: usize) {
-        if tokens >= table.tokens {
-            return;
+    /// One more holder of a page that somebody holds.
+    pub fn share(&mut self, page: u32) {
+        debug_assert!(self.holders(page) > 0, "page {page} is free");
+        if let Some(holders) = self.holders.get_mut(page as usize) {
+            *holders += 1;
         }
-        table.tokens = tokens;
-        self.free.extend(table.pages.drain(tokens.div_ceil(PAGE_TOKENS)..).rev());
+    }
+
+    /// One holder less; the last one's page is free again.
+    pub fn release(&mut self, page: u32) {
+        debug_assert!(self.holders(page) > 0, "page {page} is free");
+        if let Some(holders) = self.holders.get_mut(page as usize).filter(|holders| **holders > 0) {
+            *holders -= 1;
+            if *holders == 0 {
+                self.free.push(page);
+            }
+        }
     }
 }
 
@@ -116,44 +98,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reserve_takes_whole_pages_and_truncate_gives_them_back() {
-        let mut pool = PagePool::new(3 * PAGE_TOKENS - 1).unwrap();
-        let mut table = PageTable::new();
-        assert_eq!(pool.available(), 3);
-        pool.reserve(&mut table, PAGE_TOKENS).unwrap();
-        assert_eq!((table.pages(), pool.available()), (&[0][..], 2));
-        pool.reserve(&mut table, PAGE_TOKENS + 1).unwrap();
-        assert_eq!((table.pages(), pool.available()), (&[0, 1][..], 1));
-        assert_eq!(table.slot(PAGE_TOKENS), Some(KvSlot { page: 1, token: 0 }));
-        assert_eq!(table.slot(PAGE_TOKENS + 1), None);
-        pool.truncate(&mut table, 1);
-        assert_eq!((table.len(), table.pages(), pool.available()), (1, &[0][..], 2));
-        pool.truncate(&mut table, 0);
-        assert_eq!((table.is_empty(), pool.available()), (true, 3));
-    }
-
-    #[test]
-    fn a_reservation_that_does_not_fit_takes_nothing() {
-        let mut pool = PagePool::new(2 * PAGE_TOKENS).unwrap();
-        let (mut one, mut other) = (PageTable::new(), PageTable::new());
-        pool.reserve(&mut one, PAGE_TOKENS).unwrap();
-        let error = pool.reserve(&mut other, 2 * PAGE_TOKENS).unwrap_err();
-        assert!(matches!(error, ModelError::OutOfPages { needed: 2, free: 1, page_tokens: PAGE_TOKENS }));
-        assert!(other.is_empty());
+    fn pages_are_taken_low_first_and_come_back_with_their_last_holder() {
+        let mut pool = PagePool::new(3).unwrap();
+        let mut pages = Vec::new();
+        pool.take(2, &mut pages).unwrap();
+        assert_eq!((pages.as_slice(), pool.available(), pool.total()), (&[0, 1][..], 1, 3));
+        pool.share(1);
+        assert_eq!((pool.holders(0), pool.holders(1), pool.holders(2), pool.holders(9)), (1, 2, 0, 0));
+        pool.release(1);
         assert_eq!(pool.available(), 1);
+        pool.release(1);
+        pool.release(0);
+        assert_eq!(pool.available(), 3);
     }
 
     #[test]
-    fn pages_of_interleaved_sequences_are_disjoint() {
-        let mut pool = PagePool::new(64 * PAGE_TOKENS).unwrap();
-        let mut tables: Vec<PageTable> = (0..4).map(|_| PageTable::new()).collect();
-        for step in 1..=16 {
-            for table in &mut tables {
-                pool.reserve(table, step * PAGE_TOKENS).unwrap();
-            }
-        }
-        let mut seen: Vec<u32> = tables.iter().flat_map(|t| t.pages().to_vec()).collect();
-        seen.sort_unstable();
-        assert_eq!(seen, (0..64).collect::<Vec<u32>>());
+    fn taking_more_than_is_free_takes_nothing() {
+        let mut pool = PagePool::new(2).unwrap();
+        let mut pages = vec![7];
+        let error = pool.take(3, &mut pages).unwrap_err();
+        assert!(matches!(error, ModelError::OutOfPages { needed: 3, free: 2, page_tokens: PAGE_TOKENS }));
+        assert_eq!((pages.as_slice(), pool.available()), (&[7][..], 2));
+    }
+
+    #[test]
+    fn pages_that_cannot_be_numbered_are_refused() {
+        let error = PagePool::new(1 << 33).unwrap_err();
+        assert!(matches!(error, ModelError::TooLarge { .. }));
     }
 }

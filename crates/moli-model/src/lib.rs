@@ -3,7 +3,7 @@
 //! * [`Config`]: what the model is, read from the file's metadata;
 //! * [`weights`]: its tensors, checked against the shapes that the configuration implies;
 //! * [`decoder`]: the one forward pass, over the small trait [`Backend`];
-//! * [`kv`]: which page holds which token's keys and values;
+//! * [`kv`]: who holds which page of keys and values;
 //! * [`cpu`] and `candle`: the backends.
 //!
 //! Users of a loaded model see [`Runtime`], which hides the backend.
@@ -22,5 +22,5 @@ pub mod weights;
 pub use backend::Backend;
 pub use config::{ARCHITECTURES, Activation, Config, Rope, SlidingWindow};
 pub use error::ModelError;
-pub use kv::{PAGE_TOKENS, PageTable};
+pub use kv::{PAGE_TOKENS, PagePool, pages_of};
 pub use runtime::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, Runtime, load};

@@ -5,7 +5,7 @@ use moli_kernels::Isa;
 
 use crate::cpu::CpuBackend;
 use crate::decoder::Decoder;
-use crate::{Config, ModelError, PageTable};
+use crate::{Config, ModelError};
 
 /// Most rows of logits that one forward pass returns: 64 rows of a vocabulary of 262,144 are 64 MiB.
 pub const MAX_OUTPUTS: usize = 64;
@@ -19,8 +19,9 @@ pub struct Batch<'a> {
     pub positions: &'a [u32],
     /// Index into `tables` of each token's sequence.
     pub sequences: &'a [u32],
-    /// Pages of the sequences; the positions of the batch must be reserved.
-    pub tables: &'a [&'a PageTable],
+    /// KV pages of the sequences, in order of position: those of the batch's positions, and all before them that attention
+    /// looks at.
+    pub tables: &'a [&'a [u32]],
     /// Rows whose logits are wanted, at most [`MAX_OUTPUTS`].
     pub outputs: &'a [u32],
 }
@@ -38,20 +39,31 @@ pub trait Runtime: Send {
     /// Most rows of one [`Batch`].
     fn max_rows(&self) -> usize;
 
-    /// Tokens that the KV pages hold, over all sequences.
-    fn context(&self) -> usize;
+    /// KV pages of [`PAGE_TOKENS`](crate::PAGE_TOKENS) tokens, preallocated. Which of them belong to whom is the caller's
+    /// matter: see [`PagePool`](crate::PagePool).
+    fn pages(&self) -> usize;
 
-    /// KV pages that no sequence holds.
-    fn free_pages(&self) -> usize;
+    /// Bytes of a page's keys and values, in all layers.
+    fn page_bytes(&self) -> usize;
 
-    /// Makes room for a sequence of `tokens`, all or nothing.
+    /// Copies a page's keys and values to another page.
     ///
     /// # Errors
-    /// [`ModelError::OutOfPages`].
-    fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> Result<(), ModelError>;
+    /// [`ModelError::Page`] for a page that does not exist.
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), ModelError>;
 
-    /// Cuts a sequence down to `tokens`; 0 gives all its pages back.
-    fn truncate(&mut self, table: &mut PageTable, tokens: usize);
+    /// Appends a page's keys and values to `out`, [`page_bytes`](Self::page_bytes) of them: for the same model, backend and
+    /// version to write them back.
+    ///
+    /// # Errors
+    /// [`ModelError::Page`] for a page that does not exist.
+    fn read_page(&mut self, page: u32, out: &mut Vec<u8>) -> Result<(), ModelError>;
+
+    /// Puts keys and values that [`read_page`](Self::read_page) gave into a page.
+    ///
+    /// # Errors
+    /// [`ModelError::Page`] for a page that does not exist, [`ModelError::PageBytes`] for another number of bytes.
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), ModelError>;
 
     /// Computes the batch and returns the logits of `outputs`: `[outputs, vocab]`, row-major.
     ///

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use moli_format::{FormatError, Gguf, ReadMode, TensorType, Value};
-use moli_model::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, ModelError, PageTable, Runtime, load};
+use moli_model::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, ModelError, Runtime, load};
 use moli_testkit::{TinyFile, TinyModel};
 
 const OPTIONS: LoadOptions = LoadOptions { threads: 1, isa: None, context: 128, max_rows: 32 };
@@ -211,14 +211,11 @@ fn nan_in_a_matrix_is_found_in_the_logits() {
 }
 
 fn forward(runtime: &mut dyn Runtime, tokens: &[u32], outputs: &[u32]) -> Result<Vec<f32>, ModelError> {
-    let mut table = PageTable::new();
-    runtime.reserve(&mut table, tokens.len())?;
+    let pages: Vec<u32> = (0..runtime.pages() as u32).collect();
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
     let sequences = vec![0; tokens.len()];
-    let batch = Batch { tokens, positions: &positions, sequences: &sequences, tables: &[&table], outputs };
-    let logits = runtime.forward(&batch).map(<[f32]>::to_vec);
-    runtime.truncate(&mut table, 0);
-    logits
+    let batch = Batch { tokens, positions: &positions, sequences: &sequences, tables: &[&pages], outputs };
+    runtime.forward(&batch).map(<[f32]>::to_vec)
 }
 
 #[test]
@@ -233,15 +230,34 @@ fn batches_that_contradict_themselves_or_the_model() {
     assert_eq!(field(forward(runtime.as_mut(), &[1, 259], &[]).unwrap_err()), "token");
     assert_eq!(field(forward(runtime.as_mut(), &[1], &[1]).unwrap_err()), "output");
     assert_eq!(field(forward(runtime.as_mut(), &[1], &[0; MAX_OUTPUTS + 1]).unwrap_err()), "outputs");
-    let error = forward(runtime.as_mut(), &[0; 129], &[]).unwrap_err();
-    assert!(matches!(error, ModelError::OutOfPages { needed: 5, free: 4, .. }), "{error}");
 
-    let table = PageTable::new();
-    let good = Batch { tokens: &[1], positions: &[0], sequences: &[0], tables: &[&table], outputs: &[] };
-    assert_eq!(field(runtime.forward(&good).unwrap_err()), "position");
+    let good =
+        Batch { tokens: &[1], positions: &[127], sequences: &[0], tables: &[&[3, 2, 1, 0]], outputs: &[] };
+    runtime.forward(&good).unwrap();
+    assert_eq!(field(runtime.forward(&Batch { tables: &[&[3, 2, 1, 4]], ..good }).unwrap_err()), "page");
+    assert_eq!(field(runtime.forward(&Batch { positions: &[128], ..good }).unwrap_err()), "position");
     assert_eq!(field(runtime.forward(&Batch { positions: &[], ..good }).unwrap_err()), "positions");
     assert_eq!(field(runtime.forward(&Batch { sequences: &[1], ..good }).unwrap_err()), "sequence");
-    assert_eq!(runtime.free_pages(), 4);
+}
+
+#[test]
+fn pages_that_do_not_exist_or_do_not_fit() {
+    let mut runtime = try_load(&TinyModel::new("llama").file().unwrap()).unwrap();
+    let page = |result: Result<(), ModelError>| match result.unwrap_err() {
+        ModelError::Page { page, pages: 4 } => page,
+        other => panic!("{other}"),
+    };
+    assert_eq!(page(runtime.copy_page(0, 4)), 4);
+    assert_eq!(page(runtime.copy_page(u32::MAX, 0)), u32::MAX);
+    assert_eq!(page(runtime.read_page(5, &mut Vec::new())), 5);
+    assert_eq!(page(runtime.write_page(6, &[])), 6);
+    let expected = runtime.page_bytes();
+    for actual in [0, expected - 1, expected + 1] {
+        let error = runtime.write_page(0, &vec![0; actual]).unwrap_err();
+        assert!(
+            matches!(error, ModelError::PageBytes { expected: e, actual: a } if (e, a) == (expected, actual))
+        );
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use moli_format::{Gguf, ReadMode};
 use moli_kernels::{Isa, SUPPORTED};
-use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PageTable, Runtime, load};
+use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, Runtime, load, pages_of};
 use moli_testkit::TinyModel;
 
 /// Longer than two pages and than the tiny Gemma's window.
@@ -28,22 +28,20 @@ fn ids(seed: u32) -> Vec<u32> {
 
 /// Bits of the last row's logits, the prompt read in chunks.
 fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u32> {
-    let mut table = PageTable::new();
+    let pages: Vec<u32> = (0..pages_of(tokens.len()) as u32).rev().collect();
     let mut bits = Vec::new();
     for (i, tokens) in tokens.chunks(chunk).enumerate() {
         let first = i * chunk;
-        runtime.reserve(&mut table, first + tokens.len()).unwrap();
         let positions: Vec<u32> = (first..first + tokens.len()).map(|position| position as u32).collect();
         let batch = Batch {
             tokens,
             positions: &positions,
             sequences: &vec![0; tokens.len()],
-            tables: &[&table],
+            tables: &[&pages],
             outputs: &[tokens.len() as u32 - 1],
         };
         bits = runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
     }
-    runtime.truncate(&mut table, 0);
     bits
 }
 
@@ -82,24 +80,60 @@ fn sequences_in_one_batch_do_not_see_each_other() {
             prompts.iter().map(|prompt| last_logits(runtime.as_mut(), prompt, TOKENS)).collect();
 
         // Token by token, one row per sequence.
-        let mut tables: [PageTable; SEQUENCES] = std::array::from_fn(|_| PageTable::new());
+        let each = pages_of(TOKENS) as u32;
+        let tables: [Vec<u32>; SEQUENCES] = std::array::from_fn(|sequence| {
+            (0..each).map(|page| page * SEQUENCES as u32 + sequence as u32).collect()
+        });
         let mut together = Vec::new();
         let rows = std::array::from_fn::<u32, SEQUENCES, _>(|row| row as u32);
         for position in 0..TOKENS {
-            for table in &mut tables {
-                runtime.reserve(table, position + 1).unwrap();
-            }
             let tokens: Vec<u32> = prompts.iter().map(|prompt| prompt[position]).collect();
             let batch = Batch {
                 tokens: &tokens,
                 positions: &[position as u32; SEQUENCES],
                 sequences: &rows,
-                tables: &tables.each_ref(),
+                tables: &tables.each_ref().map(Vec::as_slice),
                 outputs: &rows,
             };
             together = runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
         }
         assert_eq!(together, alone.concat(), "{architecture}");
+    }
+}
+
+#[test]
+fn pages_that_were_copied_or_written_back_give_the_same_bits() {
+    for architecture in ARCHITECTURES {
+        let model = TinyModel::new(architecture);
+        let mut runtime = runtime(&model, 2, Isa::detect());
+        let tokens = ids(3);
+        let expected = last_logits(runtime.as_mut(), &tokens, TOKENS);
+        // The last token again, on other pages; those in between have held something else.
+        let original: Vec<u32> = (0..pages_of(TOKENS) as u32).rev().collect();
+        let copies: Vec<u32> = original.iter().map(|page| page + 10).collect();
+        let restored: Vec<u32> = original.iter().map(|page| page + 20).collect();
+        for ((&from, &to), &back) in original.iter().zip(&copies).zip(&restored) {
+            runtime.copy_page(from, to).unwrap();
+            let mut bytes = Vec::new();
+            runtime.read_page(from, &mut bytes).unwrap();
+            assert_eq!(bytes.len(), runtime.page_bytes());
+            assert!(bytes.iter().any(|&byte| byte != 0));
+            runtime.write_page(back, &bytes).unwrap();
+        }
+        last_logits(runtime.as_mut(), &ids(4), TOKENS);
+        for pages in [copies, restored] {
+            let last = TOKENS - 1;
+            let batch = Batch {
+                tokens: &tokens[last..],
+                positions: &[last as u32],
+                sequences: &[0],
+                tables: &[&pages],
+                outputs: &[0],
+            };
+            let found: Vec<u32> =
+                runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
+            assert_eq!(found, expected, "{architecture}");
+        }
     }
 }
 
