@@ -51,7 +51,8 @@ pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Context => "context",
-        FinishReason::Cancelled => "cancelled",
+        FinishReason::Deadline => "deadline",
+        _ => "cancelled",
     }
 }
 
@@ -62,9 +63,13 @@ pub(crate) fn stats(summary: &Summary) -> String {
         0 => String::new(),
         n => format!(" ({n} of them kept from before)"),
     };
+    let guessed = match usage.drafted_tokens {
+        0 => String::new(),
+        n => format!(" ({} of {n} guesses were right)", usage.accepted_tokens),
+    };
     format!(
         "prompt: {} tokens{cached}, {:.1} tokens/s, first token after {:.0} ms\n\
-         answer: {} tokens, {:.1} tokens/s, ended by {}",
+         answer: {} tokens{guessed}, {:.1} tokens/s, ended by {}",
         usage.prompt_tokens,
         timings.prompt_per_second,
         milliseconds(timings.ttft),
@@ -74,7 +79,8 @@ pub(crate) fn stats(summary: &Summary) -> String {
             FinishReason::Stop => "the model or a stop text",
             FinishReason::Length => "the limit of -n",
             FinishReason::Context => "the end of the context",
-            FinishReason::Cancelled => "Ctrl-C",
+            FinishReason::Deadline => "its deadline",
+            _ => "Ctrl-C",
         },
     )
 }

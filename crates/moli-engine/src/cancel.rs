@@ -1,12 +1,12 @@
 //! Stopping an answer from another thread.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, AtomicBool, Ordering};
 
-/// Ends a generation within one token, or within one chunk of its prompt. Clones share one flag.
+/// Ends a generation within one step: one token, or one chunk of a prompt. Clones share one flag.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken {
     cancelled: Arc<AtomicBool>,
+    parent: Option<Arc<AtomicBool>>,
 }
 
 impl CancelToken {
@@ -23,6 +23,12 @@ impl CancelToken {
 
     /// Whether [`cancel`](Self::cancel) has been called on this token or a clone of it.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        let is_set = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+        is_set(&self.cancelled) || self.parent.as_ref().is_some_and(is_set)
+    }
+
+    /// A token that is cancelled with this one or by itself.
+    pub(crate) fn child(&self) -> Self {
+        Self { cancelled: Arc::default(), parent: Some(Arc::clone(&self.cancelled)) }
     }
 }

@@ -1,17 +1,28 @@
 //! A loaded model.
 
+use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, Gguf, ReadMode};
-use moli_kernels::{Isa, Kernels};
-use moli_model::{BackendKind, Config, LoadOptions, ModelError, PAGE_TOKENS, Runtime};
-use moli_text::{ChatTemplate, EncodeOptions, Message, RenderOptions, RenderedPrompt, Tokenizer};
+use moli_kernels::Isa;
+use moli_model::{BackendKind, Config, LoadOptions, MAX_OUTPUTS, PAGE_TOKENS, PagePool, Runtime, pages_of};
+use moli_text::{
+    ChatTemplate, EncodeOptions, Message as ChatMessage, RenderOptions, RenderedPrompt, Tokenizer,
+};
 
-use crate::sampler::Breakers;
-use crate::{EngineError, Session};
+use crate::answer::Answer;
+use crate::choice::Choice;
+use crate::counters::Counters;
+use crate::inbox::{Inbox, Refused};
+use crate::model::Model;
+use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
+use crate::watchdog::{self, Heartbeat, Stall};
+use crate::worker::{Message, Shared, Task, Worker};
+use crate::{CancelToken, EngineError, GenerateParams, Session};
 
 /// The context where none is asked for, in tokens; less where the model was trained for less.
 pub const DEFAULT_CONTEXT: usize = 4096;
@@ -22,11 +33,12 @@ pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 const MAX_THREADS: usize = 1024;
 const MAX_PREFILL_CHUNK: usize = 1 << 16;
 const MAX_SESSIONS: usize = 1 << 12;
+const MAX_QUEUE: usize = 1 << 20;
 
 /// How a model is loaded.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Threads that compute, the caller's own included; `None`: as many as the machine has cores for it.
+    /// Threads that compute; `None`: as many as the machine has cores for it.
     pub threads: Option<usize>,
     /// Tokens that a session can hold, prompt and answer together; `None`: what the model was trained for, at most
     /// [`DEFAULT_CONTEXT`]. It can't be more than what the model was trained for.
@@ -42,6 +54,61 @@ pub struct EngineOptions {
     pub backend: BackendKind,
     /// The instruction set of the CPU backend; `None`: the best that this processor has.
     pub isa: Option<Isa>,
+    /// How answers share the model.
+    pub scheduling: Scheduling,
+}
+
+/// How answers share a model.
+#[derive(Clone)]
+pub struct Scheduling {
+    /// Answers that are computed in turns, at most [`MAX_BATCH`]; the others wait.
+    pub max_batch: usize,
+    /// Answers that may wait; the next is refused at once.
+    pub max_queue: usize,
+    /// Tokens of a prompt that are computed at once while others are at their answers: the longest that these wait for it.
+    pub shared_chunk: usize,
+    /// Most bytes of KV pages that the prefix cache holds; `None`: all that nobody else needs; 0: no cache.
+    pub prefix_cache_bytes: Option<u64>,
+    /// A step that takes longer is counted and reported.
+    pub stall_after: Duration,
+    /// Called with each of these, on a thread of its own.
+    pub on_stall: Option<Arc<dyn Fn(Stall) + Send + Sync>>,
+}
+
+/// Most answers that are computed together.
+pub const MAX_BATCH: usize = MAX_OUTPUTS;
+
+impl Default for Scheduling {
+    fn default() -> Self {
+        Self {
+            max_batch: 32,
+            max_queue: 256,
+            shared_chunk: 128,
+            prefix_cache_bytes: None,
+            stall_after: Duration::from_secs(30),
+            on_stall: None,
+        }
+    }
+}
+
+impl fmt::Debug for Scheduling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduling")
+            .field("max_batch", &self.max_batch)
+            .field("max_queue", &self.max_queue)
+            .field("shared_chunk", &self.shared_chunk)
+            .field("prefix_cache_bytes", &self.prefix_cache_bytes)
+            .field("stall_after", &self.stall_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scheduling {
+    fn validate(&self) -> Result<(), EngineError> {
+        between("max_batch", self.max_batch, MAX_BATCH)?;
+        between("max_queue", self.max_queue, MAX_QUEUE)?;
+        between("shared_chunk", self.shared_chunk, MAX_PREFILL_CHUNK)
+    }
 }
 
 impl Default for EngineOptions {
@@ -54,34 +121,36 @@ impl Default for EngineOptions {
             read_mode: ReadMode::Map,
             backend: BackendKind::default(),
             isa: None,
+            scheduling: Scheduling::default(),
         }
     }
 }
 
-/// A loaded model: a cheap handle, shared between threads. One forward pass runs at a time; sessions take turns.
+/// A loaded model: a cheap handle, shared between threads. One thread of its own computes the answers, all of them in turns;
+/// it ends with the last handle.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    runtime: Mutex<Box<dyn Runtime>>,
-    tokenizer: Tokenizer,
-    template: Result<Option<ChatTemplate>, String>,
-    // What never changes is kept outside the lock.
-    kernels: Kernels,
-    config: Config,
-    description: String,
-    context: usize,
-    prefill_chunk: usize,
-    load_time: Duration,
-    breakers: Mutex<Option<BreakerCache>>,
+    model: Arc<Model>,
+    shared: Arc<Shared>,
+    arrivals: AtomicU64,
+    max_queue: usize,
+    worker: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The latest sequence breakers: deriving them walks the whole vocabulary.
-struct BreakerCache {
-    texts: Vec<String>,
-    breakers: Arc<Breakers>,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.inbox.close();
+        self.shared.heartbeat.close();
+        let worker = self.worker.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Its weights and pages are gone when the engine is. A panic of its has been told to whom it concerned.
+        if let Some(worker) = worker.take() {
+            let _ = worker.join();
+        }
+    }
 }
 
 impl Engine {
@@ -107,7 +176,7 @@ impl Engine {
                 context
             }
         };
-        let pages = context.div_ceil(PAGE_TOKENS).checked_mul(options.sessions);
+        let pages = pages_of(context).checked_mul(options.sessions);
         let pool = pages.and_then(|pages| pages.checked_mul(PAGE_TOKENS)).ok_or_else(|| {
             EngineError::parameter(
                 "sessions",
@@ -115,23 +184,25 @@ impl Engine {
                 "fewer, so that the context's pages can be counted",
             )
         })?;
+        options.scheduling.validate()?;
         let load = LoadOptions {
             threads,
             isa: options.isa,
             context: pool,
-            max_rows: options.prefill_chunk.min(context),
+            // A chunk of a prompt, and a row for each who is at the answer.
+            max_rows: (options.prefill_chunk + options.scheduling.max_batch).min(pool),
         };
         // The small parts first: a model without a tokenizer is refused before its weights are looked at.
         let tokenizer = Tokenizer::from_gguf(metadata)?;
-        // A broken template spoils chats, nothing else: the error is kept until one is asked for.
         let template = ChatTemplate::from_gguf(metadata).map_err(|error| error.to_string());
         let runtime = moli_model::load(&gguf, options.backend, &load)?;
-        let mut inner = Inner::new(runtime, tokenizer, template, options.isa.unwrap_or_else(Isa::detect))?;
-        inner.context = context;
-        inner.load_time = started.elapsed();
-        let inner = Arc::new(inner);
-        read_ahead(&gguf, Arc::downgrade(&inner));
-        Ok(Self { inner })
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
+        model.context = context;
+        model.load_time = started.elapsed();
+        let engine = Self::start(runtime, model, options.prefill_chunk, &options.scheduling)?;
+        read_ahead(&gguf, &engine.inner.shared);
+        Ok(engine)
     }
 
     /// An engine of parts that exist already: another runtime, or another tokenizer than the file's. The context of a
@@ -139,13 +210,119 @@ impl Engine {
     /// of the runtime's [`max_rows`](Runtime::max_rows).
     ///
     /// # Errors
-    /// [`EngineError::VocabularyMismatch`] when the tokenizer has ids that the model has no rows for.
+    /// [`EngineError::VocabularyMismatch`] when the tokenizer has ids that the model has no rows for,
+    /// [`EngineError::InvalidParameter`] for what is wrong with `scheduling`.
     pub fn from_parts(
         runtime: Box<dyn Runtime>,
         tokenizer: Tokenizer,
         template: Option<ChatTemplate>,
+        scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
-        Ok(Self { inner: Arc::new(Inner::new(runtime, tokenizer, Ok(template), Isa::detect())?) })
+        scheduling.validate()?;
+        let model = Model::new(runtime.as_ref(), tokenizer, Ok(template), Isa::detect())?;
+        let chunk = runtime.max_rows();
+        Self::start(runtime, model, chunk, scheduling)
+    }
+
+    /// Starts the thread that computes.
+    fn start(
+        runtime: Box<dyn Runtime>,
+        model: Model,
+        chunk: usize,
+        scheduling: &Scheduling,
+    ) -> Result<Self, EngineError> {
+        let (pages, page_bytes, rows) = (runtime.pages(), runtime.page_bytes(), runtime.max_rows());
+        let cache_pages = match scheduling.prefix_cache_bytes {
+            None => pages,
+            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX).checked_div(page_bytes).unwrap_or(0),
+        };
+        let limits = Limits {
+            rows,
+            outputs: MAX_OUTPUTS.min(rows),
+            running: scheduling.max_batch.min(rows),
+            chunk,
+            shared_chunk: scheduling.shared_chunk.min(chunk),
+            context: model.context,
+        };
+        let scheduler = Scheduler::new(limits, PagePool::new(pages)?, cache_pages);
+        let shared = Arc::new(Shared {
+            inbox: Inbox::new(scheduling.max_queue),
+            counters: Mutex::new(Counters::new(pages, page_bytes)),
+            heartbeat: Heartbeat::default(),
+        });
+        let worker = Worker::new(runtime, scheduler, Arc::clone(&shared));
+        let worker = thread::Builder::new()
+            .name("moli-engine".to_owned())
+            .spawn(|| worker.run())
+            .map_err(|error| EngineError::NoThread { reason: error.to_string() })?;
+        watchdog::watch(&shared, scheduling);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                model: Arc::new(model),
+                shared,
+                arrivals: AtomicU64::new(0),
+                max_queue: scheduling.max_queue,
+                worker: Mutex::new(Some(worker)),
+            }),
+        })
+    }
+
+    /// Asks for an answer, which comes as an iterator. Any number of answers can be under way; what one says does not depend
+    /// on the others, on what is cached or on how the prompt is cut.
+    ///
+    /// # Errors
+    /// Nothing is computed where there is one: [`EngineError::EmptyPrompt`], [`EngineError::PromptTooLong`],
+    /// [`EngineError::TokenOutOfVocabulary`], [`EngineError::InvalidParameter`] for what is wrong with `params`,
+    /// [`EngineError::QueueFull`], [`EngineError::Poisoned`].
+    pub fn submit(
+        &self,
+        prompt: &[u32],
+        params: &GenerateParams,
+        cancel: &CancelToken,
+    ) -> Result<Answer, EngineError> {
+        let model = self.model();
+        let (sender, events) = mpsc::channel();
+        // Dropping the answer must not cancel what else the caller's token is for.
+        let cancel = cancel.child();
+        let checked = model
+            .check_prompt(prompt)
+            .and_then(|()| params.validate(model.config.vocab, model.context))
+            .and_then(|()| {
+                let choice = |index| Choice::new(model, index, prompt, params, sender.clone());
+                (0..params.choices).map(choice).collect::<Result<Vec<_>, _>>()
+            });
+        let choices = match checked {
+            Ok(choices) => choices,
+            Err(error) => {
+                self.inner.shared.count(|counters| counters.rejected_invalid += 1);
+                return Err(error);
+            }
+        };
+        let seeds = choices.iter().map(Choice::seed).collect();
+        let deadline = params.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        let mut leader = None;
+        let requests = choices.into_iter().map(|choice| {
+            let id = self.next_id(params.priority);
+            let timeline = Timeline::new(id, prompt.to_vec(), Wanted::Last, cancel.clone());
+            let timeline = timeline.with_deadline(deadline);
+            let timeline = match leader {
+                None if params.choices > 1 => timeline.leading(),
+                None => timeline,
+                Some(leader) => timeline.following(leader),
+            };
+            leader.get_or_insert(id);
+            Message::Request { timeline: Box::new(timeline), task: Task::Answer(Box::new(choice)) }
+        });
+        self.send(requests.collect())?;
+        Ok(Answer::new(self.clone(), events, cancel, prompt.len(), seeds))
+    }
+
+    /// What the engine has done and is doing.
+    pub fn counters(&self) -> Counters {
+        let shared = &self.inner.shared;
+        let mut counters = shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        counters.waiting = shared.inbox.waiting();
+        counters
     }
 
     /// A new, empty timeline.
@@ -155,7 +332,7 @@ impl Engine {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.inner.tokenizer
+        &self.inner.model.tokenizer
     }
 
     /// The chat template, where the model has one.
@@ -163,7 +340,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::BrokenChatTemplate`] when it has one that can't be used.
     pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, EngineError> {
-        match &self.inner.template {
+        match &self.inner.model.template {
             Ok(template) => Ok(template.as_ref()),
             Err(reason) => Err(EngineError::BrokenChatTemplate { reason: reason.clone() }),
         }
@@ -171,22 +348,22 @@ impl Engine {
 
     /// The model's hyperparameters.
     pub fn config(&self) -> &Config {
-        &self.inner.config
+        &self.inner.model.config
     }
 
     /// Tokens that a session can hold, prompt and answer together.
     pub fn context(&self) -> usize {
-        self.inner.context
+        self.inner.model.context
     }
 
     /// How long [`load`](Self::load) took.
     pub fn load_time(&self) -> Duration {
-        self.inner.load_time
+        self.inner.model.load_time
     }
 
     /// What computes, in words: `cpu, avx2, 2 threads`.
     pub fn description(&self) -> String {
-        self.inner.description.clone()
+        self.inner.model.description.clone()
     }
 
     /// The ids of a plain prompt: BOS as the model wants it, control tokens that are spelt out are recognised.
@@ -207,7 +384,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::NoChatTemplate`], [`EngineError::BrokenChatTemplate`], or what the template says.
-    pub fn render_chat(&self, messages: &[Message]) -> Result<RenderedPrompt, EngineError> {
+    pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<RenderedPrompt, EngineError> {
         let template = self.chat_template()?.ok_or(EngineError::NoChatTemplate)?;
         let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
         Ok(template.render(self.tokenizer(), messages, &options)?)
@@ -218,75 +395,49 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::NoChatTemplate`], [`EngineError::BrokenChatTemplate`], or what the template or the tokenizer says.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
+    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, EngineError> {
         Ok(self.tokenizer().encode_prompt(&self.render_chat(messages)?)?)
     }
 
-    /// Tokens of a prompt that are computed at once.
-    pub(crate) fn prefill_chunk(&self) -> usize {
-        self.inner.prefill_chunk
+    pub(crate) fn model(&self) -> &Arc<Model> {
+        &self.inner.model
     }
 
-    pub(crate) fn runtime(&self) -> Result<MutexGuard<'_, Box<dyn Runtime>>, EngineError> {
-        self.inner.runtime.lock().map_err(|_| EngineError::Poisoned)
+    /// The number of a new timeline.
+    pub(crate) fn next_id(&self, priority: i32) -> Id {
+        Id::new(priority, self.inner.arrivals.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The kernels that log-probabilities are computed with: the same bits on every instruction set.
-    pub(crate) fn kernels(&self) -> &Kernels {
-        &self.inner.kernels
-    }
-
-    /// The token sequences of these breaker texts.
-    pub(crate) fn breakers(&self, texts: &[String]) -> Result<Arc<Breakers>, EngineError> {
-        if let Ok(cache) = self.inner.breakers.lock()
-            && let Some(cache) = cache.as_ref().filter(|cache| cache.texts == texts)
-        {
-            return Ok(Arc::clone(&cache.breakers));
+    /// Sends requests that belong together.
+    pub(crate) fn send(&self, requests: Vec<Message>) -> Result<(), EngineError> {
+        let shared = &self.inner.shared;
+        let count = requests.len() as u64;
+        match shared.inbox.submit(requests.into_iter()) {
+            Ok(()) => {
+                shared.count(|counters| counters.submitted += count);
+                Ok(())
+            }
+            Err(Refused::Closed) => Err(EngineError::Poisoned),
+            Err(Refused::Full { waiting }) => {
+                shared.count(|counters| counters.rejected_queue_full += 1);
+                Err(EngineError::QueueFull { waiting, limit: self.inner.max_queue })
+            }
         }
-        let breakers = Arc::new(Breakers::new(self.tokenizer(), texts)?);
-        if let Ok(mut cache) = self.inner.breakers.lock() {
-            *cache = Some(BreakerCache { texts: texts.to_vec(), breakers: Arc::clone(&breakers) });
-        }
-        Ok(breakers)
+    }
+
+    /// Has the computing thread look whether there is something to do.
+    pub(crate) fn wake(&self) {
+        self.inner.shared.inbox.wake();
     }
 }
 
-impl std::fmt::Debug for Engine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("architecture", &self.inner.config.architecture)
-            .field("context", &self.inner.context)
-            .field("runtime", &self.inner.description)
+            .field("architecture", &self.inner.model.config.architecture)
+            .field("context", &self.inner.model.context)
+            .field("runtime", &self.inner.model.description)
             .finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    fn new(
-        runtime: Box<dyn Runtime>,
-        tokenizer: Tokenizer,
-        template: Result<Option<ChatTemplate>, String>,
-        isa: Isa,
-    ) -> Result<Self, EngineError> {
-        let config = runtime.config().clone();
-        if tokenizer.vocab_size() > config.vocab {
-            return Err(EngineError::VocabularyMismatch {
-                tokenizer: tokenizer.vocab_size(),
-                model: config.vocab,
-            });
-        }
-        Ok(Self {
-            description: runtime.description(),
-            context: runtime.context().min(config.context_train),
-            prefill_chunk: runtime.max_rows().max(1),
-            runtime: Mutex::new(runtime),
-            tokenizer,
-            template,
-            config,
-            load_time: Duration::ZERO,
-            breakers: Mutex::new(None),
-            kernels: Kernels::new(isa).map_err(ModelError::from)?,
-        })
     }
 }
 
@@ -298,8 +449,9 @@ impl Inner {
 ///
 /// Mapping the pages beforehand too (`MADV_POPULATE_READ`) does not pay: it takes longer than the faults that it saves, and
 /// holds a lock that allocating needs.
-fn read_ahead(gguf: &Gguf, engine: Weak<Inner>) {
+fn read_ahead(gguf: &Gguf, shared: &Arc<Shared>) {
     let weights: Vec<Bytes> = gguf.tensors().map(|tensor| tensor.data.clone()).collect();
+    let engine = Arc::downgrade(shared);
     let read = move || {
         weights.iter().take_while(|_| engine.strong_count() > 0).for_each(Bytes::read_ahead);
     };

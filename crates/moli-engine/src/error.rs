@@ -90,14 +90,28 @@ pub enum EngineError {
         /// What came.
         actual: usize,
     },
+    /// Too many answers wait already. Nothing was computed; later there may be room.
+    #[error("{waiting} answers wait already, and the queue has room for {limit}")]
+    QueueFull {
+        /// Answers that wait.
+        waiting: usize,
+        /// Most that may wait.
+        limit: usize,
+    },
     /// The operating system has no random numbers to make a seed of.
     #[error("no seed can be drawn: {reason}")]
     NoEntropy {
         /// What the operating system said.
         reason: String,
     },
-    /// A forward pass panicked, so the state of this engine is unknown.
-    #[error("an earlier forward pass of this engine failed half-way: load the model again")]
+    /// The operating system has no thread for the engine.
+    #[error("no thread can be started: {reason}")]
+    NoThread {
+        /// What the operating system said.
+        reason: String,
+    },
+    /// A step panicked, so the state of this engine is unknown.
+    #[error("a step of this engine failed half-way: load the model again")]
     Poisoned,
 }
 

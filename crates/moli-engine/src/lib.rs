@@ -19,31 +19,43 @@
 //! was in the session before, however the prompt was cut into chunks, and on every platform on which the model gives
 //! the same logits.
 
+mod answer;
 mod cancel;
+mod choice;
+mod counters;
 mod engine;
 mod error;
-mod generation;
+mod inbox;
 mod logprob;
 mod math;
+mod model;
 mod params;
 mod perplexity;
+mod prefix;
 mod sampler;
+mod scheduler;
 mod session;
+mod speculation;
 mod stop;
+mod sync;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod watchdog;
+mod worker;
 
+pub use answer::{Answer, Chunk, FinishReason, Summary, Timings, TokenOutput, Usage};
 pub use cancel::CancelToken;
-pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions};
+pub use counters::{Counters, Histogram};
+pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions, MAX_BATCH, Scheduling};
 pub use error::EngineError;
-pub use generation::{Chunk, FinishReason, Generation, Summary, Timings, TokenOutput, Usage};
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
 pub use moli_model::{BackendKind, Config};
 pub use moli_text::{ChatTemplate, Message, RenderedPrompt, Tokenizer};
-pub use params::{DryParams, GenerateParams, SamplerParams};
+pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
-pub use session::Session;
+pub use session::{Generation, Session};
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_LENGTH, MAX_STOP_STRINGS};
+pub use watchdog::Stall;

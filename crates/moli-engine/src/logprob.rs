@@ -1,8 +1,8 @@
 //! Log-probabilities of the model's own distribution.
 
-use moli_kernels::LogSumExp;
+use moli_kernels::{Kernels, LogSumExp};
 
-use crate::{Engine, EngineError};
+use crate::EngineError;
 
 /// What turns one row of logits into log-probabilities: `ln p = (logit - max) - ln(sum(e^(logit - max)))`.
 #[derive(Debug, Clone, Copy)]
@@ -15,8 +15,8 @@ impl Distribution {
     ///
     /// # Errors
     /// [`EngineError::NotFinite`] if one is not a number or infinite.
-    pub(crate) fn of(engine: &Engine, logits: &[f32]) -> Result<Self, EngineError> {
-        let row = engine.kernels().log_sum_exp(logits);
+    pub(crate) fn of(kernels: &Kernels, logits: &[f32]) -> Result<Self, EngineError> {
+        let row = kernels.log_sum_exp(logits);
         if row.max.is_finite() && row.log_sum.is_finite() {
             return Ok(Self { row });
         }

@@ -1,9 +1,11 @@
 //! What a caller can ask of an answer, and what it may not.
 
+use std::time::Duration;
+
 use crate::EngineError;
 
 /// How one answer is made.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GenerateParams {
     /// Most tokens of the answer; `None`: as many as fit the context. With 0 the prompt is computed and nothing else.
     pub max_tokens: Option<usize>,
@@ -16,6 +18,68 @@ pub struct GenerateParams {
     pub logprobs: Option<usize>,
     /// Tokens that end an answer are never chosen.
     pub ignore_eos: bool,
+    /// Answers to the same prompt, which is computed once. Choice `i` has the seed of the first plus `i`. 1 to
+    /// [`MAX_CHOICES`]; 1.
+    pub choices: usize,
+    /// Who is served first where not everybody can be: the higher. 0.
+    pub priority: i32,
+    /// The answer ends so long after it was asked for, finished or not. It may not be zero.
+    pub deadline: Option<Duration>,
+    /// `Some(keep)`: where the context is full, the first `keep` tokens and the later half of the others stay, are computed
+    /// anew, and the answer goes on; the summary says how many tokens were dropped. `None`: the answer ends.
+    pub context_shift: Option<usize>,
+    /// Tokens are guessed by what came before and computed together. It never changes an answer; where it does not pay it
+    /// pauses. On.
+    pub speculation: bool,
+}
+
+/// Most choices of one answer.
+pub const MAX_CHOICES: usize = 128;
+
+impl Default for GenerateParams {
+    fn default() -> Self {
+        Self {
+            max_tokens: None,
+            sampling: SamplerParams::default(),
+            stop: Vec::new(),
+            logprobs: None,
+            ignore_eos: false,
+            choices: 1,
+            priority: 0,
+            deadline: None,
+            context_shift: None,
+            speculation: true,
+        }
+    }
+}
+
+impl GenerateParams {
+    /// Checks every value against what it may be, for a model with a vocabulary of `vocab` and a context of `context` tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidParameter`] or [`EngineError::TokenOutOfVocabulary`] for the first that is wrong.
+    pub fn validate(&self, vocab: usize, context: usize) -> Result<(), EngineError> {
+        self.sampling.validate(vocab)?;
+        if let Some(k) = self.logprobs.filter(|k| *k > vocab) {
+            let allowed = format!("at most the {vocab} of the vocabulary");
+            return Err(EngineError::parameter("logprobs", k, allowed));
+        }
+        if !(1..=MAX_CHOICES).contains(&self.choices) {
+            return Err(EngineError::parameter(
+                "choices",
+                self.choices,
+                format!("between 1 and {MAX_CHOICES}"),
+            ));
+        }
+        if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
+            return Err(EngineError::parameter("deadline", "over already", "in the future"));
+        }
+        if let Some(keep) = self.context_shift.filter(|&keep| keep >= context.saturating_sub(1)) {
+            let allowed = format!("less than the context of {context} tokens, by two");
+            return Err(EngineError::parameter("context_shift", keep, allowed));
+        }
+        Ok(())
+    }
 }
 
 /// How a token is chosen. The stages run in this order: logit bias, penalties, DRY, top-k, typical, top-p, min-p,

@@ -45,7 +45,7 @@ pub fn perplexity(engine: &Engine, ids: &[u32], context: usize) -> Result<Perple
         let mut failed = None;
         session.score_with(&piece, &places, |place, logits| {
             let next = ids.get(place + 1).and_then(|id| logits.get(*id as usize));
-            match (Distribution::of(engine, logits), next) {
+            match (Distribution::of(&engine.model().kernels, logits), next) {
                 (Ok(distribution), Some(&logit)) => {
                     loss -= distribution.logprob(logit);
                     tokens += 1;

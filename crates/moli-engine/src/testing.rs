@@ -1,14 +1,16 @@
 //! A toy model and a toy tokenizer for tests.
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
 use moli_format::{Bytes, Gguf, GgufWriter};
-use moli_model::kv::PagePool;
-use moli_model::{Batch, Config, ModelError, PageTable, Runtime};
+use moli_model::{Batch, Config, ModelError, PAGE_TOKENS, Runtime, pages_of};
 use moli_text::{ChatTemplate, Tokenizer};
 
-use crate::Engine;
+use crate::{CancelToken, Engine, Scheduling};
 
 /// What a test sees and sets of a [`Toy`] that an engine owns.
 #[derive(Debug, Clone, Default)]
@@ -17,18 +19,36 @@ pub(crate) struct Probe {
     pub(crate) rows: Arc<AtomicUsize>,
     /// Batches computed.
     pub(crate) batches: Arc<AtomicUsize>,
-    pub(crate) free_pages: Arc<AtomicUsize>,
     /// The next logits have a NaN among them.
     pub(crate) damage: Arc<AtomicBool>,
     /// The next forward pass panics.
     pub(crate) panic: Arc<AtomicBool>,
+    /// Rows of the largest batch.
+    pub(crate) largest: Arc<AtomicUsize>,
+    /// Milliseconds that each batch takes.
+    pub(crate) slow: Arc<AtomicUsize>,
+    /// Held by a test that no batch may end.
+    gate: Arc<Mutex<()>>,
+    /// What is cancelled in which batch.
+    cancel: Arc<Mutex<Option<(usize, CancelToken)>>>,
+}
+
+impl Probe {
+    /// No batch ends until what this gives is dropped.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap()
+    }
+
+    /// Cancels while the `batch`th batch from now is computed.
+    pub(crate) fn cancel_at_batch(&self, batch: usize, cancel: &CancelToken) {
+        *self.cancel.lock().unwrap() = Some((batch, cancel.clone()));
+    }
 }
 
 /// Logits are a hash of all tokens so far, read back from the toy's own "KV cache", so that a wrong page, a stale page
 /// or a wrong position changes them. A script, if there is one, makes the token at each position certain.
 pub(crate) struct Toy {
     config: Config,
-    pool: PagePool,
     /// One token per slot, in place of keys and values.
     cache: Vec<u32>,
     max_rows: usize,
@@ -39,12 +59,9 @@ pub(crate) struct Toy {
 
 impl Toy {
     pub(crate) fn new(vocab: usize, context: usize, max_rows: usize, script: &[u32], probe: &Probe) -> Self {
-        let pool = PagePool::new(context).unwrap();
-        probe.free_pages.store(pool.available(), Ordering::Relaxed);
         Self {
-            cache: vec![u32::MAX; pool.total() * moli_model::PAGE_TOKENS],
+            cache: vec![u32::MAX; pages_of(context) * PAGE_TOKENS],
             config: config(vocab, context),
-            pool,
             max_rows,
             script: script.to_vec(),
             out: Vec::new(),
@@ -66,23 +83,29 @@ impl Runtime for Toy {
         self.max_rows
     }
 
-    fn context(&self) -> usize {
-        self.config.context_train
+    fn pages(&self) -> usize {
+        self.cache.len() / PAGE_TOKENS
     }
 
-    fn free_pages(&self) -> usize {
-        self.pool.available()
+    fn page_bytes(&self) -> usize {
+        PAGE_TOKENS * size_of::<u32>()
     }
 
-    fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> Result<(), ModelError> {
-        self.pool.reserve(table, tokens)?;
-        self.probe.free_pages.store(self.pool.available(), Ordering::Relaxed);
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
+        self.cache.copy_within(page(from), page(to).start);
         Ok(())
     }
 
-    fn truncate(&mut self, table: &mut PageTable, tokens: usize) {
-        self.pool.truncate(table, tokens);
-        self.probe.free_pages.store(self.pool.available(), Ordering::Relaxed);
+    fn read_page(&mut self, number: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        out.extend(self.cache[page(number)].iter().flat_map(|token| token.to_le_bytes()));
+        Ok(())
+    }
+
+    fn write_page(&mut self, number: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        for (to, from) in self.cache[page(number)].iter_mut().zip(bytes.as_chunks().0) {
+            *to = u32::from_le_bytes(*from);
+        }
+        Ok(())
     }
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
@@ -91,6 +114,15 @@ impl Runtime for Toy {
         assert!(batch.outputs.len() <= moli_model::MAX_OUTPUTS);
         self.probe.rows.fetch_add(batch.tokens.len(), Ordering::Relaxed);
         self.probe.batches.fetch_add(1, Ordering::Relaxed);
+        self.probe.largest.fetch_max(batch.tokens.len(), Ordering::Relaxed);
+        drop(self.probe.gate.lock().unwrap());
+        thread::sleep(Duration::from_millis(self.probe.slow.load(Ordering::Relaxed) as u64));
+        if let Some((batches, cancel)) = self.probe.cancel.lock().unwrap().as_mut() {
+            *batches = batches.saturating_sub(1);
+            if *batches == 0 {
+                cancel.cancel();
+            }
+        }
         for (row, &token) in batch.tokens.iter().enumerate() {
             let table = batch.tables[batch.sequences[row] as usize];
             self.cache[slot(table, batch.positions[row] as usize)] = token;
@@ -117,15 +149,20 @@ impl Runtime for Toy {
             && let Some(logit) = self.out.get_mut(3)
         {
             *logit = f32::NAN;
+            return Err(ModelError::NotFinite { token: 3, value: f32::NAN });
         }
         Ok(&self.out)
     }
 }
 
-/// Where the toy keeps the token of a position.
-fn slot(table: &PageTable, position: usize) -> usize {
-    let slot = table.slot(position).unwrap();
-    slot.page as usize * moli_model::PAGE_TOKENS + slot.token as usize
+/// Where the toy keeps the tokens of a page, and the token of a position.
+fn page(number: u32) -> Range<usize> {
+    let start = number as usize * PAGE_TOKENS;
+    start..start + PAGE_TOKENS
+}
+
+fn slot(table: &[u32], position: usize) -> usize {
+    page(table[position / PAGE_TOKENS]).start + position % PAGE_TOKENS
 }
 
 fn config(vocab: usize, context: usize) -> Config {
@@ -202,5 +239,5 @@ pub(crate) fn scripted(context: usize, max_rows: usize, script: &[u32]) -> (Engi
     let probe = Probe::default();
     let toy = Toy::new(VOCAB, context, max_rows, script, &probe);
     let template = ChatTemplate::new("{{ messages[0].content }}").ok();
-    (Engine::from_parts(Box::new(toy), tokenizer(), template).unwrap(), probe)
+    (Engine::from_parts(Box::new(toy), tokenizer(), template, &Scheduling::default()).unwrap(), probe)
 }

@@ -165,6 +165,7 @@ impl Run {
             stop: self.answer.stop.clone(),
             logprobs: self.answer.logprobs,
             ignore_eos: self.answer.ignore_eos,
+            ..GenerateParams::default()
         })
     }
 
@@ -239,7 +240,7 @@ fn token(output: &TokenOutput) -> Token<'_> {
     Token {
         id: output.id,
         text: &output.text,
-        logprob: finite_logprob(output.logprob),
+        logprob: finite_logprob(output.logprob.unwrap_or(f32::NEG_INFINITY)),
         top: output.top.iter().map(|&(id, logprob)| (id, finite_logprob(logprob))).collect(),
     }
 }

@@ -1,0 +1,88 @@
+//! What a loaded model is, but for its weights: everything that never changes.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use moli_kernels::{Isa, Kernels};
+use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
+use moli_text::{ChatTemplate, Tokenizer};
+
+use crate::EngineError;
+use crate::sampler::Breakers;
+
+pub(crate) struct Model {
+    pub(crate) tokenizer: Tokenizer,
+    /// A broken template spoils chats, nothing else: the error is kept until one is asked for.
+    pub(crate) template: Result<Option<ChatTemplate>, String>,
+    /// The same bits on every instruction set.
+    pub(crate) kernels: Kernels,
+    pub(crate) config: Config,
+    pub(crate) description: String,
+    /// Tokens of a timeline.
+    pub(crate) context: usize,
+    pub(crate) load_time: Duration,
+    breakers: Mutex<Option<BreakerCache>>,
+}
+
+/// The latest sequence breakers: deriving them walks the whole vocabulary.
+struct BreakerCache {
+    texts: Vec<String>,
+    breakers: Arc<Breakers>,
+}
+
+impl Model {
+    /// The context is what the runtime's pages hold, at most what the model was trained for.
+    pub(crate) fn new(
+        runtime: &dyn Runtime,
+        tokenizer: Tokenizer,
+        template: Result<Option<ChatTemplate>, String>,
+        isa: Isa,
+    ) -> Result<Self, EngineError> {
+        let config = runtime.config().clone();
+        if tokenizer.vocab_size() > config.vocab {
+            return Err(EngineError::VocabularyMismatch {
+                tokenizer: tokenizer.vocab_size(),
+                model: config.vocab,
+            });
+        }
+        Ok(Self {
+            description: runtime.description(),
+            context: (runtime.pages() * PAGE_TOKENS).min(config.context_train),
+            tokenizer,
+            template,
+            config,
+            load_time: Duration::ZERO,
+            breakers: Mutex::new(None),
+            kernels: Kernels::new(isa).map_err(ModelError::from)?,
+        })
+    }
+
+    /// The token sequences of these breaker texts.
+    pub(crate) fn breakers(&self, texts: &[String]) -> Result<Arc<Breakers>, EngineError> {
+        if let Ok(cache) = self.breakers.lock()
+            && let Some(cache) = cache.as_ref().filter(|cache| cache.texts == texts)
+        {
+            return Ok(Arc::clone(&cache.breakers));
+        }
+        let breakers = Arc::new(Breakers::new(&self.tokenizer, texts)?);
+        if let Ok(mut cache) = self.breakers.lock() {
+            *cache = Some(BreakerCache { texts: texts.to_vec(), breakers: Arc::clone(&breakers) });
+        }
+        Ok(breakers)
+    }
+
+    /// What must be right with a prompt before anything is computed.
+    pub(crate) fn check_prompt(&self, prompt: &[u32]) -> Result<(), EngineError> {
+        if prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if prompt.len() > self.context {
+            return Err(EngineError::PromptTooLong { prompt_tokens: prompt.len(), context: self.context });
+        }
+        let vocab = self.config.vocab;
+        match prompt.iter().find(|id| **id as usize >= vocab) {
+            Some(&id) => Err(EngineError::TokenOutOfVocabulary { id, vocab }),
+            None => Ok(()),
+        }
+    }
+}

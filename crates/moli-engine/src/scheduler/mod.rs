@@ -1,0 +1,585 @@
+//! Who is computed next, and on which pages.
+//!
+//! Every step: [`Scheduler::plan`] admits, preempts and gives out the rows of one batch, its caller computes them, and
+//! [`push`](Scheduler::push) and [`advance`](Scheduler::advance) say what came of it. All of this is bookkeeping: it sees
+//! tokens and page numbers, never a tensor, and runs in tests without a model.
+//!
+//! * Whoever is at the answer gets a row in every step; what is left of the step, at most a chunk, goes to prompts. So a long
+//!   prompt delays nobody by more than a chunk.
+//! * A higher priority goes first, then who came first. Where pages run out, what the prefix cache has for nobody goes, then the
+//!   last in that order is preempted: it waits again and keeps its place. Its pages go to the prefix cache; what is still
+//!   there when it is admitted again need not be recomputed.
+//! * A page that has another holder is copied before it is written to.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Instant;
+
+use moli_model::{ModelError, PAGE_TOKENS, PagePool, pages_of};
+
+use crate::CancelToken;
+use crate::prefix::{Parent, PrefixCache};
+
+/// A timeline's number, and its place in the order: the least is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Id {
+    priority: Reverse<i32>,
+    arrival: u64,
+}
+
+impl Id {
+    /// `arrival` counts up.
+    pub(crate) fn new(priority: i32, arrival: u64) -> Self {
+        Self { priority: Reverse(priority), arrival }
+    }
+}
+
+/// What does not change.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Rows of a batch.
+    pub(crate) rows: usize,
+    /// Rows of a batch whose logits are wanted.
+    pub(crate) outputs: usize,
+    /// Timelines that are computed in turns.
+    pub(crate) running: usize,
+    /// Rows of a batch that belong to prompts, where nobody is at the answer.
+    pub(crate) chunk: usize,
+    /// The same where somebody is.
+    pub(crate) shared_chunk: usize,
+    /// Tokens of a timeline.
+    pub(crate) context: usize,
+}
+
+/// Which logits a timeline is computed for.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// Those after the last token, to choose the next by.
+    Last,
+    /// Those after these places, which rise; the ones computed are taken off the front.
+    Places(std::collections::VecDeque<usize>),
+}
+
+/// The tokens of one request and where their keys and values are.
+#[derive(Debug)]
+pub(crate) struct Timeline {
+    id: Id,
+    tokens: Vec<u32>,
+    /// Tokens whose keys and values are in the pages.
+    computed: usize,
+    pages: Vec<u32>,
+    /// Whole pages that the prefix cache knows, and what the next would stand on; `None`: the cache has lost them.
+    registered: usize,
+    parent: Option<Parent>,
+    /// Guesses of the next tokens, for the next step only.
+    drafts: Vec<u32>,
+    adapter: u64,
+    wanted: Wanted,
+    deadline: Option<Instant>,
+    cancel: CancelToken,
+    /// Whose prompt, the same as this one's, is waited for.
+    after: Option<Id>,
+    /// Tokens of the prompt, where others wait for it.
+    leads: Option<usize>,
+    /// Whether nobody can take more logits at the moment.
+    paused: bool,
+    /// Whether it has been admitted before.
+    admitted: bool,
+}
+
+impl Timeline {
+    pub(crate) fn new(id: Id, tokens: Vec<u32>, wanted: Wanted, cancel: CancelToken) -> Self {
+        Self {
+            id,
+            tokens,
+            computed: 0,
+            pages: Vec::new(),
+            registered: 0,
+            parent: None,
+            drafts: Vec::new(),
+            adapter: 0,
+            wanted,
+            deadline: None,
+            cancel,
+            after: None,
+            leads: None,
+            paused: false,
+            admitted: false,
+        }
+    }
+
+    pub(crate) fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The first of several with the same prompt, which the others need not compute.
+    pub(crate) fn leading(mut self) -> Self {
+        self.leads = Some(self.tokens.len());
+        self
+    }
+
+    /// Another with the prompt of the one that leads.
+    pub(crate) fn following(mut self, leader: Id) -> Self {
+        self.after = Some(leader);
+        self
+    }
+
+    pub(crate) fn id(&self) -> Id {
+        self.id
+    }
+
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub(crate) fn pages(&self) -> &[u32] {
+        &self.pages
+    }
+
+    pub(crate) fn drafts(&self) -> &[u32] {
+        &self.drafts
+    }
+
+    /// Whether the next row is the last token, to choose the next by.
+    pub(crate) fn is_at_answer(&self) -> bool {
+        matches!(self.wanted, Wanted::Last) && self.tokens.len() - self.computed == 1
+    }
+
+    /// Tokens of which at most so many may come from the cache: there must be rows left for the logits that are wanted.
+    fn reusable(&self) -> usize {
+        match &self.wanted {
+            Wanted::Last => self.tokens.len().saturating_sub(1),
+            Wanted::Places(places) => places.front().copied().unwrap_or(0),
+        }
+    }
+
+    /// Places from `start` to `end` whose logits are wanted.
+    fn outputs(&self, start: usize, end: usize) -> Vec<usize> {
+        match &self.wanted {
+            Wanted::Last => (self.tokens.len().saturating_sub(1).max(start)..end).collect(),
+            Wanted::Places(places) => places.iter().copied().take_while(|&place| place < end).collect(),
+        }
+    }
+
+    /// Where a run of rows from `start` on has to end so that no more than `outputs` logits are wanted.
+    fn end_within(&self, start: usize, rows: usize, outputs: usize) -> usize {
+        let end = (start + rows).min(self.tokens.len());
+        match &self.wanted {
+            Wanted::Last if outputs == 0 => end.min(self.tokens.len().saturating_sub(1)),
+            Wanted::Last => end,
+            Wanted::Places(places) => places.get(outputs).map_or(end, |&place| end.min(place)),
+        }
+    }
+}
+
+/// Rows of one timeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) id: Id,
+    /// Their positions; those beyond the known tokens are drafts.
+    pub(crate) positions: Range<usize>,
+    /// Positions whose logits are wanted.
+    pub(crate) outputs: Vec<usize>,
+}
+
+/// Why a timeline ends that did not end itself.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Cancelled,
+    Deadline,
+    /// It needs more pages than there are.
+    OutOfPages(ModelError),
+}
+
+/// One step.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// To be done before the batch, in this order: from, to.
+    pub(crate) copies: Vec<(u32, u32)>,
+    pub(crate) spans: Vec<Span>,
+    /// What is over; their pages are free already.
+    pub(crate) ended: Vec<(Id, Ended)>,
+    /// What was admitted for the first time, and how many of its tokens were cached.
+    pub(crate) admitted: Vec<(Id, usize)>,
+    /// Timelines that were preempted.
+    pub(crate) preempted: usize,
+}
+
+/// What is left of a step.
+struct Room {
+    rows: usize,
+    outputs: usize,
+    /// Timelines at the answer that have had nothing yet: drafts leave them a row each.
+    reserved: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    limits: Limits,
+    pool: PagePool,
+    cache: PrefixCache,
+    running: BTreeMap<Id, Timeline>,
+    waiting: BTreeMap<Id, Timeline>,
+}
+
+impl Scheduler {
+    /// `cache_pages`: the most pages that the prefix cache holds.
+    pub(crate) fn new(limits: Limits, pool: PagePool, cache_pages: usize) -> Self {
+        Self {
+            limits,
+            cache: PrefixCache::new(cache_pages.min(pool.total())),
+            pool,
+            running: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn submit(&mut self, timeline: Timeline) {
+        self.waiting.insert(timeline.id, timeline);
+    }
+
+    /// Timelines that are computed in turns.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Timeline> {
+        self.running.values()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    pub(crate) fn get(&self, id: Id) -> Option<&Timeline> {
+        self.running.get(&id).or_else(|| self.waiting.get(&id))
+    }
+
+    pub(crate) fn pool(&self) -> &PagePool {
+        &self.pool
+    }
+
+    /// Pages that the prefix cache holds.
+    pub(crate) fn cached_pages(&self) -> usize {
+        self.cache.pages()
+    }
+
+    /// Guesses of a timeline's next tokens, for the next step.
+    pub(crate) fn draft(&mut self, id: Id, drafts: &[u32]) {
+        if let Some(timeline) = self.running.get_mut(&id) {
+            timeline.drafts.clear();
+            let room = self.limits.context.saturating_sub(timeline.tokens.len());
+            timeline.drafts.extend(drafts.iter().take(room));
+        }
+    }
+
+    /// A timeline whose logits nobody can take at the moment gets no rows.
+    pub(crate) fn pause(&mut self, id: Id, paused: bool) {
+        if let Some(timeline) = self.running.get_mut(&id) {
+            timeline.paused = paused;
+        }
+    }
+
+    /// Chooses the rows of the next step.
+    pub(crate) fn plan(&mut self, now: Instant) -> Plan {
+        let mut plan = Plan::default();
+        self.end_what_is_over(now, &mut plan);
+        let at_answer = self.ids(Timeline::is_at_answer);
+        let mut room =
+            Room { rows: self.limits.rows, outputs: self.limits.outputs, reserved: at_answer.len() };
+        for id in at_answer {
+            room.reserved -= 1;
+            self.grant(id, &mut room, &mut plan);
+        }
+        while self.admit(&mut plan) {}
+        let chunk = if plan.spans.is_empty() { self.limits.chunk } else { self.limits.shared_chunk };
+        room.rows = room.rows.min(chunk.max(1));
+        let served: Vec<Id> = plan.spans.iter().map(|span| span.id).collect();
+        for id in self.ids(|timeline| !timeline.paused && !served.contains(&timeline.id)) {
+            self.grant(id, &mut room, &mut plan);
+        }
+        plan
+    }
+
+    /// A token that was chosen.
+    pub(crate) fn push(&mut self, id: Id, token: u32) {
+        if let Some(timeline) = self.running.get_mut(&id) {
+            timeline.tokens.push(token);
+        }
+    }
+
+    /// The keys and values of the first `computed` tokens are in the pages.
+    pub(crate) fn advance(&mut self, id: Id, computed: usize) {
+        let Some(timeline) = self.running.get_mut(&id) else { return };
+        timeline.computed = computed.min(timeline.tokens.len());
+        timeline.drafts.clear();
+        if let Wanted::Places(places) = &mut timeline.wanted {
+            while places.front().is_some_and(|&place| place < computed) {
+                places.pop_front();
+            }
+        }
+        register(timeline, &mut self.cache, &mut self.pool);
+        if let Some(prompt) = timeline.leads.filter(|&prompt| timeline.computed >= prompt) {
+            timeline.leads = None;
+            register_tail(timeline, prompt, &mut self.cache, &mut self.pool);
+        }
+    }
+
+    /// Ends a timeline: its pages go to the prefix cache. Gives what was computed of it.
+    pub(crate) fn finish(&mut self, id: Id) -> Option<Timeline> {
+        let mut timeline = self.running.remove(&id).or_else(|| self.waiting.remove(&id))?;
+        self.release(&mut timeline);
+        Some(timeline)
+    }
+
+    /// Gives a timeline other tokens, which are computed anew as far as they are not cached.
+    pub(crate) fn replace(&mut self, id: Id, tokens: Vec<u32>) {
+        if let Some(mut timeline) = self.running.remove(&id) {
+            self.release(&mut timeline);
+            timeline.tokens = tokens;
+            self.waiting.insert(id, timeline);
+        }
+    }
+
+    /// The pages of the longest cached beginning of `tokens`, each with a holder more, and its length.
+    pub(crate) fn cached(&mut self, adapter: u64, tokens: &[u32]) -> (Vec<u32>, usize) {
+        let mut pages = Vec::new();
+        let found = self.cache.find(adapter, tokens, &mut self.pool, &mut pages);
+        (pages, found.tokens)
+    }
+
+    /// As many pages as can be had without preempting anybody, at most `count`, each held once.
+    pub(crate) fn take_pages(&mut self, count: usize) -> Vec<u32> {
+        let mut pages = Vec::new();
+        while pages.len() < count && (self.pool.available() > 0 || self.cache.evict(&mut self.pool)) {
+            if self.pool.take(1, &mut pages).is_err() {
+                break;
+            }
+        }
+        pages
+    }
+
+    /// Puts pages that hold `tokens` into the prefix cache, and gives up the caller's hold on them.
+    pub(crate) fn keep_pages(&mut self, adapter: u64, tokens: &[u32], pages: &[u32]) {
+        let mut parent = Some(Parent::Root(adapter));
+        for (tokens, &page) in tokens.chunks(PAGE_TOKENS).zip(pages) {
+            let inserted = parent.and_then(|parent| self.cache.insert(parent, tokens, page, &mut self.pool));
+            parent = inserted.map(|(parent, _)| parent);
+        }
+        self.release_pages(pages);
+    }
+
+    /// Gives up a hold on pages.
+    pub(crate) fn release_pages(&mut self, pages: &[u32]) {
+        pages.iter().for_each(|&page| self.pool.release(page));
+    }
+
+    fn ids(&self, filter: impl Fn(&Timeline) -> bool) -> Vec<Id> {
+        self.running.values().filter(|timeline| filter(timeline)).map(|timeline| timeline.id).collect()
+    }
+
+    fn end_what_is_over(&mut self, now: Instant, plan: &mut Plan) {
+        for timeline in self.running.values().chain(self.waiting.values()) {
+            if timeline.cancel.is_cancelled() {
+                plan.ended.push((timeline.id, Ended::Cancelled));
+            } else if timeline.deadline.is_some_and(|deadline| deadline <= now) {
+                plan.ended.push((timeline.id, Ended::Deadline));
+            }
+        }
+        for (id, _) in &plan.ended {
+            self.finish(*id);
+        }
+    }
+
+    /// Gives a running timeline rows of this step, and the pages that they need.
+    fn grant(&mut self, id: Id, room: &mut Room, plan: &mut Plan) {
+        loop {
+            let Some(timeline) = self.running.get(&id) else { return };
+            let start = timeline.computed;
+            let known = timeline.end_within(start, room.rows, room.outputs);
+            if known <= start {
+                return;
+            }
+            // Drafts follow where all that is known is computed in this step.
+            let spare = (room.rows - (known - start)).min(room.outputs.saturating_sub(1));
+            let spare = spare.saturating_sub(room.reserved);
+            let drafts = if timeline.is_at_answer() { timeline.drafts.len().min(spare) } else { 0 };
+            let end = known + drafts;
+            if let Err(error) = self.make_room(id, start, end, drafts == 0, plan) {
+                if drafts > 0 {
+                    self.draft(id, &[]);
+                    continue;
+                }
+                // Nobody who comes after it is left to be preempted: it waits for those who came before.
+                if self.running.len() > 1 {
+                    self.preempt(id, plan);
+                } else {
+                    self.finish(id);
+                    plan.ended.push((id, Ended::OutOfPages(error)));
+                }
+                return;
+            }
+            let Some(timeline) = self.running.get_mut(&id) else { return };
+            timeline.drafts.truncate(drafts);
+            let outputs = timeline.outputs(start, end);
+            room.rows -= end - start;
+            room.outputs -= outputs.len().min(room.outputs);
+            plan.spans.push(Span { id, positions: start..end, outputs });
+            return;
+        }
+    }
+
+    /// Pages of its own for positions `start` to `end` of a timeline; where `preempts`, from those who come after it too.
+    fn make_room(
+        &mut self,
+        id: Id,
+        start: usize,
+        end: usize,
+        preempts: bool,
+        plan: &mut Plan,
+    ) -> Result<(), ModelError> {
+        loop {
+            let Some(timeline) = self.running.get_mut(&id) else { return Ok(()) };
+            let first = start / PAGE_TOKENS;
+            let shared = timeline.pages.get(first).copied().filter(|&page| self.pool.holders(page) > 1);
+            let new = pages_of(end).saturating_sub(timeline.pages.len());
+            let mut pages = Vec::with_capacity(new + 1);
+            let error = match self.pool.take(new + usize::from(shared.is_some()), &mut pages) {
+                Ok(()) => {
+                    if let (Some(from), Some(to)) = (shared, pages.last().copied()) {
+                        pages.pop();
+                        if let Some(page) = timeline.pages.get_mut(first) {
+                            *page = to;
+                        }
+                        self.pool.release(from);
+                        plan.copies.push((from, to));
+                    }
+                    timeline.pages.append(&mut pages);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if self.cache.evict(&mut self.pool) {
+                continue;
+            }
+            if shared.is_some_and(|page| self.cache.give_up(page, &mut self.pool)) {
+                continue;
+            }
+            match self.running.keys().next_back().copied() {
+                Some(last) if preempts && last != id => self.preempt(last, plan),
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Admits the first of those who wait; whether there was room for it.
+    fn admit(&mut self, plan: &mut Plan) -> bool {
+        let mut waiting = self.waiting.values();
+        let Some(id) = waiting.find(|timeline| !self.waits_for_prompt(timeline)).map(Timeline::id) else {
+            return false;
+        };
+        while !self.try_admit(id, plan) {
+            // Only somebody of a lower priority makes way.
+            match self.running.keys().next_back().copied() {
+                Some(last) if last.priority > id.priority => self.preempt(last, plan),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Admits a timeline, if there is room without preempting anybody.
+    fn try_admit(&mut self, id: Id, plan: &mut Plan) -> bool {
+        if self.running.len() >= self.limits.running {
+            return false;
+        }
+        let Some(mut timeline) = self.waiting.remove(&id) else { return false };
+        let reusable = timeline.tokens.get(..timeline.reusable()).unwrap_or_default();
+        let found = self.cache.find(timeline.adapter, reusable, &mut self.pool, &mut timeline.pages);
+        let whole = found.tokens / PAGE_TOKENS;
+        // All tokens and the first of the answer, a copy of the page that begins alike included. What the others still need, and
+        // a page more for each, is left to them, so that nobody has to be preempted at once.
+        let needed = pages_of(timeline.tokens.len() + 1).saturating_sub(whole);
+        let owed = |other: &Timeline| pages_of(other.tokens.len() + 1).saturating_sub(other.pages.len()) + 1;
+        let owed: usize = self.running.values().map(owed).sum();
+        if owed > 0 && needed + owed > self.pool.available() + self.cache.evictable(&self.pool) {
+            self.release_pages(&timeline.pages);
+            timeline.pages.clear();
+            self.waiting.insert(id, timeline);
+            return false;
+        }
+        timeline.computed = found.tokens;
+        timeline.registered = whole;
+        timeline.parent = Some(found.parent);
+        if !timeline.admitted {
+            timeline.admitted = true;
+            plan.admitted.push((id, found.tokens));
+        }
+        self.running.insert(id, timeline);
+        true
+    }
+
+    fn waits_for_prompt(&self, timeline: &Timeline) -> bool {
+        timeline.after.and_then(|leader| self.get(leader)).is_some_and(|leader| leader.leads.is_some())
+    }
+
+    /// Sends a running timeline back to those who wait.
+    fn preempt(&mut self, id: Id, plan: &mut Plan) {
+        if let Some(mut timeline) = self.running.remove(&id) {
+            self.release(&mut timeline);
+            plan.spans.retain(|span| span.id != id);
+            plan.preempted += 1;
+            self.waiting.insert(id, timeline);
+        }
+    }
+
+    /// Leaves a timeline's pages to the prefix cache.
+    fn release(&mut self, timeline: &mut Timeline) {
+        register_tail(timeline, timeline.computed, &mut self.cache, &mut self.pool);
+        self.release_pages(&timeline.pages);
+        timeline.pages.clear();
+        timeline.drafts.clear();
+        timeline.computed = 0;
+        timeline.registered = 0;
+        timeline.parent = None;
+    }
+}
+
+/// Tells the prefix cache of pages that have become full.
+fn register(timeline: &mut Timeline, cache: &mut PrefixCache, pool: &mut PagePool) {
+    while let Some(parent) = timeline.parent {
+        let start = timeline.registered * PAGE_TOKENS;
+        let end = start + PAGE_TOKENS;
+        let (Some(tokens), Some(&page)) =
+            (timeline.tokens.get(start..end), timeline.pages.get(timeline.registered))
+        else {
+            return;
+        };
+        if end > timeline.computed {
+            return;
+        }
+        let inserted = cache.insert(parent, tokens, page, pool);
+        // Another text has the same page: one of the two is enough. What stands on it keeps it from being evicted, so that
+        // nobody may hold a later page without it.
+        if let Some((_, theirs)) = inserted.filter(|&(_, theirs)| theirs != page) {
+            pool.share(theirs);
+            pool.release(page);
+            if let Some(page) = timeline.pages.get_mut(timeline.registered) {
+                *page = theirs;
+            }
+        }
+        timeline.parent = inserted.map(|(parent, _)| parent);
+        timeline.registered += 1;
+    }
+}
+
+/// Tells the prefix cache of the page that tokens up to `end` fill in part.
+fn register_tail(timeline: &Timeline, end: usize, cache: &mut PrefixCache, pool: &mut PagePool) {
+    let start = timeline.registered * PAGE_TOKENS;
+    if let (Some(parent), Some(tokens), Some(&page)) =
+        (timeline.parent, timeline.tokens.get(start..end), timeline.pages.get(timeline.registered))
+    {
+        cache.insert(parent, tokens, page, pool);
+    }
+}
+
+#[cfg(test)]
+mod tests;

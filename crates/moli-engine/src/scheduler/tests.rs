@@ -1,0 +1,331 @@
+//! Histories of arrivals, cancels and deadlines on few pages, against a model of what the pages hold.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const P: usize = PAGE_TOKENS;
+
+/// What a history does before a step.
+#[derive(Debug, Clone)]
+enum Event {
+    /// A text of `tokens` tokens, of which so many are those of the common beginning `family`, that chooses `answer` more.
+    Arrive {
+        family: u32,
+        shared: usize,
+        tokens: usize,
+        answer: usize,
+        priority: i32,
+        deadline: Option<u64>,
+        choices: usize,
+    },
+    /// Every third place of a text is scored.
+    Score {
+        family: u32,
+        shared: usize,
+        tokens: usize,
+    },
+    /// The one with this number, of those that live.
+    Cancel(usize),
+    /// Guesses, right or wrong, for the one with this number.
+    Draft(usize, usize, bool),
+    /// The context of the one with this number is shortened.
+    Shorten(usize),
+    Nothing,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let text = (0_u32..3, 0_usize..3 * P, 1_usize..3 * P);
+    prop_oneof![
+        4 => (text.clone(), 0_usize..70, -1..2_i32, prop::option::weighted(0.2, 0_u64..40), 1_usize..4).prop_map(
+            |((family, shared, tokens), answer, priority, deadline, choices)| Event::Arrive {
+                family, shared, tokens, answer, priority, deadline, choices
+            }
+        ),
+        1 => text.prop_map(|(family, shared, tokens)| Event::Score { family, shared, tokens }),
+        1 => (0_usize..8).prop_map(Event::Cancel),
+        3 => (0_usize..8, 1_usize..20, any::<bool>()).prop_map(|(of, length, right)| Event::Draft(of, length, right)),
+        1 => (0_usize..8).prop_map(Event::Shorten),
+        4 => Just(Event::Nothing),
+    ]
+}
+
+/// The next token of a text, which decides all of its future.
+fn next_token(tokens: &[u32], choice: u64) -> u32 {
+    let hash = tokens.iter().fold(choice.wrapping_mul(77), |hash, &token| {
+        (hash ^ u64::from(token)).wrapping_mul(0x100_0000_01B3)
+    });
+    (hash >> 33) as u32 % 5
+}
+
+struct Request {
+    cancel: CancelToken,
+    /// Tokens that it still chooses, or `None`: it is scored.
+    answer: Option<usize>,
+    choice: u64,
+    places: VecDeque<usize>,
+}
+
+/// Plays the part of the model and of its callers.
+struct World {
+    scheduler: Scheduler,
+    limits: Limits,
+    /// What each slot of each page holds.
+    pages: Vec<[u32; P]>,
+    requests: HashMap<Id, Request>,
+    arrivals: u64,
+    start: Instant,
+    /// Milliseconds.
+    now: u64,
+}
+
+impl World {
+    fn new(pages: usize, cache: usize, rows: usize, running: usize, chunk: usize) -> Self {
+        let limits = Limits {
+            rows,
+            outputs: rows.min(8),
+            running: running.min(rows),
+            chunk,
+            shared_chunk: chunk.div_ceil(2),
+            context: pages * P,
+        };
+        Self {
+            scheduler: Scheduler::new(limits.clone(), PagePool::new(pages).unwrap(), cache),
+            limits,
+            pages: vec![[u32::MAX; P]; pages],
+            requests: HashMap::new(),
+            arrivals: 0,
+            start: Instant::now(),
+            now: 0,
+        }
+    }
+
+    fn text(&self, family: u32, shared: usize, tokens: usize) -> Vec<u32> {
+        let most = self.limits.context - 1;
+        let beginning = (0..shared as u32).map(|i| family * 100 + i % 7);
+        beginning.chain((0..tokens as u32).map(|i| i * i % 11)).take(most.max(1)).collect()
+    }
+
+    fn submit(
+        &mut self,
+        tokens: Vec<u32>,
+        priority: i32,
+        deadline: Option<u64>,
+        answer: Option<usize>,
+        choices: usize,
+    ) {
+        let mut leader = None;
+        let cancel = CancelToken::new();
+        for choice in 0..choices {
+            let id = Id::new(priority, self.arrivals);
+            self.arrivals += 1;
+            let places: VecDeque<usize> =
+                (0..tokens.len()).rev().step_by(3).collect::<Vec<_>>().into_iter().rev().collect();
+            let wanted = if answer.is_some() { Wanted::Last } else { Wanted::Places(places.clone()) };
+            let deadline = deadline.map(|ms| self.start + Duration::from_millis(self.now + ms));
+            let timeline = Timeline::new(id, tokens.clone(), wanted, cancel.clone()).with_deadline(deadline);
+            let timeline = match leader {
+                None if choices > 1 => timeline.leading(),
+                None => timeline,
+                Some(leader) => timeline.following(leader),
+            };
+            leader.get_or_insert(id);
+            self.requests
+                .insert(id, Request { cancel: cancel.clone(), answer, choice: choice as u64, places });
+            self.scheduler.submit(timeline);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let living: Vec<Id> = self.scheduler.running.keys().copied().collect();
+        let pick = |index: usize| living.get(index % living.len().max(1)).copied();
+        match event {
+            Event::Arrive { family, shared, tokens, answer, priority, deadline, choices } => {
+                let tokens = self.text(family, shared, tokens);
+                self.submit(tokens, priority, deadline, Some(answer), choices);
+            }
+            Event::Score { family, shared, tokens } => {
+                let tokens = self.text(family, shared, tokens);
+                self.submit(tokens, 0, None, None, 1);
+            }
+            Event::Cancel(index) => {
+                if let Some(request) = pick(index).and_then(|id| self.requests.get(&id)) {
+                    request.cancel.cancel();
+                }
+            }
+            Event::Draft(index, length, right) => {
+                let Some(id) = pick(index) else { return };
+                let (Some(timeline), Some(request)) = (self.scheduler.get(id), self.requests.get(&id)) else {
+                    return;
+                };
+                let mut text = timeline.tokens().to_vec();
+                let known = text.len();
+                for _ in 0..length {
+                    let next = next_token(&text, request.choice);
+                    text.push(if right { next } else { next + 1 });
+                }
+                self.scheduler.draft(id, &text[known..]);
+            }
+            Event::Shorten(index) => {
+                let Some(id) = pick(index) else { return };
+                let (Some(timeline), Some(request)) = (self.scheduler.get(id), self.requests.get(&id)) else {
+                    return;
+                };
+                if timeline.is_at_answer() && request.answer.is_some() {
+                    let tokens = timeline.tokens()[timeline.tokens().len() / 2..].to_vec();
+                    self.scheduler.replace(id, tokens);
+                }
+            }
+            Event::Nothing => {}
+        }
+    }
+
+    /// One step, with every rule checked.
+    fn step(&mut self) {
+        self.now += 1;
+        let plan = self.scheduler.plan(self.start + Duration::from_millis(self.now));
+        for (id, ended) in &plan.ended {
+            assert!(self.requests.remove(id).is_some(), "{id:?} ended twice");
+            assert!(self.scheduler.get(*id).is_none());
+            assert!(!matches!(ended, Ended::OutOfPages(_)), "the context fits the pages");
+        }
+        let rows: usize = plan.spans.iter().map(|span| span.positions.len()).sum();
+        let outputs: usize = plan.spans.iter().map(|span| span.outputs.len()).sum();
+        assert!(rows <= self.limits.rows && outputs <= self.limits.outputs, "{rows} rows, {outputs} outputs");
+        assert!(self.scheduler.running.len() <= self.limits.running);
+        assert!(self.scheduler.cached_pages() <= self.scheduler.cache.limit());
+        if plan.spans.is_empty() {
+            assert!(self.scheduler.is_idle() || !plan.ended.is_empty(), "nobody is served");
+        }
+        // Who waits has no claim over who runs, but where it waits for another's prompt.
+        let last = self.scheduler.running.keys().next_back().copied();
+        let waiting = self.scheduler.waiting.values();
+        for timeline in waiting.filter(|timeline| !self.scheduler.waits_for_prompt(timeline)) {
+            assert!(last.is_none_or(|last| last.priority <= timeline.id.priority), "a lower priority runs");
+        }
+
+        for &(from, to) in &plan.copies {
+            self.pages[to as usize] = self.pages[from as usize];
+        }
+        let known = |timeline: &Timeline, position: usize| -> u32 {
+            *timeline.tokens().iter().chain(timeline.drafts()).nth(position).unwrap()
+        };
+        // Every row is written before any is read, as in a forward pass.
+        for span in &plan.spans {
+            let timeline = self.scheduler.get(span.id).unwrap();
+            for position in span.positions.clone() {
+                let page = timeline.pages()[position / P];
+                assert_eq!(self.scheduler.pool().holders(page), 1, "a shared page is written to");
+                self.pages[page as usize][position % P] = known(timeline, position);
+            }
+        }
+        let mut over = Vec::new();
+        for span in &plan.spans {
+            let timeline = self.scheduler.get(span.id).unwrap();
+            for position in 0..span.positions.end {
+                let page = timeline.pages()[position / P];
+                assert!(self.scheduler.pool().holders(page) > 0);
+                assert_eq!(
+                    self.pages[page as usize][position % P],
+                    known(timeline, position),
+                    "position {position}"
+                );
+            }
+            let request = self.requests.get_mut(&span.id).unwrap();
+            match &mut request.answer {
+                None => {
+                    for &place in &span.outputs {
+                        assert_eq!(request.places.pop_front(), Some(place));
+                    }
+                    self.scheduler.advance(span.id, span.positions.end);
+                    if request.places.is_empty() {
+                        over.push(span.id);
+                    }
+                }
+                Some(left) => {
+                    let mut text = timeline.tokens().to_vec();
+                    let drafts = timeline.drafts().to_vec();
+                    if span.outputs.is_empty() {
+                        self.scheduler.advance(span.id, span.positions.end);
+                        continue;
+                    }
+                    assert_eq!(span.outputs[0], text.len() - 1);
+                    for index in 0..span.outputs.len() {
+                        if *left == 0 || text.len() >= self.limits.context {
+                            over.push(span.id);
+                            break;
+                        }
+                        *left -= 1;
+                        let chosen = next_token(&text, request.choice);
+                        self.scheduler.push(span.id, chosen);
+                        text.push(chosen);
+                        if drafts.get(index) != Some(&chosen) {
+                            break;
+                        }
+                    }
+                    self.scheduler.advance(span.id, (text.len() - 1).max(span.positions.start));
+                }
+            }
+        }
+        for id in over {
+            assert!(self.scheduler.finish(id).is_some());
+            self.requests.remove(&id);
+        }
+        self.count_holders();
+    }
+
+    /// The pool's counts are those of the timelines and the cache.
+    fn count_holders(&self) {
+        let mut holders = vec![0; self.pages.len()];
+        let timelines = self.scheduler.running.values().chain(self.scheduler.waiting.values());
+        let held = timelines.flat_map(|timeline| timeline.pages().iter().copied());
+        for page in held.chain(self.scheduler.cache.held()) {
+            holders[page as usize] += 1;
+        }
+        for (page, &count) in holders.iter().enumerate() {
+            assert_eq!(self.scheduler.pool().holders(page as u32), count, "page {page}");
+        }
+        let free = holders.iter().filter(|&&count| count == 0).count();
+        assert_eq!(self.scheduler.pool().available(), free);
+        assert!(self.scheduler.waiting.values().all(|timeline| timeline.pages().is_empty()));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    /// Whatever comes in which order: no page leaks, none is used after it was given up or written to while it is shared,
+    /// every request ends, and a higher priority never waits for a lower.
+    #[test]
+    fn histories(
+        events in prop::collection::vec(event(), 1..40),
+        pages in 1_usize..12,
+        cache in 0_usize..14,
+        rows in 1_usize..40,
+        running in 1_usize..6,
+        chunk in 1_usize..40,
+    ) {
+        let mut world = World::new(pages, cache, rows, running, chunk);
+        for event in events {
+            world.happen(event);
+            world.step();
+        }
+        let mut steps = 0;
+        while !world.scheduler.is_idle() {
+            world.step();
+            steps += 1;
+            prop_assert!(steps < 200_000, "it never ends");
+        }
+        prop_assert!(world.requests.is_empty());
+    }
+}
+
+/// A text of which nothing is ever computed needs nothing.
+#[test]
+fn an_empty_scheduler_plans_nothing() {
+    let mut world = World::new(1, 1, 1, 1, 1);
+    world.step();
+    assert!(world.scheduler.is_idle());
+}

@@ -1,0 +1,396 @@
+//! The thread that owns the model and computes, step by step.
+//!
+//! A step: take what callers sent, guess tokens, plan, run the batch, choose tokens from its logits and send them. Whatever
+//! goes wrong with one request is that request's error; a panic ends the engine, and every caller is told.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use moli_model::{Batch, Runtime};
+
+use crate::choice::{Choice, Next};
+use crate::counters::Counters;
+use crate::inbox::Inbox;
+use crate::scheduler::{Ended, Id, Scheduler, Span, Timeline};
+use crate::speculation::MAX_DRAFTS;
+use crate::watchdog::Heartbeat;
+use crate::{EngineError, FinishReason};
+
+/// Rows of a step above which guessing does not pay: they cost their full price then.
+const SPECULATIVE_ROWS: usize = MAX_DRAFTS + 1;
+
+/// What callers and the computing thread share.
+pub(crate) struct Shared {
+    pub(crate) inbox: Inbox<Message>,
+    pub(crate) counters: Mutex<Counters>,
+    pub(crate) heartbeat: Heartbeat,
+}
+
+impl Shared {
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Counters)) {
+        change(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// What the computing thread is asked for.
+pub(crate) enum Message {
+    Request {
+        timeline: Box<Timeline>,
+        task: Task,
+    },
+    /// Something that needs the model between two steps.
+    Job(Box<dyn FnOnce(&mut Worker) + Send>),
+}
+
+/// What becomes of a timeline's logits.
+pub(crate) enum Task {
+    Answer(Box<Choice>),
+    Score(Score),
+}
+
+/// Logits for a caller.
+pub(crate) struct Score {
+    pub(crate) rows: Sender<Result<(usize, Vec<f32>), EngineError>>,
+    /// Rows that were sent and not yet taken.
+    pub(crate) pending: Arc<AtomicUsize>,
+    pub(crate) admitted: bool,
+}
+
+/// Rows of logits that may wait for the caller of a score: 32 rows of a vocabulary of 262,144 are 32 MiB.
+const PENDING_ROWS: usize = 32;
+
+pub(crate) struct Worker {
+    pub(crate) runtime: Box<dyn Runtime>,
+    pub(crate) scheduler: Scheduler,
+    tasks: HashMap<Id, Task>,
+    shared: Arc<Shared>,
+    // Scratch of a batch.
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    sequences: Vec<u32>,
+    outputs: Vec<u32>,
+    drafts: Vec<u32>,
+}
+
+impl Worker {
+    pub(crate) fn new(runtime: Box<dyn Runtime>, scheduler: Scheduler, shared: Arc<Shared>) -> Self {
+        Self {
+            runtime,
+            scheduler,
+            tasks: HashMap::new(),
+            shared,
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            sequences: Vec::new(),
+            outputs: Vec::new(),
+            drafts: Vec::new(),
+        }
+    }
+
+    /// Works until the inbox is closed.
+    pub(crate) fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut progress = false;
+        while let Some(messages) = shared.inbox.take(!progress) {
+            let worked = catch_unwind(AssertUnwindSafe(|| {
+                messages.into_iter().for_each(|message| self.receive(message));
+                self.step()
+            }));
+            shared.heartbeat.rest();
+            match worked {
+                Ok(made_progress) => progress = made_progress,
+                // The state of the model is unknown: nobody gets anything more of it.
+                Err(_) => break,
+            }
+        }
+        shared.inbox.close();
+        let left = shared.inbox.take(false).into_iter().flatten().filter_map(|message| match message {
+            Message::Request { task, .. } => Some(task),
+            Message::Job(_) => None,
+        });
+        for task in std::mem::take(&mut self.tasks).into_values().chain(left) {
+            shared.count(|counters| counters.failed += 1);
+            task.fail(EngineError::Poisoned);
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        match message {
+            Message::Request { timeline, task } => {
+                self.tasks.insert(timeline.id(), task);
+                self.scheduler.submit(*timeline);
+            }
+            Message::Job(job) => job(self),
+        }
+    }
+
+    /// One step; whether there may be another without a message.
+    fn step(&mut self) -> bool {
+        self.pause_scores();
+        self.guess();
+        let plan = self.scheduler.plan(Instant::now());
+        let somebody_left = !plan.ended.is_empty();
+        for &(id, cached) in &plan.admitted {
+            self.shared.inbox.left(1);
+            self.admitted(id, cached);
+        }
+        for (id, ended) in plan.ended {
+            self.ended(id, ended);
+        }
+        self.shared.count(|counters| counters.preempted += plan.preempted as u64);
+        if !plan.spans.is_empty() {
+            let started = Instant::now();
+            self.shared.heartbeat.begin();
+            let copied = plan.copies.iter().try_for_each(|&(from, to)| self.runtime.copy_page(from, to));
+            if let Err(error) = copied.map_err(EngineError::from).and_then(|()| self.compute(&plan.spans)) {
+                self.isolate(&plan.spans, error);
+            }
+            let rows = plan.spans.iter().map(|span| span.positions.len()).sum();
+            self.shared.count(|counters| counters.step(rows, started.elapsed()));
+        }
+        let scheduler = &self.scheduler;
+        self.shared.count(|counters| {
+            counters.running = scheduler.running().count();
+            counters.pages_free = scheduler.pool().available();
+            counters.pages_cached = scheduler.cached_pages();
+        });
+        // Where nothing happened, whoever is left waits for somebody to take logits.
+        !self.scheduler.is_idle() && (somebody_left || !plan.spans.is_empty())
+    }
+
+    /// Somebody whose logits nobody takes is not computed further.
+    fn pause_scores(&mut self) {
+        for (&id, task) in &self.tasks {
+            if let Task::Score(score) = task {
+                self.scheduler.pause(id, score.pending.load(Ordering::Acquire) >= PENDING_ROWS);
+            }
+        }
+    }
+
+    /// Guesses the next tokens of those who are at the answer.
+    fn guess(&mut self) {
+        let at_answer: Vec<Id> =
+            self.scheduler.running().filter(|timeline| timeline.is_at_answer()).map(Timeline::id).collect();
+        let mut room = SPECULATIVE_ROWS.saturating_sub(at_answer.len());
+        for id in at_answer {
+            let (Some(Task::Answer(choice)), Some(timeline)) =
+                (self.tasks.get_mut(&id), self.scheduler.get(id))
+            else {
+                continue;
+            };
+            let Some(lookup) = choice.lookup.as_mut().filter(|_| room > 0) else { continue };
+            lookup.guess(timeline.tokens(), &mut self.drafts);
+            self.drafts.truncate(room);
+            room -= self.drafts.len();
+            self.scheduler.draft(id, &self.drafts);
+        }
+    }
+
+    fn admitted(&mut self, id: Id, cached: usize) {
+        match self.tasks.get_mut(&id) {
+            Some(Task::Answer(choice)) => choice.start(cached),
+            Some(Task::Score(score)) => score.admitted = true,
+            None => return,
+        }
+        let prompt = self.scheduler.get(id).map_or(0, |timeline| timeline.tokens().len());
+        self.shared.count(|counters| {
+            counters.prompt_tokens += prompt as u64;
+            counters.cached_tokens += cached as u64;
+        });
+    }
+
+    /// Reports the end of a timeline that did not end itself.
+    fn ended(&mut self, id: Id, ended: Ended) {
+        let Some(task) = self.tasks.remove(&id) else { return };
+        if !task.was_admitted() {
+            self.shared.inbox.left(1);
+        }
+        match ended {
+            Ended::OutOfPages(error) => {
+                self.shared.count(|counters| counters.failed += 1);
+                task.fail(error.into());
+            }
+            Ended::Cancelled => {
+                self.shared.count(|counters| counters.cancelled += 1);
+                task.end(FinishReason::Cancelled);
+            }
+            Ended::Deadline => {
+                self.shared.count(|counters| counters.expired += 1);
+                task.end(FinishReason::Deadline);
+            }
+        }
+    }
+
+    /// Computes the spans of a batch that failed one by one, so that only those fail that have to.
+    fn isolate(&mut self, spans: &[Span], error: EngineError) {
+        if let [span] = spans {
+            return self.failed(span.id, error);
+        }
+        for span in spans {
+            // What the failed batch wrote to the pages is written again.
+            if let Err(error) = self.compute(std::slice::from_ref(span)) {
+                self.failed(span.id, error);
+            }
+        }
+    }
+
+    fn failed(&mut self, id: Id, error: EngineError) {
+        self.scheduler.finish(id);
+        if let Some(task) = self.tasks.remove(&id) {
+            self.shared.count(|counters| counters.failed += 1);
+            task.fail(error);
+        }
+    }
+
+    /// Runs one batch, and hands its logits to those who want them.
+    fn compute(&mut self, spans: &[Span]) -> Result<(), EngineError> {
+        let Self { runtime, scheduler, tokens, positions, sequences, outputs, .. } = self;
+        tokens.clear();
+        positions.clear();
+        sequences.clear();
+        outputs.clear();
+        let mut tables: Vec<&[u32]> = Vec::with_capacity(spans.len());
+        for span in spans {
+            let Some(timeline) = scheduler.get(span.id) else { continue };
+            let first = tokens.len() as u32;
+            let start = span.positions.start;
+            let rows = timeline.tokens().iter().chain(timeline.drafts());
+            tokens.extend(rows.skip(start).take(span.positions.len()));
+            positions.extend(span.positions.clone().map(|position| position as u32));
+            sequences.resize(tokens.len(), tables.len() as u32);
+            outputs.extend(span.outputs.iter().map(|&place| first + (place - start) as u32));
+            tables.push(timeline.pages());
+        }
+        let vocab = runtime.config().vocab;
+        let logits = runtime.forward(&Batch { tokens, positions, sequences, tables: &tables, outputs })?;
+        let expected = outputs.len().saturating_mul(vocab);
+        if logits.len() != expected {
+            return Err(EngineError::LogitsLength { expected, actual: logits.len() });
+        }
+        let mut rows = logits.chunks_exact(vocab.max(1));
+        let mut over = Vec::new();
+        for span in spans {
+            let rows = rows.by_ref().take(span.outputs.len());
+            match self.tasks.get_mut(&span.id) {
+                Some(Task::Answer(choice)) => match answer(choice, scheduler, &self.shared, span, rows) {
+                    Ok(false) => {}
+                    Ok(true) => over.push((span.id, Ok(()))),
+                    Err(error) => over.push((span.id, Err(error))),
+                },
+                Some(Task::Score(score)) => {
+                    scheduler.advance(span.id, span.positions.end);
+                    for (&place, row) in span.outputs.iter().zip(rows) {
+                        score.pending.fetch_add(1, Ordering::AcqRel);
+                        // Whoever does not listen any more has cancelled.
+                        let _ = score.rows.send(Ok((place, row.to_vec())));
+                    }
+                    let end = scheduler.get(span.id).map_or(0, |timeline| timeline.tokens().len());
+                    if span.positions.end >= end {
+                        over.push((span.id, Ok(())));
+                    }
+                }
+                None => {}
+            }
+        }
+        for (id, result) in over {
+            scheduler.finish(id);
+            if let Some(Task::Answer(choice)) = self.tasks.remove(&id) {
+                self.shared.count(|counters| match result {
+                    Ok(()) => counters.completed += 1,
+                    Err(_) => counters.failed += 1,
+                });
+                choice.report(result);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Chooses tokens from the rows of a span, as long as the drafts are what is chosen; whether the choice has ended.
+fn answer<'a>(
+    choice: &mut Choice,
+    scheduler: &mut Scheduler,
+    shared: &Shared,
+    span: &Span,
+    rows: impl Iterator<Item = &'a [f32]>,
+) -> Result<bool, EngineError> {
+    if span.outputs.is_empty() {
+        scheduler.advance(span.id, span.positions.end);
+        return Ok(false);
+    }
+    let Some(timeline) = scheduler.get(span.id) else { return Ok(false) };
+    let mut total = timeline.tokens().len();
+    let drafts = timeline.drafts().to_vec();
+    if let Some(reason) = choice.ends_at_once(total) {
+        scheduler.advance(span.id, span.positions.end);
+        choice.end(reason);
+        return Ok(true);
+    }
+    let mut right = 0;
+    for (row, draft) in rows.zip(drafts.iter().map(Some).chain([None])) {
+        let (is_decoding, waited) = choice.since_last();
+        let (id, next) = choice.choose(row, total)?;
+        shared.count(|counters| {
+            counters.completion_tokens += 1;
+            let times =
+                if is_decoding { &mut counters.inter_token_seconds } else { &mut counters.ttft_seconds };
+            times.record(waited.as_secs_f64());
+        });
+        scheduler.push(span.id, id);
+        total += 1;
+        match next {
+            Next::Token if draft == Some(&id) => right += 1,
+            Next::Token => break,
+            Next::End => {
+                scheduler.advance(span.id, total - 1);
+                return Ok(true);
+            }
+            Next::Shift { from, to } => {
+                scheduler.advance(span.id, total - 1);
+                let tokens = scheduler.get(span.id).map(|timeline| timeline.tokens().to_vec());
+                let mut tokens = tokens.unwrap_or_default();
+                tokens.drain(from.min(tokens.len())..to.min(tokens.len()));
+                scheduler.replace(span.id, tokens);
+                return Ok(false);
+            }
+        }
+    }
+    scheduler.advance(span.id, total - 1);
+    if !drafts.is_empty() {
+        choice.speculated(drafts.len(), right);
+        shared.count(|counters| {
+            counters.drafted += drafts.len() as u64;
+            counters.accepted += right as u64;
+        });
+    }
+    Ok(false)
+}
+
+impl Task {
+    fn was_admitted(&self) -> bool {
+        match self {
+            Self::Answer(choice) => choice.was_admitted(),
+            Self::Score(score) => score.admitted,
+        }
+    }
+
+    fn end(self, reason: FinishReason) {
+        if let Self::Answer(mut choice) = self {
+            choice.end(reason);
+            choice.report(Ok(()));
+        }
+    }
+
+    fn fail(self, error: EngineError) {
+        match self {
+            Self::Answer(choice) => choice.report(Err(error)),
+            Self::Score(score) => {
+                let _ = score.rows.send(Err(error));
+            }
+        }
+    }
+}
