@@ -5,6 +5,7 @@
 
 #[path = "../../benches/common/mod.rs"]
 mod common;
+mod engine;
 mod golden;
 mod invariance;
 mod parity;
@@ -54,10 +55,16 @@ fn main() -> ExitCode {
         let models = MODELS.into_iter().map(load).collect::<Result<Vec<_>, String>>()?;
         Ok(golden::greedy_steps(&models)?)
     };
+    let company = || {
+        let path = moli_testkit::real_model(MODELS[0].0)?;
+        Ok(engine::answers_do_not_depend_on_the_company(&path, &EngineOptions::default())?)
+    };
     let speed = || Ok(speed::faster_than_candle(&moli_testkit::real_model(MODELS[0].0)?)?);
     trials.extend([
         Trial::test("smollm2-135m-instruct::faster_than_candle", speed).with_ignored_flag(left_out),
         Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats)
+            .with_ignored_flag(left_out),
+        Trial::test("smollm2-135m-instruct::answers_do_not_depend_on_the_company", company)
             .with_ignored_flag(left_out),
         Trial::test("greedy_steps_of_all_models_follow_the_reference", greedy).with_ignored_flag(left_out),
     ]);
