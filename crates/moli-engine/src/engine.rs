@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, Gguf, ReadMode};
 use moli_kernels::{Isa, Kernels};
-use moli_model::{BackendKind, Config, LoadOptions, ModelError, PAGE_TOKENS, Runtime};
+use moli_model::{BackendKind, Config, KvType, LoadOptions, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, EncodeOptions, Message, RenderOptions, RenderedPrompt, Tokenizer};
 
 use crate::sampler::Breakers;
@@ -120,6 +120,7 @@ impl Engine {
             isa: options.isa,
             context: pool,
             max_rows: options.prefill_chunk.min(context),
+            kv_type: KvType::F16,
         };
         // The small parts first: a model without a tokenizer is refused before its weights are looked at.
         let tokenizer = Tokenizer::from_gguf(metadata)?;
