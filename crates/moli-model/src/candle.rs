@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor, ggml_file};
 use candle_core::{D, DType, Device, Module};
+use half::f16;
 use moli_format::{Tensor, TensorType};
 use moli_kernels::{RopeAngles, RopeStyle};
 
