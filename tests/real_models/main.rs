@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use moli_engine::{Engine, EngineOptions};
+use moli_engine::{Engine, EngineOptions, KvType};
 
 /// What a test returns: the reason of its failure in one line.
 type Outcome = Result<(), String>;
@@ -57,7 +57,12 @@ fn main() -> ExitCode {
     };
     let company = || {
         let path = moli_testkit::real_model(MODELS[0].0)?;
-        Ok(engine::answers_do_not_depend_on_the_company(&path, &EngineOptions::default())?)
+        for kv_type in [KvType::F16, KvType::Q8_0] {
+            let base = EngineOptions { kv_type, ..EngineOptions::default() };
+            engine::answers_do_not_depend_on_the_company(&path, &base)
+                .map_err(|error| format!("{kv_type}: {error}"))?;
+        }
+        Ok(())
     };
     let speed = || Ok(speed::faster_than_candle(&moli_testkit::real_model(MODELS[0].0)?)?);
     trials.extend([

@@ -52,7 +52,7 @@ pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions, 
 pub use error::EngineError;
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
-pub use moli_model::{BackendKind, Config};
+pub use moli_model::{BackendKind, Config, KvType};
 pub use moli_text::{ChatTemplate, Message, RenderedPrompt, Tokenizer};
 pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};

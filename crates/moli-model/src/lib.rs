@@ -3,7 +3,7 @@
 //! * [`Config`]: what the model is, read from the file's metadata;
 //! * [`weights`]: its tensors, checked against the shapes that the configuration implies;
 //! * [`decoder`]: the one forward pass, over the small trait [`Backend`];
-//! * [`kv`]: who holds which page of keys and values;
+//! * [`kv`]: who holds which page of keys and values; [`KvType`]: what a page holds;
 //! * [`cpu`] and `candle`: the backends.
 //!
 //! Users of a loaded model see [`Runtime`], which hides the backend.
@@ -16,6 +16,7 @@ pub mod cpu;
 pub mod decoder;
 mod error;
 pub mod kv;
+mod kv_type;
 mod runtime;
 pub mod weights;
 
@@ -23,4 +24,5 @@ pub use backend::Backend;
 pub use config::{ARCHITECTURES, Activation, Config, Rope, SlidingWindow};
 pub use error::ModelError;
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};
+pub use kv_type::KvType;
 pub use runtime::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, Runtime, load};
