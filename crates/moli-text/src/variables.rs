@@ -116,8 +116,7 @@ impl<'a> Conversation<'a> {
     pub(crate) fn variables(&self, guard: &Guard<'_>) -> Vec<(String, Value)> {
         let messages: Vec<Value> = self.messages.iter().map(|message| self.message(guard, message)).collect();
         let schema = |text: &str| guard.schema_word(text);
-        let tools: Vec<Value> =
-            self.tools.iter().map(|tool| marked(&tool.definition(), &schema)).collect();
+        let tools: Vec<Value> = self.tools.iter().map(|tool| marked(&tool.definition(), &schema)).collect();
         let mut out = vec![
             ("messages".to_owned(), Value::from(messages)),
             ("tools".to_owned(), if tools.is_empty() { Value::from(()) } else { Value::from(tools) }),

@@ -43,7 +43,12 @@ impl Answer {
 
 fn options(format: Option<ToolFormat>) -> ParserOptions {
     let names = ["get_weather", "add"].map(str::to_owned).to_vec();
-    ParserOptions { format, names, reasoning: ReasoningTags::new("<think>", "</think>"), ..Default::default() }
+    ParserOptions {
+        format,
+        names,
+        reasoning: ReasoningTags::new("<think>", "</think>"),
+        ..Default::default()
+    }
 }
 
 fn parse<'t>(options: ParserOptions, pieces: impl IntoIterator<Item = &'t str>) -> Answer {
@@ -105,11 +110,7 @@ fn llama() {
     check(call, "", &[weather]);
     check(&format!("<|python_tag|>{call}<|eom_id|>"), "", &[weather]);
     check(&format!("\n{call}; {call}\n{call}<|eot_id|>"), "", &[weather, weather, weather]);
-    check(
-        "<|python_tag|>{\"name\":\"rm\",\"type\":\"function\",\"parameters\":{}}",
-        "",
-        &[("rm", "{}")],
-    );
+    check("<|python_tag|>{\"name\":\"rm\",\"type\":\"function\",\"parameters\":{}}", "", &[("rm", "{}")]);
     // Something else than a call, as it was written.
     for text in [
         "<|python_tag|>brave_search.call(query=\"x\")",
@@ -160,9 +161,10 @@ fn mistral() {
     ] {
         check(text, text, &[]);
     }
-    let answer = parse(options(Some(ToolFormat::Mistral)), [
-        r#"[TOOL_CALLS]add[CALL_ID]aB3dE6gH9[ARGS]{}[TOOL_CALLS][{"name":"add","arguments":{},"id":"x"}]"#,
-    ]);
+    let answer = parse(
+        options(Some(ToolFormat::Mistral)),
+        [r#"[TOOL_CALLS]add[CALL_ID]aB3dE6gH9[ARGS]{}[TOOL_CALLS][{"name":"add","arguments":{},"id":"x"}]"#],
+    );
     assert_eq!(answer.ids, ["aB3dE6gH9", "x"]);
 }
 
@@ -191,7 +193,8 @@ fn fences_and_plain_json() {
 
 #[test]
 fn without_tools_nothing_is_a_call() {
-    let text = "<tool_call>{\"name\":\"add\"}</tool_call> [TOOL_CALLS] {\"name\":\"add\",\"arguments\":{}}\n ";
+    let text =
+        "<tool_call>{\"name\":\"add\"}</tool_call> [TOOL_CALLS] {\"name\":\"add\",\"arguments\":{}}\n ";
     let answer = parse(options(None), [text]);
     assert_eq!((answer.content.as_str(), answer.calls.len()), (text, 0));
 }
@@ -267,7 +270,10 @@ fn made_ids_are_distinct_and_as_mistral_wants_them() {
 #[test]
 fn an_answer_cut_off_anywhere_has_no_half_call() {
     let answers = [
-        (ToolFormat::Hermes, "Hm <tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": \"}\"}}\n</tool_call>"),
+        (
+            ToolFormat::Hermes,
+            "Hm <tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": \"}\"}}\n</tool_call>",
+        ),
         (ToolFormat::Llama3, "<|python_tag|>{\"name\": \"add\", \"parameters\": {\"a\": \"}\"}}<|eom_id|>"),
         (ToolFormat::MistralNamed, "[TOOL_CALLS]add[CALL_ID]abc[ARGS]{\"a\": \"}\"}"),
         (ToolFormat::ToolCode, "```tool_code\n[{\"name\": \"add\", \"arguments\": {\"a\": \"}\"}}]\n```"),
@@ -337,9 +343,10 @@ fn time_is_linear() {
         let time = |bytes: usize| {
             let text = piece.repeat(bytes / piece.len());
             let start = Instant::now();
-            parse(options(Some(if piece.contains("tool") { ToolFormat::Hermes } else { ToolFormat::Json })), [
-                &*text,
-            ]);
+            parse(
+                options(Some(if piece.contains("tool") { ToolFormat::Hermes } else { ToolFormat::Json })),
+                [&*text],
+            );
             start.elapsed()
         };
         let small = (0..3).map(|_| time(1 << 18)).min().unwrap();

@@ -9,8 +9,8 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use moli_text::{
-    AnswerEvent, AnswerParser, CallOptions, EncodeOptions, ParserOptions, ReasoningTags, TextError, Tokenizer,
-    Tool, ToolChoice, ToolFormat,
+    AnswerEvent, AnswerParser, CallOptions, EncodeOptions, ParserOptions, ReasoningTags, TextError,
+    Tokenizer, Tool, ToolChoice, ToolFormat,
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ impl Judge {
     }
 
     fn matcher(&self, grammar: &str) -> Matcher {
-        let matcher = Matcher::new(self.factory.create_parser(TopLevelGrammar::from_lark(grammar.to_owned())));
+        let matcher =
+            Matcher::new(self.factory.create_parser(TopLevelGrammar::from_lark(grammar.to_owned())));
         assert_eq!(matcher.get_error(), None, "{grammar}");
         matcher
     }
@@ -143,8 +144,7 @@ fn required_calls() {
         let tokenizer = tokenizer(control);
         let judge = Judge::new(&tokenizer);
         for (parallel, strict) in [(false, true), (true, false)] {
-            let options =
-                CallOptions { choice: ToolChoice::Required, parallel, ..CallOptions::default() };
+            let options = CallOptions { choice: ToolChoice::Required, parallel, ..CallOptions::default() };
             let grammar = format.call_grammar(&tools(strict), &options, &tokenizer).unwrap().unwrap();
             let accepts = |answer: &str| {
                 let accepted = judge.accepts(&grammar, answer);
@@ -202,7 +202,8 @@ fn strict_tools_that_the_model_may_call() {
                 ("", true),
                 ("Hello, <tool is not a call.\n\nBye", true),
                 (&*call, true),
-                (&*format!("Let me look. {call}"), !only_alone),
+                // Alone in its answer or no call at all.
+                (&*format!("Let me look. {call}"), true),
                 (&*write(format, &[PARIS, NOW]), parallel),
                 (&*write(format, &[("get_weather", "{}")]), false),
                 (&*format!("Well. {}", write(format, &[("get_weather", "{}")])), only_alone),
@@ -220,10 +221,12 @@ fn strict_tools_that_the_model_may_call() {
 
 #[test]
 fn reasoning_comes_first() {
-    let tokenizer = tokenizer(true);
-    let judge = Judge::new(&tokenizer);
-    for (open, close) in [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("[THINK]", "<end>"), ("<b>", "[/THINK]")]
+    let kinds = [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("[THINK]", "<end>"), ("<b>", "[/THINK]")];
+    for (control, (open, close)) in
+        [false, true].into_iter().flat_map(|control| kinds.map(|tags| (control, tags)))
     {
+        let tokenizer = tokenizer(control);
+        let judge = Judge::new(&tokenizer);
         let reasoning = ReasoningTags::new(open, close);
         for (format, strict) in FORMATS.into_iter().flat_map(|format| [(format, false), (format, true)]) {
             let choice = if strict { ToolChoice::Auto } else { ToolChoice::Required };
@@ -234,7 +237,8 @@ fn reasoning_comes_first() {
             let inside = format.call_grammar(&tools, &opened, &tokenizer).unwrap().unwrap();
             let call = write(format, &[PARIS]);
             // Thinking of how a call is written is not calling.
-            let thought = format!("\nPerhaps {{\"name\": or ```json.\n{close}\n\n");
+            let mark = if control { "" } else { "<tool_call> or [TOOL_CALLS]" };
+            let thought = format!("\nPerhaps {{\"name\": or ```json {mark}.\n{close}\n\n");
             for (grammar, answer, accepted) in [
                 (&grammar, format!("{open}{thought}{call}"), true),
                 (&grammar, call.clone(), true),
@@ -254,7 +258,8 @@ fn schemas_that_a_compiler_does_not_know() {
     let tokenizer = tokenizer(false);
     let judge = Judge::new(&tokenizer);
     let grammar = |strict| {
-        let parameters = json!({"type": "object", "dependentRequired": {"a": ["b"]}, "x-guidance": {"lenient": true}});
+        let parameters =
+            json!({"type": "object", "dependentRequired": {"a": ["b"]}, "x-guidance": {"lenient": true}});
         let tool = Tool { name: "f".to_owned(), parameters, strict, ..Tool::default() };
         let options = CallOptions { choice: ToolChoice::Required, ..CallOptions::default() };
         ToolFormat::Hermes.call_grammar(&[tool], &options, &tokenizer).unwrap().unwrap()
@@ -276,7 +281,9 @@ fn choices_that_cannot_be_met() {
     let error = grammar(ToolChoice::Named("rm".to_owned()), &tools(true));
     assert!(matches!(error, TextError::UnknownTool { name, tools: 2 } if name == "rm"));
     let twice = [tools(true), tools(true)].concat();
-    assert!(matches!(grammar(ToolChoice::Required, &twice), TextError::InvalidTool { name, .. } if name == "get_weather"));
+    assert!(
+        matches!(grammar(ToolChoice::Required, &twice), TextError::InvalidTool { name, .. } if name == "get_weather")
+    );
 }
 
 /// The text that a stream shows is what the parser reads, control tokens included.
@@ -285,7 +292,8 @@ fn streams_show_the_marks() {
     let tokenizer = tokenizer(true);
     let options = EncodeOptions { parse_special: true, ..EncodeOptions::default() };
     let ids = tokenizer.encode("[TOOL_CALLS]now[ARGS]{}<|im_end|>", options).unwrap();
-    let text = |mut stream: moli_text::TextStream| -> String { ids.iter().map(|&id| stream.push(id)).collect() };
+    let text =
+        |mut stream: moli_text::TextStream| -> String { ids.iter().map(|&id| stream.push(id)).collect() };
     assert_eq!(text(tokenizer.stream()), "now{}");
     let shown = text(tokenizer.stream().show(ToolFormat::MistralNamed.markers().iter().copied()));
     assert_eq!(shown, "[TOOL_CALLS]now[ARGS]{}");

@@ -42,7 +42,8 @@ pub(crate) fn describe(messages: &[Message], tools: &[Tool]) -> Result<Vec<Messa
 }
 
 fn instructions(tools: &[Tool]) -> Result<String, TextError> {
-    let mut out = "You can call functions. These are their definitions, each a line of JSON:\n<tools>\n".to_owned();
+    let mut out =
+        "You can call functions. These are their definitions, each a line of JSON:\n<tools>\n".to_owned();
     for tool in tools {
         out.push_str(&text(&tool.definition())?);
         out.push('\n');

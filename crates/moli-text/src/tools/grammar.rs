@@ -145,7 +145,8 @@ impl Writer<'_> {
     /// The rule of a call with its marks; text may come before it.
     fn call(&mut self, free: bool) -> fmt::Result {
         let openers = self.format.openers();
-        let Some(opener) = openers.first().filter(|_| !matches!(self.format, ToolFormat::Llama3 | ToolFormat::Json))
+        let Some(opener) =
+            openers.first().filter(|_| !matches!(self.format, ToolFormat::Llama3 | ToolFormat::Json))
         else {
             return Ok(());
         };

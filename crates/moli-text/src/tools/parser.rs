@@ -451,7 +451,8 @@ impl Body {
                     return Step::Invalid;
                 }
                 if c == ']' {
-                    self.part = if begun.len() + 1 == ARGS.len() { Part::Arguments } else { Part::Id(at + 1) };
+                    self.part =
+                        if begun.len() + 1 == ARGS.len() { Part::Arguments } else { Part::Id(at + 1) };
                 }
             }
             _ => return Step::Invalid,

@@ -146,7 +146,8 @@ mod tests {
         ] {
             assert_eq!(end(&format!("{whole}}}]x")), Some(whole.len()), "{whole}");
         }
-        for broken in ["1", "\"a\"", "{,}", "[1 2]", "{\"a\"}", "[}", "{\"a\":1]", "[\"a\nb\"]", "{a:1}", "[", ""]
+        for broken in
+            ["1", "\"a\"", "{,}", "[1 2]", "{\"a\"}", "[}", "{\"a\":1]", "[\"a\nb\"]", "{a:1}", "[", ""]
         {
             assert_eq!(end(broken), None, "{broken}");
         }
