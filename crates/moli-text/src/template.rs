@@ -162,9 +162,10 @@ impl ChatTemplate {
         self.uses_tools
     }
 
-    /// How the model writes calls, as far as the template tells.
-    pub fn tool_format(&self) -> ToolFormat {
-        if self.uses_tools { ToolFormat::detect(&self.source) } else { ToolFormat::Hermes }
+    /// How the model writes calls, as far as the template tells; `None` where it does so in a way that isn't known here,
+    /// so that a caller either names a format or declines to offer tools.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        if self.uses_tools { ToolFormat::detect(&self.source) } else { Some(ToolFormat::Hermes) }
     }
 
     /// How the model marks its reasoning, where the template tells of any.
@@ -190,7 +191,7 @@ impl ChatTemplate {
         let rewritten = if !self.uses_tools && (calls || !options.tools.is_empty()) {
             Some(tools::describe(messages, &options.tools)?)
         } else if calls && !self.source.contains("tool_calls") {
-            Some(tools::write_calls(messages, self.tool_format())?)
+            Some(tools::write_calls(messages, self.tool_format().unwrap_or(ToolFormat::Json))?)
         } else {
             None
         };

@@ -106,7 +106,7 @@ fn like_qwen() {
     assert_eq!(quiet, expected + "<think>\n\n</think>\n\n");
     let template = ChatTemplate::new(QWEN).unwrap();
     assert!(template.uses_tools());
-    assert_eq!(template.tool_format(), ToolFormat::Hermes);
+    assert_eq!(template.tool_format(), Some(ToolFormat::Hermes));
     let tags = template.reasoning_tags().unwrap();
     assert_eq!((tags.open(), tags.opened_by(&quiet)), ("<think>", false));
     // Without tools there is nothing of them.
@@ -147,7 +147,7 @@ fn like_llama() {
         "{text}"
     );
     assert!(text.contains("ipython<|end_header_id|>\n\n\"sunny, 25 °C\"<|eot_id|>"), "{text}");
-    assert_eq!(ChatTemplate::new(source).unwrap().tool_format(), ToolFormat::Llama3);
+    assert_eq!(ChatTemplate::new(source).unwrap().tool_format(), Some(ToolFormat::Llama3));
     let mut two = conversation();
     let call = two[2].tool_calls[0].clone();
     two[2].tool_calls.push(call);
@@ -187,7 +187,7 @@ fn like_mistral() {
          [TOOL_RESULTS] {{\"content\": sunny, 25 °C, \"call_id\": \"aB3dE6gH9\"}}[/TOOL_RESULTS]"
     );
     assert_eq!(text, expected);
-    assert_eq!(ChatTemplate::new(source).unwrap().tool_format(), ToolFormat::Mistral);
+    assert_eq!(ChatTemplate::new(source).unwrap().tool_format(), Some(ToolFormat::Mistral));
 }
 
 /// As Gemma's: roles alternate, and there are no tools.
@@ -197,7 +197,7 @@ const PLAIN: &str = "{% if messages[0].role == 'system' %}{{ messages[0].content
 fn a_template_that_knows_no_tools_gets_them_in_words() {
     let template = ChatTemplate::new(PLAIN).unwrap();
     assert!(!template.uses_tools());
-    assert_eq!(template.tool_format(), ToolFormat::Hermes);
+    assert_eq!(template.tool_format(), Some(ToolFormat::Hermes));
     let mut messages = conversation();
     messages[2].content = "Let me look.".to_owned();
     messages.push(Message::tool_result("aB3dE6gH9", "25 °C"));
@@ -217,7 +217,8 @@ fn a_template_that_knows_no_tools_gets_them_in_words() {
     assert!(text.contains(DEFINITION) && text.ends_with("<user>How is it in Beijing?</user>\n"), "{text}");
     let text = render(PLAIN, &messages[1..], &RenderOptions::default()).unwrap();
     assert!(text.starts_with("<user>How is it") && text.contains("<tool_call>"), "{text}");
-    // A comment isn't knowledge, and nor is another list of that name.
+    // A macro's use counts; a comment isn't knowledge, and nor is another list of that name.
+    assert!(ChatTemplate::new("{% macro m() %}{{ tools }}{% endmacro %}{{ m() }}").unwrap().uses_tools());
     for source in
         ["{# tools #}{{ messages[0].content }}", "{% set tools = [1] %}{{ messages[0].content }}{{ tools }}"]
     {

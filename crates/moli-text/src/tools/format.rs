@@ -29,6 +29,25 @@ pub(super) struct Opener {
     pub(super) close: Option<&'static str>,
 }
 
+/// Marks of formats that aren't known here.
+const FOREIGN: &[&str] = &[
+    "<function=",
+    "<arg_key>",
+    "<function_calls>",
+    "<tool_calls>",
+    "<minimax:tool_call>",
+    "<TOOLCALL>",
+    "<|tool_call>",
+    "<|tool_call|>",
+    "<|tool_call_start|>",
+    "<|tool_calls_section_begin|>",
+    "<|channel|>commentary",
+    "<|START_ACTION|>",
+    "<｜tool▁call",
+    "\"tool_name\"",
+    "functools[",
+];
+
 const FENCES: [Opener; 3] = [
     Opener { text: "```tool_code", close: Some("```") },
     Opener { text: "```tool_call", close: Some("```") },
@@ -36,22 +55,24 @@ const FENCES: [Opener; 3] = [
 ];
 
 impl ToolFormat {
-    /// The format that a template's source tells of, the plain [`Json`](Self::Json) where it tells of none.
-    pub fn detect(source: &str) -> Self {
+    /// The format that a template's source tells of, the plain [`Json`](Self::Json) where it tells of none. `None` where
+    /// it tells of one that isn't among these: such calls would be taken for content.
+    pub fn detect(source: &str) -> Option<Self> {
         let says = |text: &str| source.contains(text);
-        if says("[TOOL_CALLS]") {
-            return if says("[ARGS]") { Self::MistralNamed } else { Self::Mistral };
+        if FOREIGN.iter().any(|mark| says(mark)) {
+            return None;
         }
-        if says("<tool_call>") {
-            return Self::Hermes;
-        }
-        if says("<|python_tag|>") || (says("<|eot_id|>") && says("\"parameters\"")) {
-            return Self::Llama3;
-        }
-        if says("```tool_code") || says("```tool_call") {
-            return Self::ToolCode;
-        }
-        Self::Json
+        Some(if says("[TOOL_CALLS]") {
+            if says("[ARGS]") { Self::MistralNamed } else { Self::Mistral }
+        } else if says("<tool_call>") {
+            Self::Hermes
+        } else if says("<|python_tag|>") || (says("<|eot_id|>") && says("\"parameters\"")) {
+            Self::Llama3
+        } else if says("```tool_code") || says("```tool_call") {
+            Self::ToolCode
+        } else {
+            Self::Json
+        })
     }
 
     /// The texts by which a parser finds calls. Where the vocabulary has one as a control token, the stream of text has to
@@ -116,7 +137,11 @@ mod tests {
             ("Call functions in ```tool_code", ToolCode),
             ("{{ tools | tojson }}", Json),
         ] {
-            assert_eq!(ToolFormat::detect(source), format, "{source}");
+            assert_eq!(ToolFormat::detect(source), Some(format), "{source}");
+        }
+        for source in ["<tool_call>\n<function=name>", "<tool_call>{name}<arg_key>", "<｜tool▁calls▁begin｜>"]
+        {
+            assert_eq!(ToolFormat::detect(source), None, "{source}");
         }
     }
 }
