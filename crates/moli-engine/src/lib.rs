@@ -20,6 +20,9 @@
 //! the same logits.
 
 mod cancel;
+// The parts that only a scheduler calls.
+#[cfg_attr(not(test), allow(dead_code))]
+mod constraint;
 mod engine;
 mod error;
 mod generation;
@@ -36,6 +39,7 @@ mod testing;
 mod tests;
 
 pub use cancel::CancelToken;
+pub use constraint::{Grammar, MAX_GRAMMAR_BYTES};
 pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions};
 pub use error::EngineError;
 pub use generation::{Chunk, FinishReason, Generation, Summary, Timings, TokenOutput, Usage};
