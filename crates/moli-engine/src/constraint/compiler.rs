@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::api::{ParserLimits, StopReason, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::{Matcher, ParserFactory};
 use moli_text::Tokenizer;
@@ -30,7 +30,10 @@ const STACK_BYTES: usize = 64 << 20;
 /// What the matcher may spend. Running out is an error, at compiling or later.
 fn limits() -> ParserLimits {
     ParserLimits {
-        // Each state is 1 to 2 KB.
+        // An object takes four for each property that may come next.
+        max_items_in_row: 10_000,
+        step_max_items: 200_000,
+        // Each is 1 to 2 KB.
         max_lexer_states: 50_000,
         // The state of a failed answer is of no use to a client, and has the whole grammar in it.
         verbose_errors: false,
@@ -139,7 +142,10 @@ impl Shared {
         let bytes = parser.parser.lexer_stats().num_bytes;
         let mut matcher = Matcher::new(Ok(parser));
         // What is left to fail shows in the first mask.
-        matcher.compute_mask_or_eos().map_err(|error| invalid(kind, error))?;
+        matcher.compute_mask_or_eos().map_err(|error| match matcher.stop_reason() {
+            StopReason::NoExtensionBias => invalid(kind, "no text matches it"),
+            _ => invalid(kind, error),
+        })?;
         Ok((Constraint::new(matcher, Arc::clone(&self.vocabulary)), bytes))
     }
 }

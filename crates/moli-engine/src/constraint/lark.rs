@@ -8,12 +8,13 @@ use crate::EngineError;
 
 const KIND: &str = "Lark grammar";
 
-/// Every rule begins a line, and the compiler recurses from rule to rule.
-const MAX_LINES: usize = 5_000;
+/// Every rule begins a line, and the compiler recurses from rule to rule and from group to group.
+const MAX_LINES_AND_BRACKETS: usize = 10_000;
 
 /// Looks at the text before it is parsed.
 pub(super) fn check(text: &str) -> Result<(), EngineError> {
-    at_most(KIND, "lines", text.lines().count(), MAX_LINES)?;
+    let recursed = text.bytes().filter(|byte| matches!(byte, b'\n' | b'(' | b'[')).count();
+    at_most(KIND, "lines and brackets", recursed, MAX_LINES_AND_BRACKETS)?;
     // Its options turn checks off, among them the one on UTF-8. An empty one is how many grammars begin.
     for (at, found) in text.match_indices("%llguidance") {
         let rest = text.get(at + found.len()..).unwrap_or_default().trim_start();
@@ -33,7 +34,6 @@ pub(super) fn check_enforced(kind: &'static str, parser: &mut TokenParser) -> Re
     let refused = [
         (spec.has_stop, "stop= and a rest that is cut off are not supported"),
         (spec.has_max_tokens, "max_tokens= is not supported"),
-        (spec.has_temperature, "temperature= is not supported"),
         (spec.special_token_rx.is_some(), "tokens can't be named, only text"),
     ];
     match refused.iter().find(|(found, _)| *found) {

@@ -1,4 +1,4 @@
-//! Whether a grammar has any text at all.
+//! What shows in a compiled grammar only: whether it has any text at all, and whether it asks for what is not done.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,6 +19,10 @@ pub(super) fn check(kind: &'static str, grammar: &CGrammar) -> Result<(), Engine
     let mut queue = vec![start];
     while let Some(symbol) = queue.pop() {
         let data = grammar.sym_data(symbol);
+        if data.props.temperature != 0.0 {
+            let reason = "temperature= is not supported".to_owned();
+            return Err(EngineError::InvalidGrammar { kind, reason });
+        }
         // Empty rules are no rules here but a flag.
         if data.is_terminal || data.is_nullable || !data.cond_nullable.is_empty() {
             ready.push(symbol);

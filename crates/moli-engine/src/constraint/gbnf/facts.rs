@@ -47,10 +47,6 @@ impl Facts {
                 first.add(set);
                 (true, false)
             }
-            Node::Literal(text) => {
-                text.first().map(|c| first.add(&CharSet::one(*c)));
-                (true, false)
-            }
             Node::Rule(rule) => {
                 let body = rules.body(*rule);
                 first.add(&self.first_of(body));
@@ -87,7 +83,7 @@ impl Facts {
     fn sink(&mut self, rules: &Rules, id: NodeId) -> bool {
         let mut follow = self.follow.get(id).cloned().unwrap_or_default();
         match rules.node(id) {
-            Node::Chars(_) | Node::Literal(_) => false,
+            Node::Chars(_) => false,
             Node::Rule(rule) => self.add_follow(rules.body(*rule), &follow),
             Node::Sequence(items) => {
                 let mut changed = false;

@@ -13,7 +13,7 @@ use crate::EngineError;
 use crate::constraint::at_most;
 
 /// Each is compared with each.
-const MAX_LEXEMES: usize = 2_000;
+const MAX_LEXEMES: usize = 5_000;
 
 /// The nodes that are lexemes. Everything that is reached from the root without passing through one is a rule.
 pub(super) fn choose(rules: &Rules, facts: &Facts) -> Result<BTreeSet<NodeId>, EngineError> {

@@ -21,9 +21,8 @@ const KIND: &str = "GBNF grammar";
 type NodeId = usize;
 
 enum Node {
+    /// One of these characters; a literal is a sequence of them.
     Chars(CharSet),
-    /// At least two characters; one is a class, and none is an empty sequence.
-    Literal(Vec<char>),
     /// An index in [`Rules::rules`].
     Rule(usize),
     Sequence(Vec<NodeId>),
@@ -55,7 +54,7 @@ impl Rules {
 
     fn children(&self, id: NodeId) -> Vec<NodeId> {
         match self.node(id) {
-            Node::Chars(_) | Node::Literal(_) => Vec::new(),
+            Node::Chars(_) => Vec::new(),
             Node::Rule(rule) => vec![self.body(*rule)],
             Node::Sequence(items) | Node::Choice(items) => items.clone(),
             Node::Repeat { node, .. } => vec![*node],

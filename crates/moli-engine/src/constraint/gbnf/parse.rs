@@ -10,8 +10,11 @@ use crate::constraint::compiler::invalid;
 /// How deep groups may be nested.
 const MAX_DEPTH: usize = 64;
 
-/// Most nodes, one for each literal, class, reference, sequence, choice and repetition.
-const MAX_NODES: usize = 10_000;
+/// Most references, sequences, choices and repetitions: the compiler recurses from one to the other.
+const MAX_PARTS: usize = 10_000;
+
+/// Most characters and classes.
+const MAX_CHARACTERS: usize = 100_000;
 
 /// Most times that something may be repeated, where there is a bound.
 const MAX_REPEAT: u32 = 2_000;
@@ -23,6 +26,7 @@ pub(super) fn parse(text: &str) -> Result<Rules, EngineError> {
         column: 1,
         depth: 0,
         nodes: Vec::new(),
+        characters: 0,
         names: HashMap::new(),
         rules: Vec::new(),
     };
@@ -57,6 +61,8 @@ struct Parser<'a> {
     column: usize,
     depth: usize,
     nodes: Vec<Node>,
+    /// How many of the nodes are of characters.
+    characters: usize,
     names: HashMap<&'a str, usize>,
     rules: Vec<Rule<'a>>,
 }
@@ -100,8 +106,12 @@ impl<'a> Parser<'a> {
     }
 
     fn node(&mut self, node: Node) -> Result<NodeId, EngineError> {
+        if matches!(node, Node::Chars(_)) {
+            self.characters += 1;
+            at_most(KIND, "characters and classes", self.characters, MAX_CHARACTERS)?;
+        }
         self.nodes.push(node);
-        at_most(KIND, "parts", self.nodes.len(), MAX_NODES)?;
+        at_most(KIND, "parts", self.nodes.len() - self.characters, MAX_PARTS)?;
         Ok(self.nodes.len() - 1)
     }
 
@@ -289,13 +299,15 @@ impl<'a> Parser<'a> {
         while !self.skip('"') {
             match self.peek() {
                 None | Some('\n') => return self.error_at(open, "the text is not closed"),
-                _ => text.push(self.character()?),
+                _ => {
+                    let c = self.character()?;
+                    text.push(self.node(Node::Chars(CharSet::one(c)))?);
+                }
             }
         }
         match text.as_slice() {
-            [] => self.node(Node::Sequence(Vec::new())),
-            [c] => self.node(Node::Chars(CharSet::one(*c))),
-            _ => self.node(Node::Literal(text)),
+            [one] => Ok(*one),
+            _ => self.node(Node::Sequence(text)),
         }
     }
 

@@ -66,18 +66,6 @@ impl Positions {
                 let state = self.state(set.clone())?;
                 Part { nullable: false, first: vec![state], last: vec![state] }
             }
-            Node::Literal(text) => {
-                let mut part = Part { nullable: true, first: Vec::new(), last: Vec::new() };
-                for &c in text {
-                    let state = self.state(CharSet::one(c))?;
-                    part = self.after(
-                        part,
-                        Part { nullable: false, first: vec![state], last: vec![state] },
-                        edges,
-                    )?;
-                }
-                part
-            }
             Node::Rule(rule) => self.part(rules, rules.body(*rule), edges)?,
             Node::Sequence(items) => {
                 let mut whole = Part { nullable: true, first: Vec::new(), last: Vec::new() };

@@ -1,38 +1,42 @@
 //! Constrained answers of random models, checked by others.
 
+mod families;
 mod model;
+mod oracle;
+mod random;
 mod tokenizer;
 
-use super::{Compiler, Grammar};
+use moli_text::Tokenizer;
 
-#[test]
-fn smoke() {
-    let tokenizer = tokenizer::realistic(4000);
-    let t = std::time::Instant::now();
-    let compiler = Compiler::new(&tokenizer).unwrap();
-    println!("{:?}", t.elapsed());
-    for g in [
-        Grammar::Json,
-        Grammar::Regex("[a-z]{3,5}/x".into()),
-        Grammar::Gbnf("root ::= \"a\" root \"b\" | \"ab\"".into()),
-    ] {
-        let t = std::time::Instant::now();
-        let mut c = compiler.compile(&g).unwrap();
-        println!("{:?}", t.elapsed());
-        let mut logits = vec![0.0; tokenizer.vocab_size()];
-        c.mask(&mut logits).unwrap();
-        let shown: Vec<_> = logits
-            .iter()
-            .enumerate()
-            .filter(|(_, l)| **l == 0.0)
-            .take(10)
-            .map(|(i, _)| tokenizer.token_text(i as u32))
-            .collect();
-        println!("{shown:?}");
-        for seed in 0..3 {
-            let mut c = compiler.compile(&g).unwrap();
-            let a = model::answer(&tokenizer, &mut c, seed, 300).unwrap();
-            println!("{} {} {:?}", a.finished, a.tokens, a.text);
+use super::{Compiler, Constraint, Grammar};
+use crate::EngineError;
+
+/// The tokens of a text in a random cut, not the one that the tokenizer would make.
+fn cut(tokenizer: &Tokenizer, text: &str, random: &mut random::Random) -> Vec<u32> {
+    let words = tokenizer::words(tokenizer);
+    let (mut ids, mut rest) = (Vec::new(), text.as_bytes());
+    while !rest.is_empty() {
+        let length = 1 + random.below(rest.len().min(6));
+        if let Some(id) = words.get(&rest[..length]) {
+            ids.push(*id);
+            rest = &rest[length..];
         }
     }
+    ids
+}
+
+/// Whether these tokens may come one after the other, and the answer may end with them.
+fn accepts(tokenizer: &Tokenizer, mut constraint: Constraint, ids: &[u32]) -> Result<bool, EngineError> {
+    let end = tokenizer.eos().unwrap();
+    if constraint.allowed(&[ids, &[end]].concat())? != ids.len() + 1 {
+        return Ok(false);
+    }
+    for id in ids.iter().chain([&end]) {
+        let mut logits = vec![0.0; tokenizer.vocab_size()];
+        constraint.mask(&mut logits)?;
+        assert_eq!(logits[*id as usize], 0.0, "what is allowed and what is masked must agree");
+        constraint.accept(*id)?;
+    }
+    assert!(constraint.is_complete());
+    Ok(true)
 }

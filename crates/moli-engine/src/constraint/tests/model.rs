@@ -59,7 +59,11 @@ fn closing(tokenizer: &Tokenizer, id: u32) -> f32 {
     }
     match &*tokenizer.token_bytes(id).unwrap() {
         b"\"" | b"}" | b"]" | b")" | b"\"}" | b"\"]" | b"}}" | b"]]" => 1.0,
-        b" " | b"\n" | b"\r\n" | b"\t" | b"  " | b"," | b"[" | b"{" | b"(" => -0.5,
+        // It ends what has no closing sign of its own.
+        b"," => 0.4,
+        // What a pattern may wait for, and chance seldom brings.
+        b"@" | b"z" | b"y" | b".com" | b"\n" => 1.0,
+        b" " | b"\r\n" | b"\t" | b"  " | b"[" | b"{" | b"(" => -0.5,
         _ => 0.0,
     }
 }

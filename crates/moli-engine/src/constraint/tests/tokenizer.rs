@@ -1,6 +1,6 @@
 //! A byte-level tokenizer with the kinds of tokens that real ones have, made on the spot.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use moli_format::{Bytes, Gguf, GgufWriter};
 use moli_text::Tokenizer;
@@ -98,6 +98,12 @@ pub(super) fn realistic(size: usize) -> Tokenizer {
         .unwrap();
     let gguf = Gguf::from_bytes(&Bytes::from_vec(file)).unwrap();
     Tokenizer::from_gguf(gguf.metadata()).unwrap()
+}
+
+/// The token of each text.
+pub(super) fn words(tokenizer: &Tokenizer) -> HashMap<Vec<u8>, u32> {
+    let ids = (0..tokenizer.vocab_size() as u32).filter(|id| !tokenizer.is_control(*id));
+    ids.map(|id| (tokenizer.token_bytes(id).unwrap().into_owned(), id)).collect()
 }
 
 /// Small numbers more often than large ones.
