@@ -64,7 +64,7 @@ impl Compiler {
         let environment: TokEnv = Arc::<Vocabulary>::clone(&vocabulary);
         let slices = SlicedBiasComputer::general_slices();
         let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
-            .map_err(|error| EngineError::ConstraintFailed { reason: first_line(&error.to_string()) })?;
+            .map_err(|error| EngineError::ConstraintFailed { reason: reason(&error.to_string()) })?;
         factory.quiet();
         *factory.limits_mut() = limits();
         Ok(Self {
@@ -118,6 +118,11 @@ impl Compiler {
             Err(RecvTimeoutError::Disconnected) => Err(invalid(kind, "its compiler failed")),
         }
     }
+
+    #[cfg(test)]
+    pub(crate) fn cached(&self) -> usize {
+        lock(&self.shared.cache).len()
+    }
 }
 
 impl Shared {
@@ -142,10 +147,10 @@ impl Shared {
         let bytes = parser.parser.lexer_stats().num_bytes;
         let mut matcher = Matcher::new(Ok(parser));
         // What is left to fail shows in the first mask.
-        matcher.compute_mask_or_eos().map_err(|error| match matcher.stop_reason() {
-            StopReason::NoExtensionBias => invalid(kind, "no text matches it"),
-            _ => invalid(kind, error),
-        })?;
+        if let Err(error) = matcher.compute_mask_or_eos() {
+            let nothing = error.to_string().starts_with(&StopReason::NoExtensionBias.to_string());
+            return Err(if nothing { invalid(kind, "no text matches it") } else { invalid(kind, error) });
+        }
         Ok((Constraint::new(matcher, Arc::clone(&self.vocabulary)), bytes))
     }
 }
@@ -183,12 +188,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub(super) fn invalid(kind: &'static str, error: impl ToString) -> EngineError {
-    EngineError::InvalidGrammar { kind, reason: first_line(&error.to_string()) }
+    EngineError::InvalidGrammar { kind, reason: reason(&error.to_string()) }
 }
 
-/// The reason without the state, the backtrace and the source that follow it.
-pub(super) fn first_line(message: &str) -> String {
-    const MOST: usize = 500;
-    let line = message.lines().next().unwrap_or_default().trim();
-    if line.len() <= MOST { line.to_owned() } else { line.chars().take(MOST).chain(['…']).collect() }
+/// What a message says, without the state, the backtrace and the source that follow. Those of regular expressions have
+/// the reason behind the source.
+pub(super) fn reason(message: &str) -> String {
+    const MOST: usize = 300;
+    let mut lines = message.lines();
+    let mut reason: String = lines.next().unwrap_or_default().trim().chars().take(MOST).collect();
+    if let Some(error) = lines.find(|line| line.starts_with("error: ")) {
+        reason.push(' ');
+        reason.extend(error.chars().take(MOST));
+    }
+    reason
 }

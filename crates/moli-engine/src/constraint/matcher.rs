@@ -96,7 +96,7 @@ impl Constraint {
     }
 }
 
-/// The matcher's errors go on with its whole state; the first line is the reason.
+/// The matcher's errors go on with its whole state; the reason comes first.
 fn failed(error: impl ToString) -> EngineError {
-    EngineError::ConstraintFailed { reason: super::compiler::first_line(&error.to_string()) }
+    EngineError::ConstraintFailed { reason: super::compiler::reason(&error.to_string()) }
 }

@@ -1,9 +1,12 @@
 //! Constrained answers of random models, checked by others.
 
+mod bad_input;
 mod families;
 mod model;
 mod oracle;
 mod random;
+mod speed;
+mod state;
 mod tokenizer;
 
 use moli_text::Tokenizer;

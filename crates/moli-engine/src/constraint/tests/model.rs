@@ -1,5 +1,7 @@
 //! Random answers under a constraint.
 
+use std::time::{Duration, Instant};
+
 use moli_text::Tokenizer;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,6 +24,27 @@ pub(super) fn answer(
     seed: u64,
     most: usize,
 ) -> Result<Answer, EngineError> {
+    run(tokenizer, constraint, seed, most, |_| {})
+}
+
+/// The same, for the times of mask and acceptance of each token.
+pub(super) fn timed(
+    tokenizer: &Tokenizer,
+    constraint: &mut Constraint,
+    seed: u64,
+    most: usize,
+    times: &mut Vec<Duration>,
+) {
+    run(tokenizer, constraint, seed, most, |time| times.push(time)).unwrap();
+}
+
+fn run(
+    tokenizer: &Tokenizer,
+    constraint: &mut Constraint,
+    seed: u64,
+    most: usize,
+    mut spent: impl FnMut(Duration),
+) -> Result<Answer, EngineError> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let closing: Vec<f32> = (0..tokenizer.vocab_size() as u32).map(|id| closing(tokenizer, id)).collect();
     let mut logits = vec![0.0; closing.len()];
@@ -34,12 +57,16 @@ pub(super) fn answer(
         for (logit, closing) in logits.iter_mut().zip(&closing) {
             *logit = rng.random::<f32>() * 4.0 + closing * lean;
         }
+        let started = Instant::now();
         constraint.mask(&mut logits)?;
+        let masked = started.elapsed();
         let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
         assert!(best.1.is_finite());
         let id = best.0 as u32;
         assert_eq!(constraint.allowed(&[id])?, 1);
+        let started = Instant::now();
         constraint.accept(id)?;
+        spent(masked + started.elapsed());
         if tokenizer.is_end_of_generation(id) {
             return Ok(Answer {
                 text: String::from_utf8(bytes).unwrap(),
@@ -62,7 +89,7 @@ fn closing(tokenizer: &Tokenizer, id: u32) -> f32 {
         // It ends what has no closing sign of its own.
         b"," => 0.4,
         // What a pattern may wait for, and chance seldom brings.
-        b"@" | b"z" | b"y" | b".com" | b"\n" => 1.0,
+        b"@" | b":" | b"z" | b"y" | b".com" | b"\n" => 1.0,
         b" " | b"\r\n" | b"\t" | b"  " | b"[" | b"{" | b"(" => -0.5,
         _ => 0.0,
     }

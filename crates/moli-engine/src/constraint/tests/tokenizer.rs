@@ -80,11 +80,20 @@ pub(super) fn realistic(size: usize) -> Tokenizer {
         add(&mut tokens, &word);
     }
     tokens.truncate(text);
-    let mut types = vec![1_i32; text];
-    for control in CONTROL {
-        tokens.push(control.to_owned());
-        types.push(3);
-    }
+    tokens.extend(CONTROL.map(str::to_owned));
+    build(tokens)
+}
+
+/// These tokens only, of which the last is EOS.
+pub(super) fn words_only(words: &[&str]) -> Tokenizer {
+    build(words.iter().map(|word| (*word).to_owned()).collect())
+}
+
+/// A tokenizer of these; those of [`CONTROL`] are control tokens, and the first of them in the list is EOS.
+fn build(tokens: Vec<String>) -> Tokenizer {
+    let control = |token: &String| CONTROL.contains(&token.as_str());
+    let types: Vec<i32> = tokens.iter().map(|token| if control(token) { 3 } else { 1 }).collect();
+    let eos = tokens.iter().position(control).unwrap();
     let mut file = Vec::new();
     GgufWriter::new()
         .meta("general.architecture", "llama")
@@ -93,7 +102,7 @@ pub(super) fn realistic(size: usize) -> Tokenizer {
         .meta("tokenizer.ggml.tokens", tokens)
         .meta("tokenizer.ggml.token_type", types)
         .meta("tokenizer.ggml.merges", Vec::<String>::new())
-        .meta("tokenizer.ggml.eos_token_id", text as u32)
+        .meta("tokenizer.ggml.eos_token_id", eos as u32)
         .write(&mut file)
         .unwrap();
     let gguf = Gguf::from_bytes(&Bytes::from_vec(file)).unwrap();
