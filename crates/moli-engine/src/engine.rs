@@ -17,7 +17,7 @@ use moli_text::{
 };
 
 use crate::answer::Answer;
-use crate::choice::Choice;
+use crate::choice::{Choice, Format};
 use crate::counters::Counters;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
@@ -286,6 +286,17 @@ impl Engine {
         params: &GenerateParams,
         cancel: &CancelToken,
     ) -> Result<Answer, EngineError> {
+        self.submit_chat(prompt, params, &Format::default(), cancel)
+    }
+
+    /// As [`submit`](Self::submit), for a chat whose answers are marked in this way.
+    pub(crate) fn submit_chat(
+        &self,
+        prompt: &[u32],
+        params: &GenerateParams,
+        format: &Format,
+        cancel: &CancelToken,
+    ) -> Result<Answer, EngineError> {
         let model = self.model();
         let (sender, events) = mpsc::channel();
         // Dropping the answer must not cancel what else the caller's token is for.
@@ -294,7 +305,7 @@ impl Engine {
             .check_prompt(prompt)
             .and_then(|()| params.validate(model.config.vocab, model.context))
             .and_then(|()| {
-                let choice = |index| Choice::new(model, index, prompt, params, sender.clone());
+                let choice = |index| Choice::new(model, index, prompt, params, format, sender.clone());
                 (0..params.choices).map(choice).collect::<Result<Vec<_>, _>>()
             });
         let choices = match checked {

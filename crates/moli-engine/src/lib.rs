@@ -21,7 +21,9 @@
 
 mod answer;
 mod cancel;
+mod chat;
 mod choice;
+mod constraint;
 mod counters;
 mod engine;
 mod error;
@@ -47,13 +49,17 @@ mod worker;
 
 pub use answer::{Answer, Chunk, FinishReason, Summary, Timings, TokenOutput, Usage};
 pub use cancel::CancelToken;
+pub use chat::{Chat, ChatChunk, ChatParams};
+pub use constraint::{Grammar, MAX_GRAMMAR_BYTES};
 pub use counters::{Counters, Histogram};
 pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions, MAX_BATCH, Scheduling};
 pub use error::EngineError;
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
 pub use moli_model::{BackendKind, Config, KvType};
-pub use moli_text::{ChatTemplate, Message, RenderedPrompt, Tokenizer};
+pub use moli_text::{
+    AnswerEvent, ChatTemplate, Message, RenderedPrompt, Tokenizer, Tool, ToolCall, ToolChoice,
+};
 pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
 pub use session::{Generation, Session};

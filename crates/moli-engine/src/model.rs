@@ -1,6 +1,6 @@
 //! What a loaded model is, but for its weights: everything that never changes.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use moli_kernels::{Isa, Kernels};
@@ -8,6 +8,7 @@ use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, Tokenizer};
 
 use crate::EngineError;
+use crate::constraint::{Compiler, Constraint, Grammar};
 use crate::sampler::Breakers;
 
 pub(crate) struct Model {
@@ -22,6 +23,8 @@ pub(crate) struct Model {
     pub(crate) context: usize,
     pub(crate) load_time: Duration,
     breakers: Mutex<Option<BreakerCache>>,
+    /// Made for the first grammar: it knows every token.
+    compiler: OnceLock<Compiler>,
 }
 
 /// The latest sequence breakers: deriving them walks the whole vocabulary.
@@ -53,6 +56,7 @@ impl Model {
             config,
             load_time: Duration::ZERO,
             breakers: Mutex::new(None),
+            compiler: OnceLock::new(),
             kernels: Kernels::new(isa).map_err(ModelError::from)?,
         })
     }
@@ -69,6 +73,18 @@ impl Model {
             *cache = Some(BreakerCache { texts: texts.to_vec(), breakers: Arc::clone(&breakers) });
         }
         Ok(breakers)
+    }
+
+    /// The constraint of an answer that must follow a grammar. Takes as long as compiling takes, on the caller's thread.
+    pub(crate) fn constraint(&self, grammar: &Grammar) -> Result<Constraint, EngineError> {
+        let compiler = match self.compiler.get() {
+            Some(compiler) => compiler,
+            None => {
+                let made = Compiler::new(&self.tokenizer)?;
+                self.compiler.get_or_init(|| made)
+            }
+        };
+        compiler.compile(grammar)
     }
 
     /// What must be right with a prompt before anything is computed.
