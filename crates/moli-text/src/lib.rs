@@ -11,6 +11,7 @@ mod bpe;
 mod concat;
 mod eog;
 mod error;
+mod footprint;
 mod gguf;
 mod guard;
 mod json;
@@ -26,6 +27,7 @@ mod tokenizer;
 mod vocab;
 
 pub use error::TextError;
+pub use footprint::tokenizer_bytes;
 pub use stream::TextStream;
 pub use template::{ChatTemplate, Message, RenderOptions, RenderedPrompt};
 pub use tokenizer::{EncodeOptions, Tokenizer};
