@@ -10,6 +10,9 @@ use crate::cpu::CpuBackend;
 use crate::weights::Layer;
 use crate::{Config, MAX_OUTPUTS};
 
+/// The pool, the batch's lists and all else that has no row and no layer: a few kilobytes.
+const REST: u64 = 8 << 10;
+
 /// What a model is loaded for, as far as it decides about memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
@@ -28,7 +31,7 @@ pub struct Load {
 pub struct Footprint {
     /// The model's files: mapped, or in memory as a whole.
     pub weights: u64,
-    /// Norms and biases as f32, and the lists of layers and matrices.
+    /// Norms and biases as f32, and the list of layers.
     pub vectors: u64,
     /// Activations of one batch, with the quantised inputs of its products and its rotary angles.
     pub activations: u64,
@@ -72,7 +75,7 @@ impl Footprint {
             weights: gguf.file_bytes(),
             vectors: values.saturating_add(layers as u64),
             activations: activations.iter().fold(0, |sum, &part| sum.saturating_add(part)),
-            threads: Scratch::bytes(load.threads).saturating_add(attention),
+            threads: Scratch::bytes(load.threads).saturating_add(attention).saturating_add(REST),
             logits: floats(2 * config.vocab).saturating_mul(rows),
         }
     }

@@ -98,12 +98,12 @@ fn a_model_takes_what_was_said_beforehand() {
                 let pages = what.context.div_ceil(PAGE_TOKENS) + what.outputs;
                 let page = KvType::F16.page_bytes(config.layers, config.kv_heads, config.head_dim).unwrap();
                 let said = footprint.total() - footprint.weights + pages as u64 * page;
-                let used = used(&gguf, what) as u64;
+                // On a thread of its own, since a thread keeps what attention works in.
+                let used = std::thread::scope(|scope| scope.spawn(|| used(&gguf, what)).join().unwrap()) as u64;
                 let what = format!("{architecture}, {matrix:?}, {what:?}");
                 println!("{what}: said {said}, used {used}");
-                // What belongs to no row or thread, such as the pool itself, is a few kilobytes.
-                assert!(used <= said + (8 << 10), "{what}: {used} bytes where {said} were said");
-                assert!(said <= used + used / 20, "{what}: {said} bytes were said for {used}");
+                assert!(used <= said, "{what}: {used} bytes where {said} were said");
+                assert!(said <= used + used / 25, "{what}: {said} bytes were said for {used}");
             }
         }
     }
