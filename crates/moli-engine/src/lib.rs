@@ -31,6 +31,7 @@ mod math;
 mod model;
 mod params;
 mod perplexity;
+mod plan;
 mod prefix;
 mod sampler;
 mod scheduler;
@@ -42,6 +43,7 @@ mod sync;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod units;
 mod watchdog;
 mod worker;
 
@@ -52,10 +54,14 @@ pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions, 
 pub use error::EngineError;
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
-pub use moli_model::{BackendKind, Config};
+pub use moli_model::{BackendKind, Config, KvType};
 pub use moli_text::{ChatTemplate, Message, RenderedPrompt, Tokenizer};
 pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
+pub use plan::{
+    BudgetError, Change, LEAST_CONTEXT, Limit, LimitSource, MemoryBudget, MemoryPlan, PlanOptions, PlanRow, Resident,
+    Settings, Shortage, resident_bytes,
+};
 pub use session::{Generation, Session};
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_LENGTH, MAX_STOP_STRINGS};
 pub use watchdog::Stall;

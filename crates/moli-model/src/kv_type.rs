@@ -13,6 +13,15 @@ pub enum KvType {
 }
 
 impl KvType {
+    /// `f16` or `q8_0`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
     /// Bytes of the keys and values of one page in all layers; `None` where heads are not whole blocks.
     #[must_use]
     pub fn page_bytes(self, layers: usize, kv_heads: usize, head_dim: usize) -> Option<u64> {
