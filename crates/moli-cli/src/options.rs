@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use moli_engine::{DryParams, EngineOptions, ReadMode, SamplerParams};
+use moli_engine::{DryParams, EngineOptions, KvType, MemoryBudget, PlanOptions, ReadMode, SamplerParams};
 use moli_hub::Sampling;
 
 use crate::affinity::{CpuList, cpu_list};
@@ -28,6 +28,37 @@ pub(crate) struct ComputeArgs {
     /// Read the file into memory instead of mapping it: for file systems that can vanish
     #[arg(long)]
     read: bool,
+    #[command(flatten)]
+    memory: MemoryArgs,
+}
+
+/// What the model may take of memory, and how it is divided.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model and memory")]
+pub(crate) struct MemoryArgs {
+    /// Memory that the model may take, such as 900M, 2GiB or 80% of what there is; what does not fit is made smaller,
+    /// and said, or refused [default: what the system allows]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    mem_budget: Option<MemoryBudget>,
+    /// How keys and values are stored: f16 or q8_0, which takes about half [default: f16, or q8_0 where memory is scarce]
+    #[arg(long, value_name = "TYPE", value_parser = kv_type)]
+    kv_type: Option<KvType>,
+    /// Memory for the beginnings of earlier prompts, such as 200M; 0: none [default: as much as the context, at most a
+    /// tenth of the limit]
+    #[arg(long, value_name = "SIZE", value_parser = cache_bytes, allow_negative_numbers = true)]
+    prefix_cache: Option<u64>,
+}
+
+impl MemoryArgs {
+    /// What is planned, but for the context, the threads and how the file is read.
+    pub(crate) fn plan_options(&self) -> PlanOptions {
+        PlanOptions {
+            kv_type: self.kv_type,
+            prefix_cache_bytes: self.prefix_cache,
+            budget: self.mem_budget,
+            ..PlanOptions::default()
+        }
+    }
 }
 
 impl ComputeArgs {
@@ -38,6 +69,17 @@ impl ComputeArgs {
             prefill_chunk: self.prefill_chunk.get(),
             read_mode: if self.read { ReadMode::Read } else { ReadMode::Map },
             ..EngineOptions::default()
+        }
+    }
+
+    /// What is planned before the engine is loaded, but for the context.
+    pub(crate) fn plan_options(&self) -> PlanOptions {
+        let engine = self.engine_options();
+        PlanOptions {
+            threads: engine.threads,
+            prefill_chunk: engine.prefill_chunk,
+            read_mode: engine.read_mode,
+            ..self.memory.plan_options()
         }
     }
 }
@@ -154,6 +196,25 @@ pub(crate) fn new_seed() -> u64 {
     RandomState::new().hash_one(()) >> 32
 }
 
+fn kv_type(text: &str) -> Result<KvType, String> {
+    [KvType::F16, KvType::Q8_0]
+        .into_iter()
+        .find(|kv_type| kv_type.name() == text)
+        .ok_or_else(|| "f16 or q8_0 is needed".to_owned())
+}
+
+/// A size as a budget is written, or none at all.
+fn cache_bytes(text: &str) -> Result<u64, String> {
+    match text.trim() {
+        "0" => Ok(0),
+        text => match text.parse() {
+            Ok(MemoryBudget::Bytes(bytes)) => Ok(bytes),
+            Ok(MemoryBudget::Share(_)) => Err("a size such as 200M is needed".to_owned()),
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}
+
 /// Parses a number of tokens: at least 1, or -1 for no limit.
 pub(crate) fn max_tokens(text: &str) -> Result<usize, String> {
     match text.parse::<i64>() {
@@ -237,6 +298,16 @@ mod tests {
             assert!(fraction(text).is_err(), "{text}");
         }
         assert!(positive("0").is_err());
+    }
+
+    #[test]
+    fn sizes_and_types_of_caches() {
+        assert_eq!([cache_bytes("0"), cache_bytes("2MiB")], [Ok(0), Ok(2 << 20)]);
+        for text in ["-1", "10%", "", "abc", "1e9"] {
+            assert!(cache_bytes(text).is_err(), "{text}");
+        }
+        assert_eq!([kv_type("f16"), kv_type("q8_0")], [Ok(KvType::F16), Ok(KvType::Q8_0)]);
+        assert!(kv_type("q4_0").is_err());
     }
 
     #[test]

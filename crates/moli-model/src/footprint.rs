@@ -29,8 +29,11 @@ pub struct Load {
 /// Bytes that a loaded model takes on the CPU, beside its KV pages. Sums saturate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// The model's files: mapped, or in memory as a whole.
+    /// The model's files but for `embeddings`: mapped, or in memory as a whole.
     pub weights: u64,
+    /// The table of embeddings, where it is not the output head too: of a mapped file, those parts become resident whose
+    /// tokens occur.
+    pub embeddings: u64,
     /// Norms and biases as f32, and the list of layers.
     pub vectors: u64,
     /// Activations of one batch, with the quantised inputs of its products and its rotary angles.
@@ -54,6 +57,9 @@ impl Footprint {
         // The list of layers grows as they are found, and doubles when it is full.
         let layers = config.layers.next_power_of_two().max(4) * size_of::<Layer<CpuBackend>>();
 
+        let tied = gguf.tensor("output.weight").is_none();
+        let embeddings = gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |table| table.data.len() as u64);
+
         let row = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.ffn;
         let outputs = MAX_OUTPUTS.min(max_rows);
         let widest = config.hidden.max(q).max(config.ffn);
@@ -72,7 +78,8 @@ impl Footprint {
         // The backend's and what the caller gets; both grow by doubling.
         let rows = load.outputs.clamp(1, outputs).next_power_of_two() as u64;
         Self {
-            weights: gguf.file_bytes(),
+            weights: gguf.file_bytes().saturating_sub(embeddings),
+            embeddings,
             vectors: values.saturating_add(layers as u64),
             activations: activations.iter().fold(0, |sum, &part| sum.saturating_add(part)),
             threads: Scratch::bytes(load.threads).saturating_add(attention).saturating_add(REST),
@@ -83,7 +90,7 @@ impl Footprint {
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let parts = [self.vectors, self.activations, self.threads, self.logits];
+        let parts = [self.embeddings, self.vectors, self.activations, self.threads, self.logits];
         parts.iter().fold(self.weights, |sum, &part| sum.saturating_add(part))
     }
 }

@@ -38,7 +38,7 @@ pub enum LimitSource {
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = units::bytes(self.bytes);
+        let bytes = units::megabytes(self.bytes);
         match &self.source {
             LimitSource::Budget => write!(f, "the memory budget of {bytes}"),
             LimitSource::Cgroup { path } => write!(f, "the cgroup's limit of {bytes} ({})", path.display()),

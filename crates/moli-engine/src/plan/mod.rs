@@ -25,6 +25,7 @@ pub use resident::{Resident, resident_bytes};
 pub use table::{Change, PlanRow, Settings, Shortage};
 
 use crate::engine::{MAX_PREFILL_CHUNK, MAX_SESSIONS, MAX_THREADS, between};
+use crate::session::SCORE_ROWS;
 use crate::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, EngineError};
 
 /// The shortest context that is chosen where memory is scarce, in tokens; less where it is asked for.
@@ -37,8 +38,8 @@ const THREAD: u64 = 256 << 10;
 /// What is noted about a page: its place in lists of pages, and the tokens that it is found by.
 const PAGE_NOTES: u64 = 192;
 /// What a session's sampler keeps for each token of the vocabulary: a copy of the logits, another for their
-/// log-probabilities, and a list of candidates that has grown by doubling.
-const SAMPLED: u64 = 4 + 4 + 2 * 8;
+/// log-probabilities, and where all tokens are candidates a list of those.
+const SAMPLED: u64 = 4 + 4 + 16;
 /// What a session keeps for each token of its context: it is in the timeline, in the prompt and in what the penalties look
 /// at, all of them grown by doubling, and DRY has a number for it.
 const REMEMBERED: u64 = 3 * 2 * 4 + 2 * 8;
@@ -61,6 +62,8 @@ pub struct PlanOptions {
     pub prefix_cache_bytes: Option<u64>,
     /// Tokens of a prompt that are computed at once.
     pub prefill_chunk: usize,
+    /// Whether texts are scored, which takes the logits of more than one place at once.
+    pub scoring: bool,
     /// Whether the file is mapped or read into memory.
     pub read_mode: ReadMode,
     /// What the model may take; `None`: what the system allows.
@@ -76,6 +79,7 @@ impl Default for PlanOptions {
             kv_type: None,
             prefix_cache_bytes: None,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
+            scoring: false,
             read_mode: ReadMode::Map,
             budget: None,
         }
@@ -120,6 +124,15 @@ impl MemoryPlan {
     /// [`EngineError::InvalidParameter`] for an option out of range; and whatever is wrong with the file's header.
     pub fn of(gguf: &Gguf, options: &PlanOptions) -> Result<Self, EngineError> {
         Self::within(gguf, options, &Limits::read(Path::new("/")))
+    }
+
+    /// The plan of what is wished for, as if there were no limit.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), but for what does not fit.
+    pub fn unlimited(gguf: &Gguf, options: &PlanOptions) -> Result<Self, EngineError> {
+        let options = PlanOptions { budget: None, ..options.clone() };
+        Self::within(gguf, &options, &Limits::default())
     }
 
     fn within(gguf: &Gguf, options: &PlanOptions, limits: &Limits) -> Result<Self, EngineError> {
@@ -295,7 +308,8 @@ impl<'a> Model<'a> {
     fn rows(&self, settings: &Settings) -> Vec<PlanRow> {
         let Settings { context, sessions, kv_type, prefix_pages } = *settings;
         let max_rows = context.min(self.options.prefill_chunk);
-        let load = Load { threads: self.threads, max_rows, outputs: sessions, context };
+        let outputs = if self.options.scoring { sessions.max(SCORE_ROWS) } else { sessions };
+        let load = Load { threads: self.threads, max_rows, outputs, context };
         let footprint = Footprint::of(self.gguf, &self.config, &load);
         let page = self.page_bytes(kv_type);
         let pages = settings.pages();
@@ -313,8 +327,9 @@ impl<'a> Model<'a> {
             ReadMode::Read => "read into memory",
         };
         let row = |name, bytes, note: String| PlanRow { name, bytes, note };
-        vec![
+        let rows = [
             row("weights", footprint.weights, weights.to_owned()),
+            row("embeddings", footprint.embeddings, "less while few different tokens have occurred".to_owned()),
             row("norms and biases", footprint.vectors, "in single precision".to_owned()),
             row(
                 "keys and values",
@@ -328,35 +343,38 @@ impl<'a> Model<'a> {
                 footprint.activations.saturating_add(footprint.threads),
                 format!("batches of {max_rows} tokens, {} thread{}", self.threads, plural(self.threads)),
             ),
-            row("logits, sampling", state, format!("{sessions} at a time, {} tokens", self.config.vocab)),
+            row("logits, sampling", state, format!("{outputs} at a time, {} tokens", self.config.vocab)),
             row("tokenizer", self.tokenizer, "and chat template".to_owned()),
             row(
                 "process",
                 PROCESS.saturating_add(THREAD.saturating_mul(self.threads as u64)),
                 "the program, its stacks and its allocator".to_owned(),
             ),
-        ]
+        ];
+        // What a model has not, or its files hold already, is not listed.
+        rows.into_iter().filter(|row| row.bytes > 0).collect()
     }
 
     /// What was lowered, and what that saves.
     fn changes(&self, wished: &Settings, settings: &Settings) -> Vec<Change> {
         let mut changes = Vec::new();
         let cache = |settings: &Settings| self.page_bytes(settings.kv_type).saturating_mul(settings.prefix_pages);
-        let (from, to) = (cache(wished), cache(settings));
-        let mut so_far = Settings { prefix_pages: settings.prefix_pages, ..*wished };
-        if to < from {
-            changes.push(Change::PrefixCache { from, to });
+        if cache(settings) < cache(wished) {
+            changes.push(Change::PrefixCache { from: cache(wished), to: cache(settings) });
         }
-        let mut lower = |next: Settings, change: fn(&Settings, &Settings, u64) -> Change| {
-            if next != so_far {
-                let saved = self.total(&so_far).saturating_sub(self.total(&next));
-                changes.push(change(&so_far, &next, saved));
-                so_far = next;
-            }
-        };
-        let stored = Settings { kv_type: settings.kv_type, prefix_pages: settings.prefix_pages, ..*wished };
-        lower(stored, |from, to, saved| Change::KvType { from: from.kv_type, to: to.kv_type, saved });
-        lower(*settings, |from, to, saved| Change::Context { from: from.context, to: to.context, saved });
+        // What the cache saves is said, so it is left out of the rest.
+        let wished = Settings { prefix_pages: 0, ..*wished };
+        let stored = Settings { kv_type: settings.kv_type, ..wished };
+        let shorter = Settings { context: settings.context, ..stored };
+        let saved = |from, to| self.total(from).saturating_sub(self.total(to));
+        if stored != wished {
+            let (from, to) = (wished.kv_type, stored.kv_type);
+            changes.push(Change::KvType { from, to, saved: saved(&wished, &stored) });
+        }
+        if shorter != stored {
+            let (from, to) = (stored.context, shorter.context);
+            changes.push(Change::Context { from, to, saved: saved(&stored, &shorter) });
+        }
         changes
     }
 

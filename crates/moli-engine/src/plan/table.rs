@@ -5,7 +5,7 @@ use std::fmt;
 use moli_model::{KvType, PAGE_TOKENS};
 
 use super::{Limit, MemoryPlan};
-use crate::units::bytes;
+use crate::units::megabytes;
 
 /// A part of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,17 +77,17 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PrefixCache { from, to: 0 } => write!(f, "no prefix cache: saves {}", bytes(*from)),
+            Self::PrefixCache { from, to: 0 } => write!(f, "no prefix cache: saves {}", megabytes(*from)),
             Self::PrefixCache { from, to } => {
-                let saved = bytes(from.saturating_sub(*to));
-                write!(f, "a prefix cache of {} instead of {}: saves {saved}", bytes(*to), bytes(*from))
+                let saved = megabytes(from.saturating_sub(*to));
+                write!(f, "a prefix cache of {} instead of {}: saves {saved}", megabytes(*to), megabytes(*from))
             }
             Self::KvType { from, to, saved } => {
                 let (from, to) = (from.name(), to.name());
-                write!(f, "keys and values in {to} instead of {from}: saves {}", bytes(*saved))
+                write!(f, "keys and values in {to} instead of {from}: saves {}", megabytes(*saved))
             }
             Self::Context { from, to, saved } => {
-                write!(f, "a context of {to} tokens instead of {from}: saves {}", bytes(*saved))
+                write!(f, "a context of {to} tokens instead of {from}: saves {}", megabytes(*saved))
             }
         }
     }
@@ -111,7 +111,7 @@ pub struct Shortage {
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { needed, weights, limit, least, fits } = self;
-        write!(f, "the model needs {}, {} of them for its weights, ", bytes(*needed), bytes(*weights))?;
+        write!(f, "the model needs {}, {} of them for its weights, ", megabytes(*needed), megabytes(*weights))?;
         write!(f, "which is more than {limit}; ")?;
         match fits {
             Some(Settings { context, sessions, kv_type, .. }) => {
@@ -119,7 +119,7 @@ impl fmt::Display for Shortage {
                 let kv = kv_type.name();
                 write!(f, "{sessions} session{plural} of {context} tokens with keys and values in {kv} would fit")
             }
-            None => write!(f, "the least that it runs in is {}", bytes(*least)),
+            None => write!(f, "the least that it runs in is {}", megabytes(*least)),
         }
     }
 }
@@ -127,13 +127,13 @@ impl fmt::Display for Shortage {
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for PlanRow { name, bytes: n, note } in &self.rows {
-            writeln!(f, "{name:16} {:>9}  {note}", bytes(*n))?;
+            writeln!(f, "{name:16} {:>11}  {note}", megabytes(*n))?;
         }
         let limit = match &self.limit {
             Some(limit) => format!("of {limit}"),
             None => "no limit is known".to_owned(),
         };
-        write!(f, "{:16} {:>9}  {limit}", "total", bytes(self.total_bytes))?;
+        write!(f, "{:16} {:>11}  {limit}", "total", megabytes(self.total_bytes))?;
         self.changes.iter().try_for_each(|change| write!(f, "\nto fit: {change}"))
     }
 }
