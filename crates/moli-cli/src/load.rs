@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use moli_engine::{Engine, MemoryPlan, PlanOptions};
 use moli_format::{Gguf, ReadMode};
+use moli_model::MAX_OUTPUTS;
 use moli_hub::{Hub, HubConfig, Sampling};
 
 use crate::affinity;
@@ -37,19 +38,19 @@ pub(crate) fn sampling(model: &str) -> Result<Sampling> {
 /// Loads MODEL with a context of so many tokens, `None`: the model's, within reason, 0: the model's. What had to be made
 /// smaller to fit is said.
 pub(crate) fn engine(model: &str, context: Option<usize>, compute: &ComputeArgs) -> Result<(Engine, MemoryPlan)> {
-    load(model, context, compute, false)
+    load(model, context, compute, None)
 }
 
 /// Loads MODEL to score texts in pieces of so many tokens.
 pub(crate) fn scorer(model: &str, context: usize, compute: &ComputeArgs) -> Result<Engine> {
-    Ok(load(model, Some(context), compute, true)?.0)
+    Ok(load(model, Some(context), compute, Some(MAX_OUTPUTS))?.0)
 }
 
 fn load(
     model: &str,
     context: Option<usize>,
     compute: &ComputeArgs,
-    scoring: bool,
+    outputs: Option<usize>,
 ) -> Result<(Engine, MemoryPlan)> {
     // Before the threads are counted and started.
     if let Some(cpus) = &compute.cpu_affinity {
@@ -60,7 +61,7 @@ fn load(
     let mut options = compute.engine_options();
     let plan = {
         let gguf = Gguf::open(&path, ReadMode::Map).with_context(shown)?;
-        let planned = PlanOptions { context: self::context(&gguf, context)?, scoring, ..compute.plan_options() };
+        let planned = PlanOptions { context: self::context(&gguf, context)?, outputs, ..compute.plan_options() };
         MemoryPlan::of(&gguf, &planned).with_context(shown)?
     };
     let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -4,7 +4,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use moli_engine::{DryParams, EngineOptions, KvType, MemoryBudget, PlanOptions, ReadMode, SamplerParams};
+use moli_engine::{
+    DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, PlanOptions, ReadMode, SamplerParams, Scheduling,
+};
 use moli_hub::Sampling;
 
 use crate::affinity::{CpuList, cpu_list};
@@ -41,20 +43,24 @@ pub(crate) struct MemoryArgs {
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     mem_budget: Option<MemoryBudget>,
     /// How keys and values are stored: f16 or q8_0, which takes about half [default: f16, or q8_0 where memory is scarce]
-    #[arg(long, value_name = "TYPE", value_parser = kv_type)]
+    #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
-    /// Memory for the beginnings of earlier prompts, such as 200M; 0: none [default: as much as the context, at most a
-    /// tenth of the limit]
+    /// Memory for the beginnings of earlier prompts beyond the context's own, such as 200M; 0: none [default: none for
+    /// one session]
     #[arg(long, value_name = "SIZE", value_parser = cache_bytes, allow_negative_numbers = true)]
     prefix_cache: Option<u64>,
 }
 
 impl MemoryArgs {
-    /// What is planned, but for the context, the threads and how the file is read.
-    pub(crate) fn plan_options(&self) -> PlanOptions {
+    /// What is planned for so many sessions that are answered at the same time, but for the context, the threads and how
+    /// the file is read.
+    pub(crate) fn plan_options(&self, sessions: usize) -> PlanOptions {
         PlanOptions {
+            sessions,
+            max_batch: sessions.min(MAX_BATCH),
             kv_type: self.kv_type,
-            prefix_cache_bytes: self.prefix_cache,
+            // A session finds its own beginning in its own pages.
+            prefix_cache_bytes: self.prefix_cache.or((sessions == 1).then_some(0)),
             budget: self.mem_budget,
             ..PlanOptions::default()
         }
@@ -68,6 +74,8 @@ impl ComputeArgs {
             threads: self.threads.map(NonZeroUsize::get),
             prefill_chunk: self.prefill_chunk.get(),
             read_mode: if self.read { ReadMode::Read } else { ReadMode::Map },
+            // There is one answer at a time.
+            scheduling: Scheduling { max_batch: 1, ..Scheduling::default() },
             ..EngineOptions::default()
         }
     }
@@ -79,7 +87,7 @@ impl ComputeArgs {
             threads: engine.threads,
             prefill_chunk: engine.prefill_chunk,
             read_mode: engine.read_mode,
-            ..self.memory.plan_options()
+            ..self.memory.plan_options(engine.sessions)
         }
     }
 }
@@ -196,13 +204,6 @@ pub(crate) fn new_seed() -> u64 {
     RandomState::new().hash_one(()) >> 32
 }
 
-fn kv_type(text: &str) -> Result<KvType, String> {
-    [KvType::F16, KvType::Q8_0]
-        .into_iter()
-        .find(|kv_type| kv_type.name() == text)
-        .ok_or_else(|| "f16 or q8_0 is needed".to_owned())
-}
-
 /// A size as a budget is written, or none at all.
 fn cache_bytes(text: &str) -> Result<u64, String> {
     match text.trim() {
@@ -301,13 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_types_of_caches() {
+    fn sizes_of_caches() {
         assert_eq!([cache_bytes("0"), cache_bytes("2MiB")], [Ok(0), Ok(2 << 20)]);
         for text in ["-1", "10%", "", "abc", "1e9"] {
             assert!(cache_bytes(text).is_err(), "{text}");
         }
-        assert_eq!([kv_type("f16"), kv_type("q8_0")], [Ok(KvType::F16), Ok(KvType::Q8_0)]);
-        assert!(kv_type("q4_0").is_err());
     }
 
     #[test]

@@ -115,6 +115,12 @@ pub enum ModelError {
         /// Bytes given.
         actual: usize,
     },
+    /// A name that is none of a type of keys and values.
+    #[error("there is no KV type `{name}`: it is f16 or q8_0")]
+    UnknownKvType {
+        /// The name.
+        name: String,
+    },
     /// The batch contradicts itself or the model.
     #[error("bad batch: {what} is {actual}, but must be {allowed}")]
     Batch {

@@ -137,8 +137,7 @@ impl Inspect {
         let mut report = report(&gguf, path.display().to_string());
         let options = PlanOptions {
             context: load::context(&gguf, self.context)?,
-            sessions: self.sessions,
-            ..self.memory.plan_options()
+            ..self.memory.plan_options(self.sessions)
         };
         // Of a model that the decoder does not know, nothing is known.
         if report.config.is_some() {

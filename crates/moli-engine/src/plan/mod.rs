@@ -16,7 +16,7 @@ mod tests;
 use std::path::Path;
 
 use moli_format::{Gguf, ReadMode};
-use moli_model::{Config, Footprint, KvType, Load, ModelError, PAGE_TOKENS};
+use moli_model::{Config, Footprint, KvType, Load, MAX_OUTPUTS, ModelError, PAGE_TOKENS};
 
 pub use budget::{BudgetError, MemoryBudget};
 pub use limits::{Limit, LimitSource};
@@ -25,24 +25,25 @@ pub use resident::{Resident, resident_bytes};
 pub use table::{Change, PlanRow, Settings, Shortage};
 
 use crate::engine::{MAX_PREFILL_CHUNK, MAX_SESSIONS, MAX_THREADS, between};
-use crate::session::SCORE_ROWS;
-use crate::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, EngineError};
+use crate::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, EngineError, MAX_BATCH, Scheduling};
 
 /// The shortest context that is chosen where memory is scarce, in tokens; less where it is asked for.
 pub const LEAST_CONTEXT: usize = 256;
 
-/// The program itself, its libraries, and what the allocator keeps of the memory that loading needed for a moment.
-const PROCESS: u64 = 8 << 20;
+/// The program itself and its libraries, of which 9 MB were resident where this was measured, and what the allocator keeps
+/// of the memory that loading needed for a moment.
+const PROCESS: u64 = 12 << 20;
 /// A thread: the part of its stack that is used, and its part of the allocator.
 const THREAD: u64 = 256 << 10;
-/// What is noted about a page: its place in lists of pages, and the tokens that it is found by.
-const PAGE_NOTES: u64 = 192;
-/// What a session's sampler keeps for each token of the vocabulary: a copy of the logits, another for their
-/// log-probabilities, and where all tokens are candidates a list of those.
-const SAMPLED: u64 = 4 + 4 + 16;
-/// What a session keeps for each token of its context: it is in the timeline, in the prompt and in what the penalties look
-/// at, all of them grown by doubling, and DRY has a number for it.
-const REMEMBERED: u64 = 3 * 2 * 4 + 2 * 8;
+/// What the prefix cache notes about a page, twice the tokens that it is found by among it, and the lists that it is in.
+const PAGE_NOTES: u64 = 512;
+/// What an answer keeps for each token of its text: it is in the timeline, in what the penalties look at and in what is
+/// searched for guesses, all of them grown by doubling, and DRY has a number for it.
+const TOKEN_NOTES: u64 = 3 * 2 * 4 + 2 * 8;
+/// What an answer keeps for each token of the vocabulary: the logits as its sampler changes them.
+const CHANGED_LOGIT: u64 = 4;
+/// A candidate of the sampler. All tokens are candidates where top-k is off; one such answer at a time is counted.
+const CANDIDATE: u64 = 16;
 /// The share of the limit that a prefix cache takes at most where nobody says.
 const PREFIX_SHARE: u64 = 10;
 
@@ -62,8 +63,10 @@ pub struct PlanOptions {
     pub prefix_cache_bytes: Option<u64>,
     /// Tokens of a prompt that are computed at once.
     pub prefill_chunk: usize,
-    /// Whether texts are scored, which takes the logits of more than one place at once.
-    pub scoring: bool,
+    /// Answers that are computed in turns, which may be more than `sessions` where they are short.
+    pub max_batch: usize,
+    /// Rows of logits that one pass may give; `None`: one for each answer. Scoring texts and guessing ahead take more.
+    pub outputs: Option<usize>,
     /// Whether the file is mapped or read into memory.
     pub read_mode: ReadMode,
     /// What the model may take; `None`: what the system allows.
@@ -79,7 +82,8 @@ impl Default for PlanOptions {
             kv_type: None,
             prefix_cache_bytes: None,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
-            scoring: false,
+            max_batch: Scheduling::default().max_batch,
+            outputs: None,
             read_mode: ReadMode::Map,
             budget: None,
         }
@@ -214,32 +218,20 @@ impl<'a> Model<'a> {
         between("threads", threads, MAX_THREADS)?;
         between("prefill_chunk", options.prefill_chunk, MAX_PREFILL_CHUNK)?;
         between("sessions", options.sessions, MAX_SESSIONS)?;
+        between("max_batch", options.max_batch, MAX_BATCH)?;
+        between("outputs", options.outputs.unwrap_or(1), MAX_OUTPUTS)?;
         let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
         let config = Config::from_metadata(gguf.metadata(), vocab)?;
         if let Some(context) = options.context {
             between("context", context, config.context_train)?;
         }
-        let model = Self {
-            tokenizer: moli_text::tokenizer_bytes(gguf.metadata())?,
-            gguf,
-            options,
-            config,
-            threads,
-        };
-        if let Some(kv_type) = options.kv_type.filter(|&kv_type| model.page(kv_type).is_none()) {
-            let allowed = format!("another: heads of {} are not whole blocks", model.config.head_dim);
-            return Err(EngineError::parameter("kv_type", kv_type.name(), allowed));
-        }
-        Ok(model)
+        Ok(Self { tokenizer: moli_text::tokenizer_bytes(gguf.metadata())?, gguf, options, config, threads })
     }
 
     /// Bytes of a page of keys and values in all layers.
-    fn page(&self, kv_type: KvType) -> Option<u64> {
-        kv_type.page_bytes(self.config.layers, self.config.kv_heads, self.config.head_dim)
-    }
-
     fn page_bytes(&self, kv_type: KvType) -> u64 {
-        self.page(kv_type).unwrap_or(u64::MAX)
+        let Config { layers, kv_heads, head_dim, .. } = self.config;
+        kv_type.page_bytes(layers, kv_heads, head_dim).unwrap_or(u64::MAX)
     }
 
     /// What is loaded where there is no lack of memory.
@@ -263,7 +255,7 @@ impl<'a> Model<'a> {
     /// The settings nearest to the wish that fit.
     fn settle(&self, wished: Settings, limit: u64) -> Option<Settings> {
         let fits = |settings: &Settings| self.total(settings) <= limit;
-        for kv_type in self.kv_types() {
+        for &kv_type in self.kv_types() {
             let settings = Settings { kv_type, ..wished };
             let most = self.prefix_pages(&settings, limit);
             let least = if self.options.prefix_cache_bytes.is_some() { most } else { 0 };
@@ -277,7 +269,7 @@ impl<'a> Model<'a> {
 
     /// These settings with everything lowered that may be but the context, and that no more than is needed.
     fn shorter(&self, wished: Settings, limit: u64) -> Option<Settings> {
-        let kv_type = self.kv_types().last().unwrap_or_default();
+        let kv_type = self.smallest_kv_type();
         let mut settings = Settings { kv_type, prefix_pages: 0, ..wished };
         if self.options.prefix_cache_bytes.is_some() {
             settings.prefix_pages = self.prefix_pages(&settings, limit);
@@ -293,12 +285,16 @@ impl<'a> Model<'a> {
     }
 
     /// The types of keys and values that may be chosen, the best first.
-    fn kv_types(&self) -> impl Iterator<Item = KvType> {
-        let types = match self.options.kv_type {
-            Some(kv_type) => [Some(kv_type), None],
-            None => [Some(KvType::F16), Some(KvType::Q8_0).filter(|&kv_type| self.page(kv_type).is_some())],
-        };
-        types.into_iter().flatten()
+    fn kv_types(&self) -> &[KvType] {
+        match &self.options.kv_type {
+            Some(kv_type) => std::slice::from_ref(kv_type),
+            None => &[KvType::F16, KvType::Q8_0],
+        }
+    }
+
+    /// The last of them.
+    fn smallest_kv_type(&self) -> KvType {
+        self.options.kv_type.unwrap_or(KvType::Q8_0)
     }
 
     fn total(&self, settings: &Settings) -> u64 {
@@ -307,19 +303,20 @@ impl<'a> Model<'a> {
 
     fn rows(&self, settings: &Settings) -> Vec<PlanRow> {
         let Settings { context, sessions, kv_type, prefix_pages } = *settings;
-        let max_rows = context.min(self.options.prefill_chunk);
-        let outputs = if self.options.scoring { sessions.max(SCORE_ROWS) } else { sessions };
+        let vocab = self.config.vocab as u64;
+        let pages = settings.pages();
+        let most_tokens = pages.saturating_mul(PAGE_TOKENS as u64);
+        // A chunk of a prompt, and a row for each who is at the answer.
+        let max_rows = self.options.prefill_chunk + self.options.max_batch;
+        let max_rows = max_rows.min(usize::try_from(most_tokens).unwrap_or(usize::MAX));
+        let outputs = self.options.outputs.unwrap_or(self.options.max_batch);
         let load = Load { threads: self.threads, max_rows, outputs, context };
         let footprint = Footprint::of(self.gguf, &self.config, &load);
         let page = self.page_bytes(kv_type);
-        let pages = settings.pages();
-        let each = [
-            (self.config.vocab as u64).saturating_mul(SAMPLED),
-            (context as u64).saturating_mul(REMEMBERED),
-            pages.saturating_mul(4),
-        ];
-        let each = each.iter().fold(0u64, |sum, &part| sum.saturating_add(part));
-        let state = footprint.logits.saturating_add(each.saturating_mul(sessions as u64));
+        let answers = vocab.saturating_mul(CHANGED_LOGIT).saturating_mul(self.options.max_batch as u64);
+        let state = [footprint.logits, answers, vocab.saturating_mul(CANDIDATE)];
+        let state = state.iter().fold(0u64, |sum, &part| sum.saturating_add(part));
+        let notes = most_tokens.saturating_mul(TOKEN_NOTES).saturating_add(pages.saturating_mul(PAGE_NOTES));
         let (tokens, name) = (prefix_pages.saturating_mul(PAGE_TOKENS as u64), kv_type.name());
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         let weights = match self.options.read_mode {
@@ -337,13 +334,13 @@ impl<'a> Model<'a> {
                 format!("{sessions} session{} of {context} tokens, {name}", plural(sessions)),
             ),
             row("prefix cache", page.saturating_mul(prefix_pages), format!("{tokens} tokens, {name}")),
-            row("page lists", pages.saturating_mul(PAGE_NOTES), format!("{pages} pages")),
+            row("token lists", notes, format!("{pages} pages of {PAGE_TOKENS}")),
             row(
                 "scratch",
                 footprint.activations.saturating_add(footprint.threads),
                 format!("batches of {max_rows} tokens, {} thread{}", self.threads, plural(self.threads)),
             ),
-            row("logits, sampling", state, format!("{outputs} at a time, {} tokens", self.config.vocab)),
+            row("logits", state, format!("{} answers, {outputs} rows of {vocab}", self.options.max_batch)),
             row("tokenizer", self.tokenizer, "and chat template".to_owned()),
             row(
                 "process",
@@ -387,7 +384,7 @@ impl<'a> Model<'a> {
         let least = Settings {
             context: LEAST_CONTEXT.min(wished.context),
             sessions: 1,
-            kv_type: free.kv_types().last().unwrap_or_default(),
+            kv_type: free.smallest_kv_type(),
             prefix_pages: 0,
         };
         Shortage {
@@ -402,7 +399,7 @@ impl<'a> Model<'a> {
 
     /// The wish with everything lowered that may be.
     fn lowered(&self, wished: &Settings) -> Settings {
-        let kv_type = self.kv_types().last().unwrap_or_default();
+        let kv_type = self.smallest_kv_type();
         let fixed = self.options.prefix_cache_bytes.is_some();
         Settings {
             context: self.options.context.unwrap_or(LEAST_CONTEXT.min(wished.context)),
