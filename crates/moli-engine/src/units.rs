@@ -11,7 +11,7 @@ pub fn count(n: u64) -> String {
 }
 
 /// Bytes where several are compared: `1115.8 MB`.
-pub(crate) fn megabytes(n: u64) -> String {
+pub fn megabytes(n: u64) -> String {
     format!("{:.1} MB", n as f64 / 1e6)
 }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use moli_format::{Gguf, ReadMode, TensorType};
 use moli_model::{
-    ARCHITECTURES, BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS, PageTable, load,
+    ARCHITECTURES, BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS,
+    load, pages_of,
 };
 use moli_testkit::TinyModel;
 
@@ -42,7 +43,7 @@ static ALLOCATOR: Counting = Counting;
 /// Computes so many rows of one sequence and one row of each of `outputs` others.
 fn used(gguf: &Gguf, what: Load) -> usize {
     let before = LIVE.load(Relaxed);
-    let pages = what.context.div_ceil(PAGE_TOKENS) + what.outputs;
+    let pages = pages_of(what.context) + what.outputs;
     let options = LoadOptions {
         threads: what.threads,
         isa: None,
@@ -50,32 +51,29 @@ fn used(gguf: &Gguf, what: Load) -> usize {
         max_rows: what.max_rows,
     };
     let mut runtime = load(gguf, BackendKind::Cpu, &options).unwrap();
-    let mut long = PageTable::new();
+    let long: Vec<u32> = (0..).take(pages_of(what.context)).collect();
     for start in (0..what.context).step_by(what.max_rows) {
-        let rows = what.max_rows.min(what.context - start);
-        runtime.reserve(&mut long, start + rows).unwrap();
-        let positions: Vec<u32> = (start as u32..).take(rows).collect();
+        let positions: Vec<u32> = (start as u32..what.context as u32).take(what.max_rows).collect();
         let batch = Batch {
-            tokens: &vec![7; rows],
+            tokens: &vec![7; positions.len()],
             positions: &positions,
-            sequences: &vec![0; rows],
+            sequences: &vec![0; positions.len()],
             tables: &[&long],
             outputs: &[0],
         };
         runtime.forward(&batch).unwrap();
     }
-    let mut tables: Vec<PageTable> = (0..what.outputs).map(|_| PageTable::new()).collect();
-    tables.iter_mut().for_each(|table| runtime.reserve(table, 1).unwrap());
     let rows: Vec<u32> = (0..what.outputs as u32).collect();
+    let tables: Vec<[u32; 1]> = (long.len() as u32..).take(what.outputs).map(|page| [page]).collect();
     let batch = Batch {
         tokens: &rows,
         positions: &vec![0; what.outputs],
         sequences: &rows,
-        tables: &tables.iter().collect::<Vec<_>>(),
+        tables: &tables.iter().map(<[u32; 1]>::as_slice).collect::<Vec<_>>(),
         outputs: &rows,
     };
     runtime.forward(&batch).unwrap();
-    drop((long, tables));
+    drop((long, rows, tables));
     LIVE.load(Relaxed) - before
 }
 
@@ -95,7 +93,7 @@ fn a_model_takes_what_was_said_beforehand() {
             for what in [small, wide, Load { threads: 4, ..small }] {
                 let footprint = Footprint::of(&gguf, &config, &what);
                 assert_eq!(footprint.weights, std::fs::metadata(&path).unwrap().len());
-                let pages = what.context.div_ceil(PAGE_TOKENS) + what.outputs;
+                let pages = pages_of(what.context) + what.outputs;
                 let page = KvType::F16.page_bytes(config.layers, config.kv_heads, config.head_dim).unwrap();
                 let said = footprint.total() - footprint.weights + pages as u64 * page;
                 // On a thread of its own, since a thread keeps what attention works in.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use moli_engine::units::megabytes;
 use moli_engine::{Engine, GenerateParams, MemoryPlan, TokenOutput, resident_bytes};
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use crate::cli::Exit;
 use crate::conversation::Conversation;
 use crate::failure::UsageError;
 use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, max_tokens, new_seed};
-use crate::output::{Answers, bytes, note};
+use crate::output::{Answers, note};
 use crate::reply::{Reply, finish_reason, milliseconds, reply, stats};
 use crate::{load, repl, text_input};
 
@@ -196,8 +197,8 @@ impl Run {
         if self.answer.stats {
             note!("load: {:.0} ms, {}", milliseconds(engine.load_time()), engine.description());
             note!("{}", stats(&reply.summary));
-            let peak = resident_bytes().map(|resident| format!(", {} at the peak", bytes(resident.peak)));
-            note!("memory: {} planned{}", bytes(plan.total_bytes), peak.unwrap_or_default());
+            let peak = resident_bytes().map(|resident| format!(", {} at the peak", megabytes(resident.peak)));
+            note!("memory: {} planned{}", megabytes(plan.total_bytes), peak.unwrap_or_default());
             note!("seed: {seed}");
         }
         Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })

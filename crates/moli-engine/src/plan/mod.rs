@@ -16,7 +16,7 @@ mod tests;
 use std::path::Path;
 
 use moli_format::{Gguf, ReadMode};
-use moli_model::{Config, Footprint, KvType, Load, MAX_OUTPUTS, ModelError, PAGE_TOKENS};
+use moli_model::{Config, Footprint, KvType, Load, MAX_OUTPUTS, ModelError, PAGE_TOKENS, pages_of};
 
 pub use budget::{BudgetError, MemoryBudget};
 pub use limits::{Limit, LimitSource};
@@ -248,7 +248,7 @@ impl<'a> Model<'a> {
         let page = self.page_bytes(settings.kv_type).max(1);
         match self.options.prefix_cache_bytes {
             Some(bytes) => bytes / page,
-            None => settings.session_pages().min(limit / PREFIX_SHARE / page),
+            None => (pages_of(settings.context) as u64).min(limit / PREFIX_SHARE / page),
         }
     }
 
@@ -307,18 +307,20 @@ impl<'a> Model<'a> {
         let pages = settings.pages();
         let most_tokens = pages.saturating_mul(PAGE_TOKENS as u64);
         // A chunk of a prompt, and a row for each who is at the answer.
-        let max_rows = self.options.prefill_chunk + self.options.max_batch;
-        let max_rows = max_rows.min(usize::try_from(most_tokens).unwrap_or(usize::MAX));
+        let rows = self.options.prefill_chunk + self.options.max_batch;
+        let max_rows = rows.min(usize::try_from(most_tokens).unwrap_or(usize::MAX));
         let outputs = self.options.outputs.unwrap_or(self.options.max_batch);
         let load = Load { threads: self.threads, max_rows, outputs, context };
         let footprint = Footprint::of(self.gguf, &self.config, &load);
         let page = self.page_bytes(kv_type);
-        let answers = vocab.saturating_mul(CHANGED_LOGIT).saturating_mul(self.options.max_batch as u64);
-        let state = [footprint.logits, answers, vocab.saturating_mul(CANDIDATE)];
+        let max_batch = self.options.max_batch;
+        let changed = vocab.saturating_mul(CHANGED_LOGIT).saturating_mul(max_batch as u64);
+        let state = [footprint.logits, changed, vocab.saturating_mul(CANDIDATE)];
         let state = state.iter().fold(0u64, |sum, &part| sum.saturating_add(part));
         let notes = most_tokens.saturating_mul(TOKEN_NOTES).saturating_add(pages.saturating_mul(PAGE_NOTES));
         let (tokens, name) = (prefix_pages.saturating_mul(PAGE_TOKENS as u64), kv_type.name());
         let plural = |n: usize| if n == 1 { "" } else { "s" };
+        let answers = format!("{max_batch} answer{} at a time", plural(max_batch));
         let weights = match self.options.read_mode {
             ReadMode::Map => "mapped: the system can drop them under pressure, and reads them again",
             ReadMode::Read => "read into memory",
@@ -340,7 +342,7 @@ impl<'a> Model<'a> {
                 footprint.activations.saturating_add(footprint.threads),
                 format!("batches of {max_rows} tokens, {} thread{}", self.threads, plural(self.threads)),
             ),
-            row("logits", state, format!("{} answers, {outputs} rows of {vocab}", self.options.max_batch)),
+            row("logits", state, format!("{answers}, {outputs} row{} of {vocab}", plural(outputs))),
             row("tokenizer", self.tokenizer, "and chat template".to_owned()),
             row(
                 "process",

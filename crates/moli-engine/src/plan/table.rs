@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use moli_model::{KvType, PAGE_TOKENS};
+use moli_model::{KvType, pages_of};
 
 use super::{Limit, MemoryPlan};
 use crate::units::megabytes;
@@ -34,7 +34,7 @@ pub struct Settings {
 impl Settings {
     /// Pages that the sessions need when all are full.
     pub(super) fn session_pages(&self) -> u64 {
-        (self.context.div_ceil(PAGE_TOKENS) as u64).saturating_mul(self.sessions as u64)
+        (pages_of(self.context) as u64).saturating_mul(self.sessions as u64)
     }
 
     /// All pages.
