@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use moli_format::{Gguf, ReadMode, TensorType};
-use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PAGE_TOKENS, load};
+use moli_model::{ARCHITECTURES, BackendKind, Batch, KvType, LoadOptions, ModelError, PAGE_TOKENS, load};
 use moli_testkit::TinyModel;
 
 /// Longer than a KV page and than the tiny Gemma's window.
@@ -18,7 +18,7 @@ const QUANTIZED_BOUND: f64 = 0.03;
 const FLOAT_BOUND: f64 = 1e-3;
 
 fn logits(gguf: &Gguf, backend: BackendKind) -> Vec<f32> {
-    let options = LoadOptions { threads: 2, isa: None, context: 128, max_rows: TOKENS };
+    let options = LoadOptions { threads: 2, isa: None, context: 128, max_rows: TOKENS, kv_type: KvType::F16 };
     let mut runtime = load(gguf, backend, &options).unwrap();
     let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i * 89 + i * i * 7) % 256).collect();
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
@@ -69,4 +69,19 @@ fn cpu_and_candle_agree_on_every_architecture_and_format() {
             );
         }
     }
+}
+
+#[test]
+fn candle_refuses_keys_and_values_in_q8_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    TinyModel::new("llama").write(&path).unwrap();
+    let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
+    let options =
+        LoadOptions { threads: 1, isa: None, context: 128, max_rows: TOKENS, kv_type: KvType::Q8_0 };
+    let error = load(&gguf, BackendKind::Candle, &options).err().unwrap();
+    assert!(
+        matches!(error, ModelError::UnsupportedKvType { backend: "candle", kv_type: KvType::Q8_0, .. }),
+        "{error}"
+    );
 }

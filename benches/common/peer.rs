@@ -7,7 +7,7 @@ use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::{quantized_llama, quantized_qwen2};
 use moli_format::{Gguf, ReadMode};
-use moli_model::{BackendKind, Batch, LoadOptions, Runtime};
+use moli_model::{BackendKind, Batch, KvType, LoadOptions, Runtime};
 
 use super::Error;
 
@@ -33,7 +33,7 @@ impl Moli {
     /// `context` is that of all sequences together.
     pub(crate) fn load(path: &Path, threads: usize, context: usize) -> Result<Self, Error> {
         let gguf = Gguf::open(path, ReadMode::Map)?;
-        let options = LoadOptions { threads, isa: None, context, max_rows: CHUNK };
+        let options = LoadOptions { threads, isa: None, context, max_rows: CHUNK, kv_type: KvType::F16 };
         let runtime = moli_model::load(&gguf, BackendKind::Cpu, &options)?;
         Ok(Self { pages: (0..runtime.pages() as u32).collect(), runtime })
     }

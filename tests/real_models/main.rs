@@ -5,6 +5,7 @@
 
 #[path = "../../benches/common/mod.rs"]
 mod common;
+mod engine;
 mod golden;
 mod invariance;
 mod parity;
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use moli_engine::{Engine, EngineOptions};
+use moli_engine::{Engine, EngineOptions, KvType};
 
 /// What a test returns: the reason of its failure in one line.
 type Outcome = Result<(), String>;
@@ -54,10 +55,21 @@ fn main() -> ExitCode {
         let models = MODELS.into_iter().map(load).collect::<Result<Vec<_>, String>>()?;
         Ok(golden::greedy_steps(&models)?)
     };
+    let company = || {
+        let path = moli_testkit::real_model(MODELS[0].0)?;
+        for kv_type in [KvType::F16, KvType::Q8_0] {
+            let base = EngineOptions { kv_type, ..EngineOptions::default() };
+            engine::answers_do_not_depend_on_the_company(&path, &base)
+                .map_err(|error| format!("{kv_type}: {error}"))?;
+        }
+        Ok(())
+    };
     let speed = || Ok(speed::faster_than_candle(&moli_testkit::real_model(MODELS[0].0)?)?);
     trials.extend([
         Trial::test("smollm2-135m-instruct::faster_than_candle", speed).with_ignored_flag(left_out),
         Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats)
+            .with_ignored_flag(left_out),
+        Trial::test("smollm2-135m-instruct::answers_do_not_depend_on_the_company", company)
             .with_ignored_flag(left_out),
         Trial::test("greedy_steps_of_all_models_follow_the_reference", greedy).with_ignored_flag(left_out),
     ]);

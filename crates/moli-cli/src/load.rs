@@ -67,6 +67,7 @@ fn load(
     let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();
     plan.changes.iter().for_each(|change| note!("to fit {}: {change}", escape(&limit)));
     options.context = Some(plan.context);
+    options.kv_type = plan.kv_type;
     Ok((Engine::load(&path, &options).with_context(shown)?, plan))
 }
 

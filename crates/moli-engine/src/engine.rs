@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, Gguf, ReadMode};
 use moli_kernels::Isa;
-use moli_model::{BackendKind, Config, LoadOptions, MAX_OUTPUTS, PAGE_TOKENS, PagePool, Runtime, pages_of};
+use moli_model::{
+    BackendKind, Config, KvType, LoadOptions, MAX_OUTPUTS, PAGE_TOKENS, PagePool, Runtime, pages_of,
+};
 use moli_text::{
     ChatTemplate, EncodeOptions, Message as ChatMessage, RenderOptions, RenderedPrompt, Tokenizer,
 };
@@ -52,6 +54,8 @@ pub struct EngineOptions {
     pub read_mode: ReadMode,
     /// What computes.
     pub backend: BackendKind,
+    /// How keys and values are kept: f16, or q8_0 in little more than half the memory.
+    pub kv_type: KvType,
     /// The instruction set of the CPU backend; `None`: the best that this processor has.
     pub isa: Option<Isa>,
     /// How answers share the model.
@@ -120,6 +124,7 @@ impl Default for EngineOptions {
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             read_mode: ReadMode::Map,
             backend: BackendKind::default(),
+            kv_type: KvType::default(),
             isa: None,
             scheduling: Scheduling::default(),
         }
@@ -191,6 +196,7 @@ impl Engine {
             context: pool,
             // A chunk of a prompt, and a row for each who is at the answer.
             max_rows: (options.prefill_chunk + options.scheduling.max_batch).min(pool),
+            kv_type: options.kv_type,
         };
         // The small parts first: a model without a tokenizer is refused before its weights are looked at.
         let tokenizer = Tokenizer::from_gguf(metadata)?;

@@ -4,7 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use moli_kernels::{AttentionArgs, Isa, Kernels, PAGE_TOKENS, Pool};
+use moli_kernels::{AttentionArgs, Isa, KV_BLOCK, Kernels, KvPages, PAGE_TOKENS, Pool};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -70,7 +70,11 @@ fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
     for (model, heads, kv_heads, head_dim) in [("smollm2-135m", 9, 3, 64), ("gemma-3-270m", 4, 1, 256)] {
         let elements = PAGES * kv_heads * PAGE_TOKENS * head_dim;
-        let arena: Vec<f16> = floats(elements).into_iter().map(f16::from_f32).collect();
+        let halves: Vec<f16> = floats(elements).into_iter().map(f16::from_f32).collect();
+        let quants: Vec<i8> = floats(elements).into_iter().map(|x| (x * 63.0) as i8).collect();
+        let scales = vec![f16::from_f32(1.0 / 63.0); elements / KV_BLOCK];
+        let kinds =
+            [("f16", KvPages::F16(&halves)), ("q8_0", KvPages::Q8_0 { quants: &quants, scales: &scales })];
         let table: Vec<u32> = (0..PAGES as u32).rev().collect();
         for isa in Isa::available() {
             let Ok(kernels) = Kernels::new(isa) else { continue };
@@ -86,24 +90,26 @@ fn attention(c: &mut Criterion) {
                     let mut out = vec![0.0; q.len()];
                     let keys: usize = positions.iter().map(|p| *p as usize + 1).sum();
                     group.throughput(Throughput::Elements((keys * heads * head_dim * 2) as u64));
-                    let args = AttentionArgs {
-                        q: &q,
-                        k_pages: &arena,
-                        v_pages: &arena,
-                        tables: &[&table],
-                        sequences: &sequences,
-                        positions: &positions,
-                        heads,
-                        kv_heads,
-                        head_dim,
-                        scale: 1.0 / (head_dim as f32).sqrt(),
-                        soft_cap: None,
-                        window: None,
-                    };
-                    let name = format!("{model}/{isa:?}/{} threads", pool.threads());
-                    group.bench_function(BenchmarkId::new(what, name), |b| {
-                        b.iter(|| kernels.attention(&pool, black_box(&args), &mut out));
-                    });
+                    for (kind, pages) in kinds {
+                        let args = AttentionArgs {
+                            q: &q,
+                            k_pages: pages,
+                            v_pages: pages,
+                            tables: &[&table],
+                            sequences: &sequences,
+                            positions: &positions,
+                            heads,
+                            kv_heads,
+                            head_dim,
+                            scale: 1.0 / (head_dim as f32).sqrt(),
+                            soft_cap: None,
+                            window: None,
+                        };
+                        let name = format!("{model}/{kind}/{isa:?}/{} threads", pool.threads());
+                        group.bench_function(BenchmarkId::new(what, name), |b| {
+                            b.iter(|| kernels.attention(&pool, black_box(&args), &mut out));
+                        });
+                    }
                 }
             }
         }

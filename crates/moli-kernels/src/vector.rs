@@ -19,6 +19,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Half-precision numbers, exactly.
     unsafe fn load_f16(from: *const u8) -> Self;
+    /// One half-precision number in every lane, exactly.
+    unsafe fn splat_f16(from: *const u8) -> Self;
+    /// Signed bytes.
+    unsafe fn load_i8(from: *const i8) -> Self;
     /// bfloat16 numbers, exactly.
     unsafe fn load_bf16(from: *const u8) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -46,6 +50,16 @@ impl Vector for __m256 {
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(from: *const u8) -> Self {
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(from.cast::<i16>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
     }
 
     #[inline(always)]
@@ -93,6 +107,16 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn splat_f16(from: *const u8) -> Self {
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(from.cast::<i16>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
     unsafe fn load_bf16(from: *const u8) -> Self {
         unsafe {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(
@@ -136,6 +160,19 @@ impl Vector for float32x4_t {
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self {
         unsafe { from_halves(vreinterpret_u16_u8(vld1_u8(from))) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(from: *const u8) -> Self {
+        unsafe { from_halves(vdup_n_u16(from.cast::<u16>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        unsafe {
+            let bytes = vreinterpret_s8_s32(vdup_n_s32(from.cast::<i32>().read_unaligned()));
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+        }
     }
 
     #[inline(always)]

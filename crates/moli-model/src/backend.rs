@@ -7,9 +7,9 @@
 use moli_format::Tensor;
 use moli_kernels::{KvSlot, RopeAngles, RopeStyle};
 
-use crate::ModelError;
 use crate::config::Activation;
 use crate::weights::Linear;
+use crate::{KvType, ModelError};
 
 /// The shape of attention in one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,7 +47,7 @@ pub trait Backend: Send {
     type Vector: Send;
     /// Activations, `[rows, cols]` f32.
     type Buffer: Send;
-    /// Keys and values of all layers, f16, in pages.
+    /// Keys and values of all layers, in pages.
     type Cache: Send;
 
     /// What computes, in words.
@@ -80,13 +80,15 @@ pub trait Backend: Send {
     /// Allocates the keys and values of `pages` pages in each of `layers` layers.
     ///
     /// # Errors
-    /// [`ModelError::TooLarge`] when the size overflows or can't be had.
+    /// [`ModelError::TooLarge`] when the size overflows or can't be had, [`ModelError::UnsupportedKvType`] when the device has
+    /// no such keys and values.
     fn cache(
         &self,
         layers: usize,
         pages: usize,
         kv_heads: usize,
         head_dim: usize,
+        kv_type: KvType,
     ) -> Result<Self::Cache, ModelError>;
 
     /// Bytes of a page's keys and values, in all layers.
@@ -159,7 +161,7 @@ pub trait Backend: Send {
         head_dim: usize,
     ) -> Result<(), ModelError>;
 
-    /// Stores the rows' keys and values in their slots, rounded to f16.
+    /// Stores the rows' keys and values in their slots, rounded to the cache's type.
     fn store(
         &mut self,
         cache: &mut Self::Cache,

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor, ggml_file};
 use candle_core::{D, DType, Device, Module};
+use half::f16;
 use moli_format::{Tensor, TensorType};
 use moli_kernels::{RopeAngles, RopeStyle};
 
 use crate::backend::{AttentionSpec, Rows};
 use crate::config::Activation;
 use crate::weights::Linear;
-use crate::{Backend, ModelError, PAGE_TOKENS};
+use crate::{Backend, KvType, ModelError, PAGE_TOKENS};
 
 /// A candle device.
 pub struct CandleBackend {
@@ -188,7 +189,11 @@ impl Backend for CandleBackend {
         pages: usize,
         kv_heads: usize,
         head_dim: usize,
+        kv_type: KvType,
     ) -> Result<Self::Cache, ModelError> {
+        if kv_type != KvType::F16 {
+            return Err(ModelError::UnsupportedKvType { backend: "candle", kv_type, supported: KvType::F16 });
+        }
         let zeros = || {
             let shape = (pages * PAGE_TOKENS, kv_heads * head_dim);
             candle_core::Tensor::zeros(shape, DType::F16, &self.device).during("allocating the KV cache")

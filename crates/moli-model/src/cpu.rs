@@ -3,19 +3,20 @@
 //! Weights are ranges of the mapped file; activations, their quantised forms and the panels of the matrix products are
 //! allocated once. An operation allocates nothing.
 
-use std::ops::Range;
+mod cache;
 
-use half::f16;
 use moli_format::Tensor;
 use moli_kernels::{
-    Activations, AttentionArgs, Isa, Kernels, Matrix, PAGE_TOKENS, Pool, Product, RopeAngles, RopeStyle,
-    Scratch, Zero, zeroed,
+    Activations, AttentionArgs, Isa, Kernels, Matrix, Pool, Product, RopeAngles, RopeStyle, Scratch, Zero,
+    zeroed,
 };
 
 use crate::backend::{AttentionSpec, Rows};
 use crate::config::Activation;
 use crate::weights::Linear;
-use crate::{Backend, ModelError};
+use crate::{Backend, KvType, ModelError};
+
+pub use cache::CpuCache;
 
 /// The processor.
 pub struct CpuBackend {
@@ -53,28 +54,6 @@ impl CpuBuffer {
             self.data.resize(rows * self.cols, 0.0);
         }
         self.data_mut()
-    }
-}
-
-/// Keys `[layer][page][kv_head][head_dim][PAGE_TOKENS]` and values `[layer][page][kv_head][PAGE_TOKENS][head_dim]`, f16.
-pub struct CpuCache {
-    keys: Vec<f16>,
-    values: Vec<f16>,
-    /// Elements of a layer, and of a page in it.
-    layer: usize,
-    page: usize,
-}
-
-impl CpuCache {
-    fn layer(&self, layer: usize) -> Range<usize> {
-        layer * self.layer..(layer + 1) * self.layer
-    }
-
-    /// A page's elements in each layer.
-    fn page(&self, page: u32) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (layer, width, start) = (self.layer, self.page, page as usize * self.page);
-        let layers = self.keys.len().checked_div(layer).unwrap_or(0);
-        (0..layers).map(move |i| i * layer + start..i * layer + start + width)
     }
 }
 
@@ -135,43 +114,28 @@ impl Backend for CpuBackend {
         pages: usize,
         kv_heads: usize,
         head_dim: usize,
+        kv_type: KvType,
     ) -> Result<Self::Cache, ModelError> {
-        let dims = [layers, pages, kv_heads, PAGE_TOKENS, head_dim];
-        let zeros = || zeros("the KV cache", &dims);
         self.kernels.reserve_attention(&self.pool, head_dim);
-        let page = dims[2..].iter().product();
-        Ok(CpuCache { keys: zeros()?, values: zeros()?, layer: pages * page, page })
+        CpuCache::new(layers, pages, kv_heads, head_dim, kv_type)
     }
 
     fn page_bytes(&self, cache: &Self::Cache) -> usize {
-        cache.page(0).count() * 2 * cache.page * size_of::<f16>()
+        cache.page_bytes()
     }
 
     fn copy_page(&mut self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<(), ModelError> {
-        for (from, to) in cache.page(from).zip(cache.page(to)) {
-            cache.keys.copy_within(from.clone(), to.start);
-            cache.values.copy_within(from, to.start);
-        }
+        cache.copy_page(from, to);
         Ok(())
     }
 
     fn read_page(&mut self, cache: &Self::Cache, page: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
-        for range in cache.page(page) {
-            for x in cache.keys[range.clone()].iter().chain(&cache.values[range]) {
-                out.extend_from_slice(&x.to_le_bytes());
-            }
-        }
+        cache.read_page(page, out);
         Ok(())
     }
 
     fn write_page(&mut self, cache: &mut Self::Cache, page: u32, bytes: &[u8]) -> Result<(), ModelError> {
-        let mut from = bytes.as_chunks::<{ size_of::<f16>() }>().0.iter();
-        for range in cache.page(page) {
-            let to = cache.keys[range.clone()].iter_mut().chain(&mut cache.values[range]);
-            for (to, from) in to.zip(from.by_ref()) {
-                *to = f16::from_le_bytes(*from);
-            }
-        }
+        cache.write_page(page, bytes);
         Ok(())
     }
 
@@ -255,9 +219,8 @@ impl Backend for CpuBackend {
         values: &Self::Buffer,
         rows: &Rows<'_>,
     ) -> Result<(), ModelError> {
-        let range = cache.layer(layer);
         let (heads, width) = (spec.kv_heads, spec.head_dim);
-        let pages = (&mut cache.keys[range.clone()], &mut cache.values[range]);
+        let pages = cache.layer_mut(layer);
         Ok(self.kernels.store_kv((keys.data(), values.data()), heads, width, rows.slots, pages)?)
     }
 
@@ -270,11 +233,11 @@ impl Backend for CpuBackend {
         rows: &Rows<'_>,
         out: &mut Self::Buffer,
     ) -> Result<(), ModelError> {
-        let range = cache.layer(layer);
+        let (k_pages, v_pages) = cache.layer(layer);
         let args = AttentionArgs {
             q: q.data(),
-            k_pages: &cache.keys[range.clone()],
-            v_pages: &cache.values[range],
+            k_pages,
+            v_pages,
             tables: rows.tables,
             sequences: rows.sequences,
             positions: rows.positions,

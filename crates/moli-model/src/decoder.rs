@@ -85,7 +85,7 @@ impl<B: Backend> Decoder<B> {
             logits: backend.buffer(1, config.vocab)?,
         };
         let pages = pages_of(options.context);
-        let cache = backend.cache(config.layers, pages, config.kv_heads, config.head_dim)?;
+        let cache = backend.cache(config.layers, pages, config.kv_heads, config.head_dim, options.kv_type)?;
         Ok(Self {
             angles: rope_angles(&config.rope, weights.rope_factors.as_deref(), max_rows)?,
             angles_local: rope_angles(&config.rope_local, weights.rope_factors.as_deref(), max_rows)?,

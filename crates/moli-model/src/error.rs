@@ -3,6 +3,8 @@
 use moli_format::FormatError;
 use moli_kernels::KernelError;
 
+use crate::KvType;
+
 /// An error of loading or computing a model. Each variant names the thing and both values.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -120,6 +122,16 @@ pub enum ModelError {
     UnknownKvType {
         /// The name.
         name: String,
+    },
+    /// A type of keys and values that the backend does not compute with.
+    #[error("the {backend} backend has no keys and values of the type {kv_type}, only {supported}")]
+    UnsupportedKvType {
+        /// The backend's name.
+        backend: &'static str,
+        /// The type that was asked for.
+        kv_type: KvType,
+        /// The type that it has.
+        supported: KvType,
     },
     /// The batch contradicts itself or the model.
     #[error("bad batch: {what} is {actual}, but must be {allowed}")]

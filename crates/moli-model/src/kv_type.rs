@@ -3,12 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use moli_kernels::PAGE_TOKENS;
+use moli_kernels::{KV_BLOCK, PAGE_TOKENS};
 
 use crate::ModelError;
-
-/// Elements of a head that share a scale in q8_0.
-const KV_BLOCK: usize = 32;
 
 /// The type of a model's keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

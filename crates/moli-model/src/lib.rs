@@ -4,7 +4,7 @@
 //! * [`weights`]: its tensors, checked against the shapes that the configuration implies;
 //! * [`decoder`]: the one forward pass, over the small trait [`Backend`];
 //! * [`Footprint`]: the memory that it will take;
-//! * [`kv`]: who holds which page of keys and values;
+//! * [`kv`]: who holds which page of keys and values; [`KvType`]: what a page holds;
 //! * [`cpu`] and `candle`: the backends.
 //!
 //! Users of a loaded model see [`Runtime`], which hides the backend.

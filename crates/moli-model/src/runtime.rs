@@ -5,7 +5,7 @@ use moli_kernels::Isa;
 
 use crate::cpu::CpuBackend;
 use crate::decoder::Decoder;
-use crate::{Config, ModelError};
+use crate::{Config, KvType, ModelError};
 
 /// Most rows of logits that one forward pass returns: 64 rows of a vocabulary of 262,144 are 64 MiB.
 pub const MAX_OUTPUTS: usize = 64;
@@ -94,6 +94,8 @@ pub struct LoadOptions {
     pub context: usize,
     /// Most rows of one batch: the largest chunk of a prompt.
     pub max_rows: usize,
+    /// How keys and values are kept. The candle backend has f16 only.
+    pub kv_type: KvType,
 }
 
 /// Loads a model.

@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use moli_format::{Gguf, ReadMode, TensorType};
-use moli_model::{ARCHITECTURES, BackendKind, Batch, LoadOptions, PAGE_TOKENS, Runtime, load};
+use moli_model::{ARCHITECTURES, BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, load};
 use moli_testkit::TinyModel;
 
 struct Counting;
@@ -47,13 +47,18 @@ const STEPS: usize = 3 * PAGE_TOKENS;
 const SEQUENCES: usize = 4;
 const CONTEXT: usize = 4096;
 
-fn runtime(architecture: &'static str, matrix: TensorType, threads: usize) -> Box<dyn Runtime> {
+fn runtime(
+    architecture: &'static str,
+    matrix: TensorType,
+    threads: usize,
+    kv_type: KvType,
+) -> Box<dyn Runtime> {
     let model = TinyModel { matrix, ..TinyModel::new(architecture) };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     model.write(&path).unwrap();
     let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
-    let options = LoadOptions { threads, isa: None, context: CONTEXT, max_rows: CHUNK };
+    let options = LoadOptions { threads, isa: None, context: CONTEXT, max_rows: CHUNK, kv_type };
     load(&gguf, BackendKind::Cpu, &options).unwrap()
 }
 
@@ -108,9 +113,10 @@ fn decode<const N: usize>(runtime: &mut dyn Runtime, sequences: &mut [Sequence; 
 fn a_running_model_allocates_nothing() {
     let models = ARCHITECTURES.iter().map(|&architecture| (architecture, TensorType::Q8_0));
     let models = models.chain([("llama", TensorType::Q4K), ("llama", TensorType::F16)]);
-    for ((architecture, matrix), threads) in models.flat_map(|model| [(model, 1), (model, 2)]) {
-        let what = format!("{architecture}, {matrix:?}, {threads} threads");
-        let runtime = &mut *runtime(architecture, matrix, threads);
+    let models = models.flat_map(|model| KvType::ALL.map(|kv_type| (model, kv_type)));
+    for (((architecture, matrix), kv_type), threads) in models.flat_map(|model| [(model, 1), (model, 2)]) {
+        let what = format!("{architecture}, {matrix:?}, {kv_type} keys and values, {threads} threads");
+        let runtime = &mut *runtime(architecture, matrix, threads, kv_type);
         let mut one = [Sequence::new(0)];
         let mut several: [Sequence; SEQUENCES] = std::array::from_fn(|index| Sequence::new(1 + index as u32));
         // The first of each: the logits get their size.

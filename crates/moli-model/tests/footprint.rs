@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Computes so many rows of one sequence and one row of each of `outputs` others.
-fn used(gguf: &Gguf, what: Load) -> usize {
+fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
     let before = LIVE.load(Relaxed);
     let pages = pages_of(what.context) + what.outputs;
     let options = LoadOptions {
@@ -49,6 +49,7 @@ fn used(gguf: &Gguf, what: Load) -> usize {
         isa: None,
         context: pages * PAGE_TOKENS,
         max_rows: what.max_rows,
+        kv_type,
     };
     let mut runtime = load(gguf, BackendKind::Cpu, &options).unwrap();
     let long: Vec<u32> = (0..).take(pages_of(what.context)).collect();
@@ -90,15 +91,21 @@ fn a_model_takes_what_was_said_beforehand() {
             model.write(&path).unwrap();
             let gguf = Gguf::open(&path, ReadMode::Map).unwrap();
             let config = Config::from_metadata(gguf.metadata(), model.vocab()).unwrap();
-            for what in [small, wide, Load { threads: 4, ..small }] {
+            let cases = [
+                (small, KvType::F16),
+                (wide, KvType::F16),
+                (wide, KvType::Q8_0),
+                (Load { threads: 4, ..small }, KvType::F16),
+            ];
+            for (what, kv_type) in cases {
                 let footprint = Footprint::of(&gguf, &config, &what);
                 assert_eq!(footprint.weights, std::fs::metadata(&path).unwrap().len());
                 let pages = pages_of(what.context) + what.outputs;
-                let page = KvType::F16.page_bytes(config.layers, config.kv_heads, config.head_dim).unwrap();
+                let page = kv_type.page_bytes(config.layers, config.kv_heads, config.head_dim).unwrap();
                 let said = footprint.total() - footprint.weights + pages as u64 * page;
                 // On a thread of its own, since a thread keeps what attention works in.
-                let used = std::thread::scope(|scope| scope.spawn(|| used(&gguf, what)).join().unwrap()) as u64;
-                let what = format!("{architecture}, {matrix:?}, {what:?}");
+                let used = std::thread::scope(|scope| scope.spawn(|| used(&gguf, what, kv_type)).join().unwrap()) as u64;
+                let what = format!("{architecture}, {matrix:?}, {kv_type}, {what:?}");
                 println!("{what}: said {said}, used {used}");
                 assert!(used <= said, "{what}: {used} bytes where {said} were said");
                 assert!(said <= used + used / 25, "{what}: {said} bytes were said for {used}");

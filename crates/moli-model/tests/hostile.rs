@@ -5,10 +5,11 @@
 use std::path::Path;
 
 use moli_format::{FormatError, Gguf, ReadMode, TensorType, Value};
-use moli_model::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, ModelError, Runtime, load};
+use moli_model::{BackendKind, Batch, KvType, LoadOptions, MAX_OUTPUTS, ModelError, Runtime, load};
 use moli_testkit::{TinyFile, TinyModel};
 
-const OPTIONS: LoadOptions = LoadOptions { threads: 1, isa: None, context: 128, max_rows: 32 };
+const OPTIONS: LoadOptions =
+    LoadOptions { threads: 1, isa: None, context: 128, max_rows: 32, kv_type: KvType::F16 };
 
 fn try_load(file: &TinyFile) -> Result<Box<dyn Runtime>, ModelError> {
     let folder = tempfile::tempdir().unwrap();

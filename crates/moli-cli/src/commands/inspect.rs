@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use moli_format::{Gguf, Metadata, ReadMode};
 use moli_engine::{EngineError, MemoryPlan, PlanOptions};
-use moli_model::{BackendKind, Config, LoadOptions, PAGE_TOKENS};
+use moli_model::{BackendKind, Config, KvType, LoadOptions, PAGE_TOKENS};
 use moli_text::{ChatTemplate, Tokenizer};
 use serde::Serialize;
 
@@ -245,7 +245,8 @@ fn report(gguf: &Gguf, path: String) -> Report {
 
 /// Why this build cannot run the model, found out by loading it with the smallest context that there is.
 fn unsupported(gguf: &Gguf) -> Option<anyhow::Error> {
-    let options = LoadOptions { threads: 1, isa: None, context: PAGE_TOKENS, max_rows: 1 };
+    let options =
+        LoadOptions { threads: 1, isa: None, context: PAGE_TOKENS, max_rows: 1, kv_type: KvType::F16 };
     let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
     // The architecture first: what else is wrong with a file of another one says little.
     let tried = Config::from_metadata(gguf.metadata(), vocab)

@@ -1,4 +1,4 @@
-//! Attention over pages of half-precision keys and values.
+//! Attention over pages of keys and values.
 //!
 //! A page holds [`PAGE_TOKENS`] consecutive positions of one sequence, from a multiple of [`PAGE_TOKENS`] on. A query
 //! visits the pages that it attends to in ascending order with a running maximum: the scores of a page, its maximum, the
@@ -7,14 +7,14 @@
 //! order: so a long sequence can be split over threads. All of this depends on absolute positions alone: a row has the same
 //! bits in whatever batch, chunk or thread it is computed.
 //!
-//! Keys are kept transposed, `[head_dim, PAGE_TOKENS]`: with a page's tokens as lanes a score is a plain sequence of
-//! multiply-adds, and nothing is ever summed across lanes.
+//! Keys are kept transposed (see [`super::pages`]): with a page's tokens as lanes a score is a plain sequence of multiply-adds,
+//! and nothing is ever summed across lanes.
 //!
 //! A task takes some rows and the query heads that share one key head. It converts each page once, and while the page
 //! is in the first-level cache uses it for all of them, several at a time.
 
-use super::FloatOps;
 use super::parallel::Pieces;
+use super::{FloatOps, KvPages};
 use crate::{KernelError, Pool};
 use half::f16;
 use std::cell::Cell;
@@ -37,10 +37,10 @@ const INLINE: usize = 128 * 1024;
 pub struct AttentionArgs<'a> {
     /// `[rows, heads, head_dim]`
     pub q: &'a [f32],
-    /// The keys of this layer: `[pages, kv_heads, head_dim, PAGE_TOKENS]`.
-    pub k_pages: &'a [f16],
-    /// The values of this layer: `[pages, kv_heads, PAGE_TOKENS, head_dim]`.
-    pub v_pages: &'a [f16],
+    /// The keys of this layer.
+    pub k_pages: KvPages<'a>,
+    /// The values of this layer, as many pages.
+    pub v_pages: KvPages<'a>,
     /// For each sequence its pages in order: position `p` is in page `tables[s][p / PAGE_TOKENS]`.
     pub tables: &'a [&'a [u32]],
     /// `[rows]`: each row's sequence, an index into `tables`.
@@ -91,19 +91,17 @@ impl AttentionArgs<'_> {
         let overflow = || shape("attention rows", usize::MAX, rows);
         let row = self.heads.checked_mul(self.head_dim).ok_or_else(overflow)?;
         let all = row.checked_mul(rows).ok_or_else(overflow)?;
-        let page = self.kv_heads.checked_mul(self.head_dim).and_then(|n| n.checked_mul(PAGE_TOKENS));
-        let page = page.ok_or_else(overflow)?;
+        let pages = self.k_pages.count(self.kv_heads, self.head_dim);
         for (what, expected, actual) in [
             ("attention queries", all, self.q.len()),
             ("attention output", all, out.len()),
             ("attention sequences", rows, self.sequences.len()),
-            ("attention values", self.k_pages.len(), self.v_pages.len()),
+            ("attention values", pages, self.v_pages.count(self.kv_heads, self.head_dim)),
         ] {
             if expected != actual {
                 return Err(shape(what, expected, actual));
             }
         }
-        let pages = self.k_pages.len() / page;
         let mut work = 0usize;
         // Rows of one sequence that follow each other are checked together: a prompt's rows share their pages.
         for run in runs(self.sequences, 0..rows) {
@@ -146,6 +144,11 @@ fn runs(sequences: &[u32], rows: Range<usize>) -> impl Iterator<Item = Range<usi
 pub(super) trait Form {
     /// Half precision to f32.
     fn to_f32(x: &[f16], out: &mut [f32]);
+    /// A page of keys: `quants` `[dim, PAGE_TOKENS]`, each times the scale of its block and token in `scales`
+    /// `[blocks, PAGE_TOKENS]`.
+    fn q8_keys(quants: &[i8], scales: &[f16], keys: &mut [f32]);
+    /// Blocks of values: `quants`, each times its block's scale in `scales` `[blocks]`.
+    fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]);
     /// The products of queries `[N, dim]` and a page of keys `[dim, PAGE_TOKENS]`, in ascending order of `dim`.
     fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]);
     /// Caps the scores.
@@ -290,10 +293,10 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
             if used == 0 {
                 continue;
             }
-            let start = (*index as usize * args.kv_heads + block.kv_head) * PAGE_TOKENS * dim;
+            let at = *index as usize * args.kv_heads + block.kv_head;
             // Keys that nobody attends to have scores too, which the softmax leaves out.
-            F::to_f32(&args.k_pages[start..start + PAGE_TOKENS * dim], keys);
-            load_values::<F>(&args.v_pages[start..start + used * dim], dim, padded, values);
+            args.k_pages.load_keys::<F>(at, dim, keys);
+            args.v_pages.load_values::<F>(at, used, dim, padded, values);
 
             // Rows that attend to the same part of the page are computed together.
             let mut row = block.rows.start;
@@ -331,17 +334,6 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
                 F::merge(total, part);
             }
         }
-    }
-}
-
-/// Rows of `dim` halves to rows of `padded` floats.
-fn load_values<F: Form>(from: &[f16], dim: usize, padded: usize, to: &mut [f32]) {
-    if dim == padded {
-        F::to_f32(from, &mut to[..from.len()]);
-        return;
-    }
-    for (from, to) in from.chunks_exact(dim).zip(to.chunks_exact_mut(padded)) {
-        F::to_f32(from, &mut to[..dim]);
     }
 }
 

@@ -9,6 +9,7 @@
 use super::attention::{Form, Scores};
 use super::heads;
 use super::scalar;
+use crate::quant::eight_bits;
 use half::f16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -85,6 +86,10 @@ plain! {
         scalar::to_f16(x_rest, out_rest);
     }
 
+    fn to_q8(x: &[f32], q: &mut [i8]) -> f16 {
+        eight_bits(x, q)
+    }
+
     fn to_f32(x: &[f16], out: &mut [f32]) {
         let (x8, x_rest) = x.as_chunks::<8>();
         let (out8, out_rest) = out.as_chunks_mut::<8>();
@@ -103,6 +108,16 @@ plain! {
 
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
         scalar::merge(total, part);
+    }
+
+    fn q8_keys(quants: &[i8], scales: &[f16], keys: &mut [f32]) {
+        // SAFETY: AVX2 and F16C are here.
+        unsafe { heads::q8_keys::<__m256>(quants, scales, keys) }
+    }
+
+    fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
+        // SAFETY: AVX2 and F16C are here.
+        unsafe { heads::q8_row::<__m256>(quants, scales, out) }
     }
 
     fn attention_scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
@@ -146,6 +161,14 @@ pub(super) struct Avx2;
 impl Form for Avx2 {
     fn to_f32(x: &[f16], out: &mut [f32]) {
         to_f32(x, out);
+    }
+
+    fn q8_keys(quants: &[i8], scales: &[f16], keys: &mut [f32]) {
+        q8_keys(quants, scales, keys);
+    }
+
+    fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
+        q8_row(quants, scales, out);
     }
 
     fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {

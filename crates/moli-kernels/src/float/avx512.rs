@@ -8,6 +8,18 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn q8_keys(quants: &[i8], scales: &[f16], keys: &mut [f32]) {
+    // SAFETY: AVX-512 is here.
+    unsafe { heads::q8_keys::<__m512>(quants, scales, keys) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
+    // SAFETY: AVX-512 is here.
+    unsafe { heads::q8_row::<__m512>(quants, scales, out) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
     // SAFETY: AVX-512 is here.
     unsafe { heads::scores::<__m512>(q, dim, keys, scores) }
@@ -30,6 +42,16 @@ pub(super) struct Avx512;
 impl Form for Avx512 {
     fn to_f32(x: &[f16], out: &mut [f32]) {
         super::avx2::to_f32(x, out);
+    }
+
+    fn q8_keys(quants: &[i8], scales: &[f16], keys: &mut [f32]) {
+        // SAFETY: see the type.
+        unsafe { q8_keys(quants, scales, keys) }
+    }
+
+    fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
+        // SAFETY: see the type.
+        unsafe { q8_row(quants, scales, out) }
     }
 
     fn scores(q: &[f32], dim: usize, keys: &[f32], out: &mut [Scores]) {

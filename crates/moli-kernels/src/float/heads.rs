@@ -3,8 +3,11 @@
 //! Several queries are computed together, so that a key or a value is loaded once for all of them, in as many registers as
 //! hide the latency of a multiply-add.
 
+use super::KV_BLOCK;
 use super::attention::{PAGE_TOKENS, Scores};
+use super::scalar;
 use crate::vector::Vector;
+use half::f16;
 use std::ops::Range;
 
 /// The most queries that are computed together: as many as leave the registers room for keys or values.
@@ -36,6 +39,60 @@ macro_rules! in_groups {
             }
         }
     };
+}
+
+/// [`Form::q8_keys`](super::attention::Form::q8_keys).
+///
+/// # Safety
+/// The instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn q8_keys<V: Vector>(quants: &[i8], scales: &[f16], keys: &mut [f32]) {
+    let (quants, keys) = (quants.as_chunks::<PAGE_TOKENS>().0, keys.as_chunks_mut::<PAGE_TOKENS>().0);
+    let blocks = quants.chunks(KV_BLOCK).zip(keys.chunks_mut(KV_BLOCK));
+    for ((quants, keys), scales) in blocks.zip(scales.as_chunks::<PAGE_TOKENS>().0) {
+        let mut column = 0;
+        // As in `scores`: all tokens at once, but with 4 lanes half of them.
+        while column < PAGE_TOKENS {
+            macro_rules! tokens {
+                ($c:literal) => {{
+                    // SAFETY: the caller's promise; each row has PAGE_TOKENS elements, whole registers.
+                    let by: [V; $c] = std::array::from_fn(|c| unsafe {
+                        V::load_f16(scales.as_ptr().add(column + c * V::LANES).cast())
+                    });
+                    for (quants, keys) in quants.iter().zip(&mut *keys) {
+                        for (c, by) in by.iter().enumerate() {
+                            let at = column + c * V::LANES;
+                            // SAFETY: as above.
+                            unsafe {
+                                V::load_i8(quants.as_ptr().add(at)).mul(*by).store(keys.as_mut_ptr().add(at));
+                            }
+                        }
+                    }
+                    column += $c * V::LANES;
+                }};
+            }
+            if V::LANES == 16 { tokens!(2) } else { tokens!(4) }
+        }
+    }
+}
+
+/// [`Form::q8_row`](super::attention::Form::q8_row).
+///
+/// # Safety
+/// The instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn q8_row<V: Vector>(quants: &[i8], scales: &[f16], out: &mut [f32]) {
+    let ((quants, q_rest), (out, o_rest)) = (quants.as_chunks::<KV_BLOCK>(), out.as_chunks_mut::<KV_BLOCK>());
+    for ((quants, scale), out) in quants.iter().zip(scales).zip(&mut *out) {
+        // SAFETY: the caller's promise; a scale is a half, and a block is whole registers.
+        unsafe {
+            let by = V::splat_f16(std::ptr::from_ref(scale).cast());
+            for at in (0..KV_BLOCK).step_by(V::LANES) {
+                V::load_i8(quants.as_ptr().add(at)).mul(by).store(out.as_mut_ptr().add(at));
+            }
+        }
+    }
+    scalar::q8_row(q_rest, scales.get(quants.len()..).unwrap_or_default(), o_rest);
 }
 
 /// [`Form::scores`](super::attention::Form::scores).

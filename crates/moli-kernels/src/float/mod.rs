@@ -21,6 +21,7 @@ mod heads;
 mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod pages;
 mod parallel;
 mod rope;
 mod scalar;
@@ -28,9 +29,11 @@ mod scalar;
 mod tests;
 
 pub use attention::{AttentionArgs, PAGE_TOKENS};
+pub use pages::{KV_BLOCK, KvPages, KvPagesMut};
 pub(crate) use parallel::Pieces;
 pub use rope::{RopeAngles, RopeStyle};
 
+use crate::quant::eight_bits;
 use crate::{Isa, KernelError, Kernels, Pool};
 use attention::{Block, Scratch};
 use half::f16;
@@ -55,6 +58,8 @@ pub(crate) struct FloatOps {
     max: fn(&[f32]) -> f32,
     sum_exp: fn(&[f32], f32) -> f64,
     to_f16: fn(&[f32], &mut [f16]),
+    /// See [`eight_bits`].
+    to_q8: fn(&[f32], &mut [i8]) -> f16,
     attend: fn(&AttentionArgs<'_>, &Block, &mut Scratch),
     merge: Merge,
 }
@@ -78,6 +83,7 @@ impl FloatOps {
                 max: avx2::max,
                 sum_exp: avx2::sum_exp,
                 to_f16: avx2::to_f16,
+                to_q8: avx2::to_q8,
                 merge: avx2::merge,
                 attend: if isa == Isa::Avx2 {
                     attention::attend::<avx2::Avx2>
@@ -104,6 +110,7 @@ impl FloatOps {
                 max: scalar::max,
                 sum_exp: scalar::sum_exp,
                 to_f16: scalar::to_f16,
+                to_q8: eight_bits,
                 merge: scalar::merge,
                 attend: attention::attend::<scalar::Scalar>,
             },
@@ -216,53 +223,24 @@ impl Kernels {
         attention::bytes(threads, heads, head_dim, tokens)
     }
 
-    /// Writes keys and values into their pages, rounded to half precision (to the nearest, ties to even; infinity beyond
-    /// its range).
+    /// Writes keys and values into their pages: rounded to half precision (to the nearest, ties to even; infinity beyond
+    /// its range), or to q8_0 (halves away from zero; a block with a value that is not finite, or of 8.3 million and more,
+    /// has no finite element).
     ///
-    /// keys, values: `[rows, kv_heads, head_dim]`; k_pages: `[pages, kv_heads, head_dim, PAGE_TOKENS]`; v_pages: `[pages,
-    /// kv_heads, PAGE_TOKENS, head_dim]`; slots: `[rows]`.
+    /// keys, values: `[rows, kv_heads, head_dim]`; slots: `[rows]`.
     ///
     /// # Errors
     /// [`KernelError::Length`] when there is not one row for each slot, or a slot is outside the pages. Rows before a
     /// wrong slot are written.
     pub fn store_kv(
         &self,
-        (keys, values): (&[f32], &[f32]),
+        rows: (&[f32], &[f32]),
         kv_heads: usize,
         head_dim: usize,
         slots: &[KvSlot],
-        (k_pages, v_pages): (&mut [f16], &mut [f16]),
+        (k_pages, v_pages): (KvPagesMut<'_>, KvPagesMut<'_>),
     ) -> Result<(), KernelError> {
-        let shape = |what, expected, actual| Err(KernelError::Length { what, expected, actual });
-        let row_len = kv_heads.saturating_mul(head_dim);
-        let wanted = row_len.saturating_mul(slots.len());
-        if row_len == 0 || keys.len() != wanted || values.len() != wanted {
-            return shape("key and value rows", wanted, keys.len().min(values.len()));
-        }
-        let count = k_pages.len().min(v_pages.len()) / row_len.saturating_mul(PAGE_TOKENS);
-        let rows = keys.chunks_exact(row_len).zip(values.chunks_exact(row_len));
-        for ((keys, values), slot) in rows.zip(slots) {
-            let (page, token) = (slot.page as usize, slot.token as usize);
-            if page >= count {
-                return shape("page of a slot", count, page);
-            }
-            if token >= PAGE_TOKENS {
-                return shape("token of a slot", PAGE_TOKENS, token);
-            }
-            let heads = keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim));
-            for (head, (key, value)) in heads.enumerate() {
-                let start = (page * kv_heads + head) * PAGE_TOKENS * head_dim;
-                let page = start..start + PAGE_TOKENS * head_dim;
-                (self.float.to_f16)(
-                    value,
-                    &mut v_pages[page.clone()][token * head_dim..(token + 1) * head_dim],
-                );
-                for (key, to) in key.iter().zip(k_pages[page].chunks_exact_mut(PAGE_TOKENS)) {
-                    to[token] = f16::from_f32(*key);
-                }
-            }
-        }
-        Ok(())
+        pages::store(&self.float, rows, kv_heads, head_dim, slots, (k_pages, v_pages))
     }
 
     /// gate = silu(gate) * up, elementwise (SwiGLU; Shazeer, arXiv:2002.05202).

@@ -79,6 +79,16 @@ impl Form for Neon {
         to_f32(x, out);
     }
 
+    fn q8_keys(quants: &[i8], scales: &[f16], keys: &mut [f32]) {
+        // SAFETY: every aarch64 has NEON.
+        unsafe { heads::q8_keys::<float32x4_t>(quants, scales, keys) }
+    }
+
+    fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
+        // SAFETY: every aarch64 has NEON.
+        unsafe { heads::q8_row::<float32x4_t>(quants, scales, out) }
+    }
+
     fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
         // SAFETY: every aarch64 has NEON.
         unsafe { heads::scores::<float32x4_t>(q, dim, keys, scores) }

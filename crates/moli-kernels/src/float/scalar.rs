@@ -11,7 +11,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::attention::{Form, PAGE_TOKENS, Scores};
-use super::math;
+use super::{KV_BLOCK, math};
 use half::f16;
 use std::ops::Range;
 
@@ -169,6 +169,14 @@ pub(super) fn to_f32(x: &[f16], out: &mut [f32]) {
     }
 }
 
+/// Blocks of q8_0, exactly; the last may be shorter.
+#[inline(always)]
+pub(super) fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
+    for (i, (quant, out)) in quants.iter().zip(out).enumerate() {
+        *out = f32::from(*quant) * scales[i / KV_BLOCK].to_f32();
+    }
+}
+
 /// One page's step of the running softmax, for one query.
 ///
 /// `scores` of the keys in `low..high` become e^(score - m), those of the others 0, where `m` is the running maximum
@@ -225,6 +233,20 @@ pub(super) struct Scalar;
 impl Form for Scalar {
     fn to_f32(x: &[f16], out: &mut [f32]) {
         to_f32(x, out);
+    }
+
+    fn q8_keys(quants: &[i8], scales: &[f16], keys: &mut [f32]) {
+        let rows = quants.chunks_exact(PAGE_TOKENS).zip(keys.chunks_exact_mut(PAGE_TOKENS));
+        for (d, (quants, keys)) in rows.enumerate() {
+            for token in 0..PAGE_TOKENS {
+                let scale = scales[d / KV_BLOCK * PAGE_TOKENS + token];
+                keys[token] = f32::from(quants[token]) * scale.to_f32();
+            }
+        }
+    }
+
+    fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
+        q8_row(quants, scales, out);
     }
 
     fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {

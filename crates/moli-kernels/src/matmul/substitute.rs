@@ -94,6 +94,12 @@ impl Vector for Float {
     unsafe fn load_f16(from: *const u8) -> Self {
         unsafe { from.cast::<[[u8; 2]; 16]>().read_unaligned() }.map(|b| half::f16::from_le_bytes(b).to_f32())
     }
+    unsafe fn splat_f16(from: *const u8) -> Self {
+        [half::f16::from_le_bytes(unsafe { from.cast::<[u8; 2]>().read_unaligned() }).to_f32(); 16]
+    }
+    unsafe fn load_i8(from: *const i8) -> Self {
+        unsafe { from.cast::<[i8; 16]>().read_unaligned() }.map(f32::from)
+    }
     unsafe fn load_bf16(from: *const u8) -> Self {
         unsafe { from.cast::<[[u8; 2]; 16]>().read_unaligned() }
             .map(|b| half::bf16::from_le_bytes(b).to_f32())

@@ -4,6 +4,7 @@ pub(crate) mod blocks;
 mod quantize;
 pub(crate) mod unpack;
 
+pub(crate) use quantize::eight_bits;
 pub use quantize::quantize;
 
 use half::{bf16, f16};

@@ -28,7 +28,7 @@ pub fn quantize(ttype: TensorType, x: &[f32], out: &mut Vec<u8>) -> Result<(), K
         TensorType::Q5_0 => blocks.iter().for_each(|x| symmetric(x, 16, out)),
         TensorType::Q4_1 => blocks.iter().for_each(|x| ranged(x, 15, out)),
         TensorType::Q5_1 => blocks.iter().for_each(|x| ranged(x, 31, out)),
-        TensorType::Q8_0 => blocks.iter().for_each(|x| eight_bits(x, out)),
+        TensorType::Q8_0 => blocks.iter().for_each(|x| q8_0(x, out)),
         TensorType::Q2K => super_blocks.iter().for_each(|x| q2_k(x, out)),
         TensorType::Q3K => super_blocks.iter().for_each(|x| q3_k(x, out)),
         TensorType::Q4K => super_blocks.iter().for_each(|x| q45_k(x, 15, out)),
@@ -39,11 +39,13 @@ pub fn quantize(ttype: TensorType, x: &[f32], out: &mut Vec<u8>) -> Result<(), K
 }
 
 /// The inverse, or 0 for 0.
+#[inline(always)]
 fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
 }
 
 /// `v` rounded and brought into `low..=high`. A NaN becomes 0.
+#[inline(always)]
 fn clamped(v: f32, low: i32, high: i32) -> i32 {
     (v.round() as i32).clamp(low, high)
 }
@@ -89,12 +91,25 @@ fn ranged(x: &[f32; 32], most: i32, out: &mut Vec<u8>) {
     push_nibbles(&q, most == 31, out);
 }
 
-/// Q8_0.
-fn eight_bits(x: &[f32; 32], out: &mut Vec<u8>) {
-    let d = extreme(x).abs() / 127.0;
+/// A block of Q8_0, or the shorter one at the end of a head: the quantised values and the scale, max|x| / 127. A value that
+/// is not finite makes a scale that is not.
+#[inline(always)]
+pub(crate) fn eight_bits(x: &[f32], q: &mut [i8]) -> f16 {
+    // As integers, so that a NaN is the greatest.
+    let most = x.iter().fold(0, |most, v| v.abs().to_bits().max(most));
+    let d = f32::from_bits(most) / 127.0;
     let id = inverse(d);
-    push_half(out, d);
-    out.extend(x.map(|v| clamped(v * id, -128, 127) as u8));
+    for (q, v) in q.iter_mut().zip(x) {
+        *q = clamped(v * id, -128, 127) as i8;
+    }
+    f16::from_f32(d)
+}
+
+/// Q8_0.
+fn q8_0(x: &[f32; 32], out: &mut Vec<u8>) {
+    let mut q = [0; 32];
+    out.extend(eight_bits(x, &mut q).to_le_bytes());
+    out.extend(q.map(|q| q as u8));
 }
 
 /// For each sub-block of `N` a step and a minimum (not positive) such that the values are `step * q + minimum` with q

@@ -1,0 +1,153 @@
+//! What many answers at once cost each other: `cargo bench -p moli-engine --bench sessions [-- MODEL.gguf]`.
+//!
+//! Three tables, each of interleaved rounds with medians: eight answers together against one; the pauses of a running answer
+//! while a long prompt arrives, against the step that the prompt's chunk takes; the time to the first token of a prompt whose
+//! beginning another had. `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (5).
+
+#![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use moli_engine::{Answer, CancelToken, Engine, EngineOptions, GenerateParams, SamplerParams};
+
+const ANSWERS: usize = 8;
+const TOKENS: usize = 96;
+const LONG: usize = 4000;
+const SHARED: usize = 1000;
+
+fn main() {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let rounds: usize = number("MOLI_ROUNDS").unwrap_or(5);
+    let model = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let model = match model {
+        Some(path) => PathBuf::from(path),
+        None => moli_testkit::real_model("smollm2-135m-instruct").expect("the catalogue's model"),
+    };
+    let load = |context, sessions| {
+        let options = EngineOptions {
+            threads: number("MOLI_THREADS"),
+            context: Some(context),
+            sessions,
+            ..EngineOptions::default()
+        };
+        Engine::load(&model, &options).expect("a model")
+    };
+    println!("{}, {}\n", model.display(), load(64, 1).description());
+    together(&load(1024, ANSWERS), rounds);
+    long_prompt(&load(LONG + 512, 2), rounds);
+    shared_beginning(&load(2048, 2), rounds);
+}
+
+/// Text that no other number has.
+fn prompt(engine: &Engine, number: usize, tokens: usize) -> Vec<u32> {
+    let text: String =
+        (0..tokens).map(|word| format!("{} ", (word + 1) * (number + 3) * 7919 % 10007)).collect();
+    let mut ids = engine.encode(&text).expect("ids");
+    ids.truncate(tokens);
+    ids
+}
+
+/// Nothing of one round is cached in the next.
+fn fresh(round: usize) -> usize {
+    1000 * (round + 1)
+}
+
+fn submit(engine: &Engine, prompt: &[u32], tokens: usize) -> Answer {
+    let params = GenerateParams {
+        max_tokens: Some(tokens),
+        sampling: SamplerParams::greedy(),
+        ignore_eos: true,
+        speculation: false,
+        ..GenerateParams::default()
+    };
+    engine.submit(prompt, &params, &CancelToken::new()).expect("an answer")
+}
+
+fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn spread(samples: &[f64]) -> String {
+    let low = samples.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = samples.iter().copied().fold(0.0, f64::max);
+    format!("{:.2} ({low:.2} to {high:.2})", median(samples.to_vec()))
+}
+
+/// Tokens per second of `count` answers together, their prompts not counted.
+fn speed(engine: &Engine, count: usize, round: usize) -> f64 {
+    let prompts: Vec<Vec<u32>> = (0..count).map(|i| prompt(engine, fresh(round) + i, 16)).collect();
+    let mut answers: Vec<Answer> = prompts.iter().map(|prompt| submit(engine, prompt, TOKENS + 1)).collect();
+    for answer in &mut answers {
+        answer.next().expect("a token").expect("no error");
+    }
+    let started = Instant::now();
+    let tokens: usize = answers.into_iter().map(Iterator::count).sum();
+    tokens as f64 / started.elapsed().as_secs_f64()
+}
+
+fn together(engine: &Engine, rounds: usize) {
+    speed(engine, ANSWERS, rounds);
+    let samples: Vec<(f64, f64)> =
+        (0..rounds).map(|round| (speed(engine, 1, round), speed(engine, ANSWERS, round + 100))).collect();
+    let ratios: Vec<f64> = samples.iter().map(|(one, all)| all / one).collect();
+    println!("| answers | tokens/s | ratio |\n|---|---|---|");
+    println!("| 1 | {:.1} | |", median(samples.iter().map(|sample| sample.0).collect()));
+    println!(
+        "| {ANSWERS} | {:.1} | {} |\n",
+        median(samples.iter().map(|sample| sample.1).collect()),
+        spread(&ratios)
+    );
+}
+
+fn long_prompt(engine: &Engine, rounds: usize) {
+    println!("| | pause between two tokens, ms |\n|---|---|");
+    let (mut quiet, mut busy, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let mut running = submit(engine, &prompt(engine, fresh(round), 16), 400);
+        let mut latest = None;
+        let mut pause = |running: &mut Answer| -> Option<Duration> {
+            running.next()?.expect("no error");
+            let now = Instant::now();
+            Some(now - latest.replace(now).unwrap_or(now))
+        };
+        let longest =
+            |pauses: Vec<Duration>| pauses.into_iter().max().unwrap_or_default().as_secs_f64() * 1e3;
+        pause(&mut running);
+        quiet.push(longest((0..40).map_while(|_| pause(&mut running)).collect()));
+        let long = submit(engine, &prompt(engine, fresh(round) + 1, LONG), 1);
+        let mut pauses = Vec::new();
+        while engine.counters().running > 1 || pauses.len() < 3 {
+            pauses.extend(pause(&mut running));
+        }
+        busy.push(longest(pauses.clone()));
+        tokens.push(pauses.len() as f64 / LONG.div_ceil(128) as f64);
+        drop(long);
+    }
+    println!("| longest while alone | {} |", spread(&quiet));
+    println!("| longest while a prompt of {LONG} tokens is read | {} |", spread(&busy));
+    println!("\nIts tokens for each chunk of 128 of the prompt's: {}\n", spread(&tokens));
+}
+
+fn shared_beginning(engine: &Engine, rounds: usize) {
+    let mut ratios = Vec::new();
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let beginning = prompt(engine, fresh(round), SHARED);
+        let ttft = |end: u32| {
+            let ids: Vec<u32> =
+                beginning.iter().copied().chain((0..20).map(|i| 100 + end * 50 + i)).collect();
+            let mut answer = submit(engine, &ids, 2);
+            let _ = answer.by_ref().count();
+            answer.summary().timings.ttft.as_secs_f64() * 1e3
+        };
+        let (cold, warm) = (ttft(1), ttft(2));
+        ratios.push(cold / warm);
+        first.push(cold);
+        second.push(warm);
+    }
+    println!("| prompt of {SHARED} shared tokens and 20 of its own | first token after, ms |\n|---|---|");
+    println!("| the first | {:.1} |\n| the second | {:.1} |", median(first), median(second));
+    println!("| ratio | {} |", spread(&ratios));
+}

@@ -1,0 +1,200 @@
+//! Keys and values of all layers, in pages.
+
+use std::ops::Range;
+
+use half::f16;
+use moli_kernels::{KV_BLOCK, KvPages, KvPagesMut, PAGE_TOKENS, Zero};
+
+use super::zeros;
+use crate::{KvType, ModelError};
+
+/// Keys and values, each `[layer][page]`; what a page holds, [`KvPages`] says.
+pub struct CpuCache {
+    keys: Part,
+    values: Part,
+    layers: usize,
+}
+
+/// The keys or the values.
+enum Part {
+    F16(Paged<f16>),
+    Q8_0 { quants: Paged<i8>, scales: Paged<f16> },
+}
+
+/// Elements `[layer][page][element]`.
+struct Paged<T> {
+    elements: Vec<T>,
+    /// Elements of a layer, and of a page in it.
+    layer: usize,
+    page: usize,
+}
+
+impl CpuCache {
+    /// Zeros.
+    ///
+    /// # Errors
+    /// [`ModelError::TooLarge`].
+    pub(super) fn new(
+        layers: usize,
+        pages: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        kv_type: KvType,
+    ) -> Result<Self, ModelError> {
+        let part = || -> Result<Part, ModelError> {
+            let blocks = head_dim.div_ceil(KV_BLOCK);
+            Ok(match kv_type {
+                KvType::F16 => Part::F16(Paged::new([layers, pages, kv_heads, head_dim])?),
+                KvType::Q8_0 => Part::Q8_0 {
+                    quants: Paged::new([layers, pages, kv_heads, head_dim])?,
+                    scales: Paged::new([layers, pages, kv_heads, blocks])?,
+                },
+            })
+        };
+        Ok(Self { keys: part()?, values: part()?, layers })
+    }
+
+    /// The keys and the values of a layer.
+    pub(super) fn layer(&self, layer: usize) -> (KvPages<'_>, KvPages<'_>) {
+        (self.keys.layer(layer), self.values.layer(layer))
+    }
+
+    /// [`layer`](Self::layer) to write to.
+    pub(super) fn layer_mut(&mut self, layer: usize) -> (KvPagesMut<'_>, KvPagesMut<'_>) {
+        (self.keys.layer_mut(layer), self.values.layer_mut(layer))
+    }
+
+    /// Bytes of a page in all layers.
+    pub(super) fn page_bytes(&self) -> usize {
+        self.layers * self.arrays().map(|array| array.page_bytes()).sum::<usize>()
+    }
+
+    /// Copies a page to another, in all layers. Both exist.
+    pub(super) fn copy_page(&mut self, from: u32, to: u32) {
+        for layer in 0..self.layers {
+            self.arrays_mut().for_each(|array| array.copy(layer, from, to));
+        }
+    }
+
+    /// Appends a page, layer by layer: its keys, then its values; in q8_0 of each the integers, then the scales.
+    pub(super) fn read_page(&self, page: u32, out: &mut Vec<u8>) {
+        for layer in 0..self.layers {
+            self.arrays().for_each(|array| array.read(layer, page, out));
+        }
+    }
+
+    /// The inverse of [`read_page`](Self::read_page).
+    pub(super) fn write_page(&mut self, page: u32, mut bytes: &[u8]) {
+        for layer in 0..self.layers {
+            self.arrays_mut().for_each(|array| bytes = array.write(layer, page, bytes));
+        }
+    }
+
+    fn arrays(&self) -> impl Iterator<Item = &dyn Array> {
+        [&self.keys, &self.values].into_iter().flat_map(Part::arrays).flatten()
+    }
+
+    fn arrays_mut(&mut self) -> impl Iterator<Item = &mut dyn Array> {
+        [&mut self.keys, &mut self.values].into_iter().flat_map(Part::arrays_mut).flatten()
+    }
+}
+
+impl Part {
+    fn layer(&self, layer: usize) -> KvPages<'_> {
+        match self {
+            Self::F16(all) => KvPages::F16(all.layer(layer)),
+            Self::Q8_0 { quants, scales } => {
+                KvPages::Q8_0 { quants: quants.layer(layer), scales: scales.layer(layer) }
+            }
+        }
+    }
+
+    fn layer_mut(&mut self, layer: usize) -> KvPagesMut<'_> {
+        match self {
+            Self::F16(all) => KvPagesMut::F16(all.layer_mut(layer)),
+            Self::Q8_0 { quants, scales } => {
+                KvPagesMut::Q8_0 { quants: quants.layer_mut(layer), scales: scales.layer_mut(layer) }
+            }
+        }
+    }
+
+    fn arrays(&self) -> [Option<&dyn Array>; 2] {
+        match self {
+            Self::F16(all) => [Some(all), None],
+            Self::Q8_0 { quants, scales } => [Some(quants), Some(scales)],
+        }
+    }
+
+    fn arrays_mut(&mut self) -> [Option<&mut dyn Array>; 2] {
+        match self {
+            Self::F16(all) => [Some(all), None],
+            Self::Q8_0 { quants, scales } => [Some(quants), Some(scales)],
+        }
+    }
+}
+
+/// [`Paged`] numbers of some type.
+trait Array {
+    fn page_bytes(&self) -> usize;
+    fn copy(&mut self, layer: usize, from: u32, to: u32);
+    /// Appends a page's numbers, little-endian.
+    fn read(&self, layer: usize, page: u32, out: &mut Vec<u8>);
+    /// Takes a page's numbers from the front of `bytes`, and returns the rest.
+    fn write<'a>(&mut self, layer: usize, page: u32, bytes: &'a [u8]) -> &'a [u8];
+}
+
+impl<T: Zero> Paged<T> {
+    /// `dims`: layers, pages, heads, and the numbers of a head for one token.
+    fn new([layers, pages, heads, width]: [usize; 4]) -> Result<Self, ModelError> {
+        let elements = zeros("the KV cache", &[layers, pages, heads, PAGE_TOKENS, width])?;
+        let page = heads * PAGE_TOKENS * width;
+        Ok(Self { elements, layer: pages * page, page })
+    }
+
+    fn layer(&self, layer: usize) -> &[T] {
+        &self.elements[layer * self.layer..(layer + 1) * self.layer]
+    }
+
+    fn layer_mut(&mut self, layer: usize) -> &mut [T] {
+        &mut self.elements[layer * self.layer..(layer + 1) * self.layer]
+    }
+
+    fn page(&self, layer: usize, page: u32) -> Range<usize> {
+        let start = layer * self.layer + page as usize * self.page;
+        start..start + self.page
+    }
+}
+
+macro_rules! arrays {
+    ($($element:ty),*) => {$(
+        impl Array for Paged<$element> {
+            fn page_bytes(&self) -> usize {
+                self.page * size_of::<$element>()
+            }
+
+            fn copy(&mut self, layer: usize, from: u32, to: u32) {
+                let (from, to) = (self.page(layer, from), self.page(layer, to));
+                self.elements.copy_within(from, to.start);
+            }
+
+            fn read(&self, layer: usize, page: u32, out: &mut Vec<u8>) {
+                let start = out.len();
+                out.resize(start + self.page_bytes(), 0);
+                // Whole numbers at a time, which the compiler makes one copy of.
+                for (to, element) in out[start..].as_chunks_mut().0.iter_mut().zip(&self.elements[self.page(layer, page)]) {
+                    *to = element.to_le_bytes();
+                }
+            }
+
+            fn write<'a>(&mut self, layer: usize, page: u32, bytes: &'a [u8]) -> &'a [u8] {
+                let (bytes, rest) = bytes.split_at(self.page_bytes().min(bytes.len()));
+                let page = self.page(layer, page);
+                for (element, from) in self.elements[page].iter_mut().zip(bytes.as_chunks().0) {
+                    *element = <$element>::from_le_bytes(*from);
+                }
+                rest
+            }
+        }
+    )*};
+}
+arrays!(f16, i8);

@@ -1,0 +1,146 @@
+//! What an answer says does not depend on how it was computed.
+
+use std::path::Path;
+
+use moli_engine::{Answer, CancelToken, Engine, EngineOptions, GenerateParams, SamplerParams, Scheduling};
+
+use crate::{Outcome, load_path};
+
+const TOKENS: usize = 24;
+
+/// 50 prompts of several kinds and lengths.
+fn prompts() -> Vec<String> {
+    let topics = [
+        "the sea",
+        "a hospital",
+        "taxes",
+        "a robot arm",
+        "学校",
+        "прогноз",
+        "bread",
+        "rust",
+        "长城",
+        "the moon",
+    ];
+    topics
+        .iter()
+        .flat_map(|topic| {
+            [
+                format!("Once upon a time there was {topic} and"),
+                format!("Q: What is the most important thing about {topic}?\nA:"),
+                format!("def describe():\n    \"\"\"{topic}\"\"\"\n    return ["),
+                format!("{topic}: 1, 2, 3, 1, 2, 3, 1, 2, 3, 1,"),
+                format!("{} In short, {topic}", format!("This is a longer text about {topic}. ").repeat(12)),
+            ]
+        })
+        .collect()
+}
+
+/// How the answers are asked for.
+#[derive(Clone, Copy)]
+struct How {
+    together: usize,
+    speculation: bool,
+    /// Later prompts have a higher priority.
+    preempting: bool,
+}
+
+impl How {
+    fn together(together: usize) -> Self {
+        Self { together, speculation: false, preempting: false }
+    }
+
+    fn guessing(self) -> Self {
+        Self { speculation: true, ..self }
+    }
+}
+
+/// Greedy for even prompts, seeded for odd ones.
+fn params(index: usize, how: How) -> GenerateParams {
+    let seeded = SamplerParams { seed: Some(index as u64), ..SamplerParams::default() };
+    let sampling = if index % 2 == 0 { SamplerParams::greedy() } else { seeded };
+    GenerateParams {
+        max_tokens: Some(TOKENS),
+        sampling,
+        ignore_eos: true,
+        speculation: how.speculation,
+        priority: if how.preempting { index as i32 } else { 0 },
+        ..GenerateParams::default()
+    }
+}
+
+fn submit(engine: &Engine, index: usize, prompt: &str, how: How) -> Result<Answer, String> {
+    let ids = engine.encode(prompt).map_err(|error| error.to_string())?;
+    engine.submit(&ids, &params(index, how), &CancelToken::new()).map_err(|error| error.to_string())
+}
+
+fn text(answer: Answer) -> Result<(String, Vec<u32>), String> {
+    let mut ids = Vec::new();
+    let mut text = String::new();
+    for chunk in answer {
+        let chunk = chunk.map_err(|error| error.to_string())?;
+        ids.extend(chunk.token.map(|token| token.id));
+        text.push_str(&chunk.text);
+    }
+    Ok((text, ids))
+}
+
+fn answers(engine: &Engine, how: How) -> Result<Vec<(String, Vec<u32>)>, String> {
+    let prompts = prompts();
+    let mut all = Vec::new();
+    for group in prompts.iter().enumerate().collect::<Vec<_>>().chunks(how.together) {
+        let submitted: Result<Vec<Answer>, String> =
+            group.iter().map(|&(index, prompt)| submit(engine, index, prompt, how)).collect();
+        for answer in submitted? {
+            all.push(text(answer)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Byte for byte the same alone, in a batch of 8, on a cache hit, after preemption, with any chunk, with guesses.
+pub(crate) fn answers_do_not_depend_on_the_company(path: &Path, base: &EngineOptions) -> Outcome {
+    let no_cache = Scheduling { prefix_cache_bytes: Some(0), ..Scheduling::default() };
+    let load = |change: &dyn Fn(&mut EngineOptions)| {
+        let mut options = EngineOptions { context: Some(256), sessions: 8, ..base.clone() };
+        change(&mut options);
+        load_path(path, &options)
+    };
+    let alone = answers(&load(&|options| options.scheduling = no_cache.clone())?, How::together(1))?;
+    let check = |what: &str, found: Vec<(String, Vec<u32>)>| match alone
+        .iter()
+        .zip(&found)
+        .position(|(alone, found)| alone != found)
+    {
+        None if found.len() == alone.len() => Ok(()),
+        at => Err(format!("{what}: prompt {at:?} is answered otherwise")),
+    };
+    let engine = load(&|_| {})?;
+    check("in a batch of 8", answers(&engine, How::together(8))?)?;
+    let before = engine.counters().cached_tokens;
+    check("on a cache hit", answers(&engine, How::together(1))?)?;
+    if engine.counters().cached_tokens == before {
+        return Err("nothing was cached".to_owned());
+    }
+    check("with guesses, on a cache hit", answers(&engine, How::together(1).guessing())?)?;
+    let engine = load(&|_| {})?;
+    check("with guesses, in a batch of 4", answers(&engine, How::together(4).guessing())?)?;
+    if engine.counters().accepted == 0 {
+        return Err("no guess was right".to_owned());
+    }
+    for chunk in [1, 7, 64] {
+        let engine = load(&|options| {
+            options.prefill_chunk = chunk;
+            options.scheduling = no_cache.clone();
+        })?;
+        check(&format!("in chunks of {chunk}"), answers(&engine, How::together(8).guessing())?)?;
+    }
+    // Pages for one context, and eight answers that want them, the last first.
+    let engine = load(&|options| options.sessions = 1)?;
+    let preempting = How { preempting: true, ..How::together(8).guessing() };
+    check("where pages run out", answers(&engine, preempting)?)?;
+    if engine.counters().preempted == 0 {
+        return Err("nobody was preempted".to_owned());
+    }
+    Ok(())
+}
