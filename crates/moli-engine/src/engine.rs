@@ -32,9 +32,9 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 /// Tokens of a prompt that are computed at once where nothing else is asked for.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 
-const MAX_THREADS: usize = 1024;
-const MAX_PREFILL_CHUNK: usize = 1 << 16;
-const MAX_SESSIONS: usize = 1 << 12;
+pub(crate) const MAX_THREADS: usize = 1024;
+pub(crate) const MAX_PREFILL_CHUNK: usize = 1 << 16;
+pub(crate) const MAX_SESSIONS: usize = 1 << 12;
 const MAX_QUEUE: usize = 1 << 20;
 
 /// How a model is loaded.
@@ -482,7 +482,7 @@ fn trained_context(metadata: &moli_format::Metadata) -> Result<Option<usize>, En
     Ok(metadata.u64_opt(&key)?.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)))
 }
 
-fn between(name: &'static str, value: usize, high: usize) -> Result<(), EngineError> {
+pub(crate) fn between(name: &'static str, value: usize, high: usize) -> Result<(), EngineError> {
     if (1..=high).contains(&value) {
         return Ok(());
     }

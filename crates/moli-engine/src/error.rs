@@ -4,6 +4,8 @@ use moli_format::FormatError;
 use moli_model::ModelError;
 use moli_text::TextError;
 
+use crate::plan::Shortage;
+
 /// Why an engine can't be loaded or an answer can't be given.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,6 +48,9 @@ pub enum EngineError {
         /// What it may be.
         allowed: String,
     },
+    /// The model does not fit the memory that there is for it. Nothing was loaded.
+    #[error("{0}")]
+    DoesNotFit(Box<Shortage>),
     /// A logit that is not a number.
     #[error("the logit of token {token} is {value}: the model's weights are damaged")]
     NotFinite {

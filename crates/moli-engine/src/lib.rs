@@ -33,6 +33,7 @@ mod math;
 mod model;
 mod params;
 mod perplexity;
+mod plan;
 mod prefix;
 mod sampler;
 mod scheduler;
@@ -44,6 +45,7 @@ mod sync;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod units;
 mod watchdog;
 mod worker;
 
@@ -62,6 +64,10 @@ pub use moli_text::{
 };
 pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
+pub use plan::{
+    BudgetError, Change, LEAST_CONTEXT, Limit, LimitSource, MemoryBudget, MemoryPlan, PlanOptions, PlanRow, Resident,
+    Settings, Shortage, resident_bytes,
+};
 pub use session::{Generation, Session};
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_LENGTH, MAX_STOP_STRINGS};
 pub use watchdog::Stall;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use moli_engine::{Engine, GenerateParams, TokenOutput};
+use moli_engine::units::megabytes;
+use moli_engine::{Engine, GenerateParams, MemoryPlan, TokenOutput, resident_bytes};
 use serde::Serialize;
 
 use crate::cli::Exit;
@@ -122,7 +123,7 @@ impl Run {
             if self.answer.json {
                 return Err(UsageError("--json needs a prompt: -p TEXT, -f FILE or standard input").into());
             }
-            let (engine, raw) = self.load()?;
+            let (engine, _, raw) = self.load()?;
             let talk = repl::Options {
                 params: self.params()?,
                 system: self.prompt.system,
@@ -134,7 +135,7 @@ impl Run {
         if prompt.is_empty() {
             return Err(UsageError("the prompt is empty").into());
         }
-        let (engine, raw) = self.load()?;
+        let (engine, plan, raw) = self.load()?;
         let ids = if raw {
             engine.encode(&prompt)?
         } else {
@@ -142,12 +143,12 @@ impl Run {
             conversation.push_user(&prompt);
             engine.encode_chat(conversation.messages())?
         };
-        self.answer_once(&engine, &ids)
+        self.answer_once(&engine, &plan, &ids)
     }
 
-    /// The engine, and whether prompts go to it without a template.
-    fn load(&self) -> Result<(Engine, bool)> {
-        let engine = load::engine(&self.model, self.context, &self.compute)?;
+    /// The engine, what was planned for it, and whether prompts go to it without a template.
+    fn load(&self) -> Result<(Engine, MemoryPlan, bool)> {
+        let (engine, plan) = load::engine(&self.model, self.context, &self.compute)?;
         let raw = self.prompt.raw || engine.chat_template()?.is_none();
         if raw && !self.prompt.raw {
             if self.prompt.system.is_some() {
@@ -155,7 +156,7 @@ impl Run {
             }
             note!("this model has no chat template: the prompt is continued as it stands (as with --raw)");
         }
-        Ok((engine, raw))
+        Ok((engine, plan, raw))
     }
 
     fn params(&self) -> Result<GenerateParams> {
@@ -169,7 +170,7 @@ impl Run {
         })
     }
 
-    fn answer_once(&self, engine: &Engine, ids: &[u32]) -> Result<Exit> {
+    fn answer_once(&self, engine: &Engine, plan: &MemoryPlan, ids: &[u32]) -> Result<Exit> {
         let seed = self.sampling.seed.unwrap_or_else(new_seed);
         let mut params = self.params()?;
         params.sampling.seed = Some(seed);
@@ -196,6 +197,8 @@ impl Run {
         if self.answer.stats {
             note!("load: {:.0} ms, {}", milliseconds(engine.load_time()), engine.description());
             note!("{}", stats(&reply.summary));
+            let peak = resident_bytes().map(|resident| format!(", {} at the peak", megabytes(resident.peak)));
+            note!("memory: {} planned{}", megabytes(plan.total_bytes), peak.unwrap_or_default());
             note!("seed: {seed}");
         }
         Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
