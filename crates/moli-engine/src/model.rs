@@ -7,7 +7,7 @@ use moli_kernels::{Isa, Kernels};
 use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, Tokenizer};
 
-use crate::EngineError;
+use crate::{EngineError, MemoryPlan};
 use crate::constraint::{Compiler, Constraint, Grammar};
 use crate::sampler::Breakers;
 
@@ -22,6 +22,7 @@ pub(crate) struct Model {
     /// Tokens of a timeline.
     pub(crate) context: usize,
     pub(crate) load_time: Duration,
+    pub(crate) plan: Option<MemoryPlan>,
     breakers: Mutex<Option<BreakerCache>>,
     /// Made for the first grammar: it knows every token.
     compiler: OnceLock<Compiler>,
@@ -55,6 +56,7 @@ impl Model {
             template,
             config,
             load_time: Duration::ZERO,
+            plan: None,
             breakers: Mutex::new(None),
             compiler: OnceLock::new(),
             kernels: Kernels::new(isa).map_err(ModelError::from)?,

@@ -21,7 +21,7 @@ use crate::watchdog::Heartbeat;
 use crate::{EngineError, FinishReason};
 
 /// Rows of a step above which guessing does not pay: they cost their full price then.
-const SPECULATIVE_ROWS: usize = MAX_DRAFTS + 1;
+pub(crate) const SPECULATIVE_ROWS: usize = MAX_DRAFTS + 1;
 
 /// What callers and the computing thread share.
 pub(crate) struct Shared {

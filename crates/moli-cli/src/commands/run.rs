@@ -135,7 +135,7 @@ impl Run {
         if prompt.is_empty() {
             return Err(UsageError("the prompt is empty").into());
         }
-        let (engine, plan, raw) = self.load()?;
+        let (engine, raw) = self.load()?;
         let ids = if raw {
             engine.encode(&prompt)?
         } else {
@@ -143,12 +143,12 @@ impl Run {
             conversation.push_user(&prompt);
             engine.encode_chat(conversation.messages())?
         };
-        self.answer_once(&engine, &plan, &ids)
+        self.answer_once(&engine, &ids)
     }
 
-    /// The engine, what was planned for it, and whether prompts go to it without a template.
+    /// The engine, and whether prompts go to it without a template.
     fn load(&self) -> Result<(Engine, MemoryPlan, bool)> {
-        let (engine, plan) = load::engine(&self.model, self.context, &self.compute)?;
+        let engine = load::engine(&self.model, self.context, &self.compute)?;
         let raw = self.prompt.raw || engine.chat_template()?.is_none();
         if raw && !self.prompt.raw {
             if self.prompt.system.is_some() {
@@ -156,7 +156,7 @@ impl Run {
             }
             note!("this model has no chat template: the prompt is continued as it stands (as with --raw)");
         }
-        Ok((engine, plan, raw))
+        Ok((engine, raw))
     }
 
     fn params(&self) -> Result<GenerateParams> {
@@ -170,7 +170,7 @@ impl Run {
         })
     }
 
-    fn answer_once(&self, engine: &Engine, plan: &MemoryPlan, ids: &[u32]) -> Result<Exit> {
+    fn answer_once(&self, engine: &Engine, ids: &[u32]) -> Result<Exit> {
         let seed = self.sampling.seed.unwrap_or_else(new_seed);
         let mut params = self.params()?;
         params.sampling.seed = Some(seed);
