@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use moli_engine::{Engine, MemoryPlan, PlanOptions};
 use moli_format::{Gguf, ReadMode};
-use moli_model::MAX_OUTPUTS;
 use moli_hub::{Hub, HubConfig, Sampling};
+use moli_model::MAX_OUTPUTS;
 
 use crate::affinity;
 use crate::options::ComputeArgs;
@@ -37,7 +37,11 @@ pub(crate) fn sampling(model: &str) -> Result<Sampling> {
 
 /// Loads MODEL with a context of so many tokens, `None`: the model's, within reason, 0: the model's. What had to be made
 /// smaller to fit is said.
-pub(crate) fn engine(model: &str, context: Option<usize>, compute: &ComputeArgs) -> Result<(Engine, MemoryPlan)> {
+pub(crate) fn engine(
+    model: &str,
+    context: Option<usize>,
+    compute: &ComputeArgs,
+) -> Result<(Engine, MemoryPlan)> {
     load(model, context, compute, None)
 }
 
@@ -61,7 +65,8 @@ fn load(
     let mut options = compute.engine_options();
     let plan = {
         let gguf = Gguf::open(&path, ReadMode::Map).with_context(shown)?;
-        let planned = PlanOptions { context: self::context(&gguf, context)?, outputs, ..compute.plan_options() };
+        let planned =
+            PlanOptions { context: self::context(&gguf, context)?, outputs, ..compute.plan_options() };
         MemoryPlan::of(&gguf, &planned).with_context(shown)?
     };
     let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 
 use clap::Args;
 use moli_engine::{
-    DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, PlanOptions, ReadMode, SamplerParams, Scheduling,
+    DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, PlanOptions, ReadMode, SamplerParams,
+    Scheduling,
 };
 use moli_hub::Sampling;
 

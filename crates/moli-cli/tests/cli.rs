@@ -310,7 +310,8 @@ fn inspect_says_what_a_file_is() {
     assert_eq!(json["config"]["kv_heads"], 2);
     let memory = &json["memory"];
     let parts = memory["parts"].as_array().unwrap();
-    let part = |name: &str| parts.iter().find(|part| part["name"] == name).unwrap()["bytes"].as_u64().unwrap();
+    let part =
+        |name: &str| parts.iter().find(|part| part["name"] == name).unwrap()["bytes"].as_u64().unwrap();
     // 2 layers, keys and values, 2 heads of 16 halves, whole pages.
     assert_eq!(part("keys and values") / (2 * 2 * 32 * 2) / 32, 1000u64.div_ceil(32));
     assert_eq!(part("weights"), json["size"].as_u64().unwrap());

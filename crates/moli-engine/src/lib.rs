@@ -59,8 +59,8 @@ pub use moli_text::{ChatTemplate, Message, RenderedPrompt, Tokenizer};
 pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
 pub use plan::{
-    BudgetError, Change, LEAST_CONTEXT, Limit, LimitSource, MemoryBudget, MemoryPlan, PlanOptions, PlanRow, Resident,
-    Settings, Shortage, resident_bytes,
+    BudgetError, Change, LEAST_CONTEXT, Limit, LimitSource, MemoryBudget, MemoryPlan, PlanOptions, PlanRow,
+    Resident, Settings, Shortage, resident_bytes,
 };
 pub use session::{Generation, Session};
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_LENGTH, MAX_STOP_STRINGS};

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use moli_engine::{
-    CancelToken, Engine, EngineOptions, GenerateParams, MemoryPlan, PlanOptions, ReadMode, SamplerParams, Scheduling,
-    resident_bytes,
+    CancelToken, Engine, EngineOptions, GenerateParams, MemoryPlan, PlanOptions, ReadMode, SamplerParams,
+    Scheduling, resident_bytes,
 };
 use moli_format::Gguf;
 use moli_testkit::TinyModel;
@@ -36,7 +36,8 @@ fn run(path: &Path, read_mode: ReadMode) {
     };
     let engine = Engine::load(path, &options).unwrap();
     let prompt: Vec<u32> = (0..(CONTEXT - ANSWER) as u32).map(|i| i * 7 % 256).collect();
-    let params = GenerateParams { ignore_eos: true, sampling: SamplerParams::greedy(), ..GenerateParams::default() };
+    let params =
+        GenerateParams { ignore_eos: true, sampling: SamplerParams::greedy(), ..GenerateParams::default() };
     let mut session = engine.session();
     let answer = session.generate(&prompt, &params, &CancelToken::new()).unwrap();
     let chunks: Vec<_> = answer.collect::<Result<_, _>>().unwrap();
@@ -74,7 +75,8 @@ fn a_running_model_stays_below_its_plan() {
             .unwrap();
         let output = String::from_utf8_lossy(&child.stdout);
         assert!(child.status.success(), "{output}{}", String::from_utf8_lossy(&child.stderr));
-        let peak = output.split_once("peak ").and_then(|(_, peak)| peak.lines().next()).expect("it prints the peak");
+        let peak =
+            output.split_once("peak ").and_then(|(_, peak)| peak.lines().next()).expect("it prints the peak");
         let peak: u64 = peak.parse().unwrap();
         println!("{mode}: {peak} of {}", plan.total_bytes);
         assert!(peak <= plan.total_bytes, "{mode}: {peak} bytes at the peak\n{plan}");

@@ -58,7 +58,8 @@ impl Footprint {
         let layers = config.layers.next_power_of_two().max(4) * size_of::<Layer<CpuBackend>>();
 
         let tied = gguf.tensor("output.weight").is_none();
-        let embeddings = gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |table| table.data.len() as u64);
+        let embeddings =
+            gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |table| table.data.len() as u64);
 
         let row = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.ffn;
         let outputs = MAX_OUTPUTS.min(max_rows);

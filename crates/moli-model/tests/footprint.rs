@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use moli_format::{Gguf, ReadMode, TensorType};
 use moli_model::{
-    ARCHITECTURES, BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS,
-    load, pages_of,
+    ARCHITECTURES, BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS, load,
+    pages_of,
 };
 use moli_testkit::TinyModel;
 
@@ -104,7 +104,9 @@ fn a_model_takes_what_was_said_beforehand() {
                 let page = kv_type.page_bytes(config.layers, config.kv_heads, config.head_dim).unwrap();
                 let said = footprint.total() - footprint.weights + pages as u64 * page;
                 // On a thread of its own, since a thread keeps what attention works in.
-                let used = std::thread::scope(|scope| scope.spawn(|| used(&gguf, what, kv_type)).join().unwrap()) as u64;
+                let used =
+                    std::thread::scope(|scope| scope.spawn(|| used(&gguf, what, kv_type)).join().unwrap())
+                        as u64;
                 let what = format!("{architecture}, {matrix:?}, {kv_type}, {what:?}");
                 println!("{what}: said {said}, used {used}");
                 assert!(used <= said, "{what}: {used} bytes where {said} were said");

@@ -89,7 +89,9 @@ fn said_and_used(mut fixture: Fixture) -> (u64, u64) {
 /// One test, so that no other allocates at the same time.
 #[test]
 fn a_tokenizer_takes_what_was_said_beforehand() {
-    for (count, control) in [(300, 2), (49_152, 17), (128_256, 256), (151_936, 99), (151_936, 101), (262_144, 6249)] {
+    for (count, control) in
+        [(300, 2), (49_152, 17), (128_256, 256), (151_936, 99), (151_936, 101), (262_144, 6249)]
+    {
         for mut fixture in [Fixture::byte_level(), Fixture::sentence_piece()] {
             let what = format!("{}, {count} tokens, {control} of them special", fixture.model);
             specials(&mut fixture, control);

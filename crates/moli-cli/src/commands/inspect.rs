@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use moli_format::{Gguf, Metadata, ReadMode};
 use moli_engine::{EngineError, MemoryPlan, PlanOptions};
+use moli_format::{Gguf, Metadata, ReadMode};
 use moli_model::{BackendKind, Config, KvType, LoadOptions, PAGE_TOKENS};
 use moli_text::{ChatTemplate, Tokenizer};
 use serde::Serialize;
@@ -171,7 +171,11 @@ impl From<MemoryPlan> for Memory {
             kv_type: plan.kv_type.name(),
             prefix_cache: plan.prefix_cache_bytes,
             total: plan.total_bytes,
-            parts: plan.rows.into_iter().map(|row| Part { name: row.name, bytes: row.bytes, note: row.note }).collect(),
+            parts: plan
+                .rows
+                .into_iter()
+                .map(|row| Part { name: row.name, bytes: row.bytes, note: row.note })
+                .collect(),
             limit_source: plan.limit.as_ref().map(ToString::to_string),
             limit: plan.limit.map(|limit| limit.bytes),
             changes: plan.changes.iter().map(ToString::to_string).collect(),
@@ -314,7 +318,10 @@ impl Report {
             text.push_str("\nmemory\n");
         }
         // Writing to a string cannot fail.
-        for part in [self.memory.as_ref().map(|memory| &memory.table), self.memory_error.as_ref()].into_iter().flatten() {
+        for part in [self.memory.as_ref().map(|memory| &memory.table), self.memory_error.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             let _ = writeln!(text, "{part}");
         }
         if let Some(tensors) = &self.tensors {

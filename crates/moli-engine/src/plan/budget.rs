@@ -129,9 +129,10 @@ mod tests {
 
     #[test]
     fn what_is_no_size() {
-        for text in
-            ["", "abc", "-5", "+5", "1e400", "1e3", "inf", "nan", "0x10", "1.2.3", "5X", "5 M B", "M", "%", "5%%"]
-        {
+        for text in [
+            "", "abc", "-5", "+5", "1e400", "1e3", "inf", "nan", "0x10", "1.2.3", "5X", "5 M B", "M", "%",
+            "5%%",
+        ] {
             assert_eq!(text.parse::<MemoryBudget>(), Err(BudgetError::NotASize { text: text.to_owned() }));
         }
         for text in ["0", "0.0G", "0%", "0.4"] {

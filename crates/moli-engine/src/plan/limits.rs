@@ -128,7 +128,9 @@ fn least(mount: &Path, path: &str, files: &[&str]) -> Option<Limit> {
         (bytes < UNLIMITED).then_some(Limit { bytes, source: LimitSource::Cgroup { path } })
     };
     let groups = inside.ancestors().map(|group| mount.join(group));
-    groups.flat_map(|group| files.iter().filter_map(move |file| limit(group.join(file)))).min_by_key(|l| l.bytes)
+    groups
+        .flat_map(|group| files.iter().filter_map(move |file| limit(group.join(file))))
+        .min_by_key(|l| l.bytes)
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use moli_format::{Gguf, ReadMode};
 use moli_model::{Config, Footprint, KvType, Load, MAX_OUTPUTS, ModelError, PAGE_TOKENS, pages_of};
 
 pub use budget::{BudgetError, MemoryBudget};
-pub use limits::{Limit, LimitSource};
 use limits::Limits;
+pub use limits::{Limit, LimitSource};
 pub use resident::{Resident, resident_bytes};
 pub use table::{Change, PlanRow, Settings, Shortage};
 
@@ -328,7 +328,11 @@ impl<'a> Model<'a> {
         let row = |name, bytes, note: String| PlanRow { name, bytes, note };
         let rows = [
             row("weights", footprint.weights, weights.to_owned()),
-            row("embeddings", footprint.embeddings, "less while few different tokens have occurred".to_owned()),
+            row(
+                "embeddings",
+                footprint.embeddings,
+                "less while few different tokens have occurred".to_owned(),
+            ),
             row("norms and biases", footprint.vectors, "in single precision".to_owned()),
             row(
                 "keys and values",
@@ -357,7 +361,8 @@ impl<'a> Model<'a> {
     /// What was lowered, and what that saves.
     fn changes(&self, wished: &Settings, settings: &Settings) -> Vec<Change> {
         let mut changes = Vec::new();
-        let cache = |settings: &Settings| self.page_bytes(settings.kv_type).saturating_mul(settings.prefix_pages);
+        let cache =
+            |settings: &Settings| self.page_bytes(settings.kv_type).saturating_mul(settings.prefix_pages);
         if cache(settings) < cache(wished) {
             changes.push(Change::PrefixCache { from: cache(wished), to: cache(settings) });
         }
@@ -379,7 +384,8 @@ impl<'a> Model<'a> {
 
     /// Why nothing fits, and what would.
     fn shortage(&self, wished: &Settings, limit: Limit) -> Shortage {
-        let free = PlanOptions { context: None, kv_type: None, prefix_cache_bytes: None, ..self.options.clone() };
+        let free =
+            PlanOptions { context: None, kv_type: None, prefix_cache_bytes: None, ..self.options.clone() };
         let free = Model { options: &free, config: self.config.clone(), ..*self };
         let one = Settings { sessions: 1, ..*wished };
         let fits = free.shorter(*wished, limit.bytes).or_else(|| free.shorter(one, limit.bytes));

@@ -31,7 +31,9 @@ mod tests {
     fn the_two_lines_are_found() {
         let status = "Name:\tmoli\nVmPeak:\t  999 kB\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\nThreads:\t2\n";
         assert_eq!(parse(status), Some(Resident { bytes: 1 << 20, peak: 2 << 20 }));
-        for bad in ["", "VmRSS: 5 kB", "VmRSS: x kB\nVmHWM: 1 kB", "VmRSS: 5\nVmHWM: 6", "VmRSS: -5 kB\nVmHWM: 1 kB"] {
+        for bad in
+            ["", "VmRSS: 5 kB", "VmRSS: x kB\nVmHWM: 1 kB", "VmRSS: 5\nVmHWM: 6", "VmRSS: -5 kB\nVmHWM: 1 kB"]
+        {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

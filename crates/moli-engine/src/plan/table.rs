@@ -80,7 +80,12 @@ impl fmt::Display for Change {
             Self::PrefixCache { from, to: 0 } => write!(f, "no prefix cache: saves {}", megabytes(*from)),
             Self::PrefixCache { from, to } => {
                 let saved = megabytes(from.saturating_sub(*to));
-                write!(f, "a prefix cache of {} instead of {}: saves {saved}", megabytes(*to), megabytes(*from))
+                write!(
+                    f,
+                    "a prefix cache of {} instead of {}: saves {saved}",
+                    megabytes(*to),
+                    megabytes(*from)
+                )
             }
             Self::KvType { from, to, saved } => {
                 let (from, to) = (from.name(), to.name());
@@ -111,13 +116,21 @@ pub struct Shortage {
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { needed, weights, limit, least, fits } = self;
-        write!(f, "the model needs {}, {} of them for its weights, ", megabytes(*needed), megabytes(*weights))?;
+        write!(
+            f,
+            "the model needs {}, {} of them for its weights, ",
+            megabytes(*needed),
+            megabytes(*weights)
+        )?;
         write!(f, "which is more than {limit}; ")?;
         match fits {
             Some(Settings { context, sessions, kv_type, .. }) => {
                 let plural = if *sessions == 1 { "" } else { "s" };
                 let kv = kv_type.name();
-                write!(f, "{sessions} session{plural} of {context} tokens with keys and values in {kv} would fit")
+                write!(
+                    f,
+                    "{sessions} session{plural} of {context} tokens with keys and values in {kv} would fit"
+                )
             }
             None => write!(f, "the least that it runs in is {}", megabytes(*least)),
         }

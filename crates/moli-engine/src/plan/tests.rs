@@ -93,7 +93,8 @@ fn things_are_lowered_in_the_declared_order() {
             assert!(super::tests::plan(&gguf, &longer, Some(budget)).is_err(), "{budget}: {plan}");
         }
         let cache_is_smaller = plan.changes.iter().any(|change| matches!(change, Change::PrefixCache { .. }));
-        let said: Vec<bool> = plan.changes.iter().map(|change| matches!(change, Change::KvType { .. })).collect();
+        let said: Vec<bool> =
+            plan.changes.iter().map(|change| matches!(change, Change::KvType { .. })).collect();
         assert_eq!(said.contains(&true), lower);
         let context = plan.changes.iter().any(|change| matches!(change, Change::Context { .. }));
         assert_eq!(context, shorter);
@@ -140,8 +141,12 @@ fn what_is_given_is_refused_instead_of_lowered() {
         let plan = plan(&gguf, &free, Some(whole.total_bytes - (1 << 20))).unwrap();
         assert_eq!((plan.context, plan.kv_type), expected, "{plan}");
     }
-    let plan = plan(&gguf, &PlanOptions { context: None, ..given }, Some(whole.total_bytes - (1 << 20))).unwrap();
-    assert!(plan.context < 2048 && plan.kv_type == KvType::F16 && plan.prefix_cache_bytes > 9 << 20, "{plan}");
+    let plan =
+        plan(&gguf, &PlanOptions { context: None, ..given }, Some(whole.total_bytes - (1 << 20))).unwrap();
+    assert!(
+        plan.context < 2048 && plan.kv_type == KvType::F16 && plan.prefix_cache_bytes > 9 << 20,
+        "{plan}"
+    );
 }
 
 #[test]
@@ -197,7 +202,13 @@ fn a_share_is_of_what_there_is() {
     let refused = MemoryPlan::within(
         &gguf,
         &PlanOptions { budget: None, ..options },
-        &Limits { cgroup: Some(Limit { bytes: 5 << 20, source: LimitSource::Cgroup { path: "/x/memory.max".into() } }), ..limits },
+        &Limits {
+            cgroup: Some(Limit {
+                bytes: 5 << 20,
+                source: LimitSource::Cgroup { path: "/x/memory.max".into() },
+            }),
+            ..limits
+        },
     );
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("the cgroup's limit of 5.2 MB (/x/memory.max)"), "{text}");

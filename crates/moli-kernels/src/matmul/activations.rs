@@ -88,7 +88,8 @@ impl Activations {
         // A float; of each block of 32 or 256 its 8-bit form and what belongs to it.
         let block32 = 32 + 4 + 4 + 4;
         let block256 = 256 + 4 + 16 * 2 + 8 * 2;
-        let row = cols.saturating_mul(4).saturating_add(cols / 32 * block32).saturating_add(cols / 256 * block256);
+        let row =
+            cols.saturating_mul(4).saturating_add(cols / 32 * block32).saturating_add(cols / 256 * block256);
         row.saturating_mul(rows)
     }
 
