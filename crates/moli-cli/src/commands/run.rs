@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use moli_engine::units::megabytes;
-use moli_engine::{Engine, GenerateParams, MemoryPlan, TokenOutput, resident_bytes};
+use moli_engine::{Engine, GenerateParams, TokenOutput, resident_bytes};
 use serde::Serialize;
 
 use crate::cli::Exit;
@@ -147,7 +147,7 @@ impl Run {
     }
 
     /// The engine, and whether prompts go to it without a template.
-    fn load(&self) -> Result<(Engine, MemoryPlan, bool)> {
+    fn load(&self) -> Result<(Engine, bool)> {
         let engine = load::engine(&self.model, self.context, &self.compute)?;
         let raw = self.prompt.raw || engine.chat_template()?.is_none();
         if raw && !self.prompt.raw {
@@ -198,7 +198,8 @@ impl Run {
             note!("load: {:.0} ms, {}", milliseconds(engine.load_time()), engine.description());
             note!("{}", stats(&reply.summary));
             let peak = resident_bytes().map(|resident| format!(", {} at the peak", megabytes(resident.peak)));
-            note!("memory: {} planned{}", megabytes(plan.total_bytes), peak.unwrap_or_default());
+            let planned = engine.plan().map_or(0, |plan| plan.total_bytes);
+            note!("memory: {} planned{}", megabytes(planned), peak.unwrap_or_default());
             note!("seed: {seed}");
         }
         Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
