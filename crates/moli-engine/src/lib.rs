@@ -20,8 +20,8 @@
 //! the same logits.
 
 mod cancel;
-// The parts that only a scheduler calls.
-#[cfg_attr(not(test), allow(dead_code))]
+// Until the scheduler calls it.
+#[cfg_attr(not(test), allow(dead_code, unused_imports))]
 mod constraint;
 mod engine;
 mod error;
