@@ -1,8 +1,12 @@
 //! The one error type of this crate.
 
+use std::path::PathBuf;
+
 use moli_format::FormatError;
 use moli_model::ModelError;
 use moli_text::TextError;
+
+use crate::SnapshotError;
 
 /// Why an engine can't be loaded or an answer can't be given.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +101,15 @@ pub enum EngineError {
         waiting: usize,
         /// Most that may wait.
         limit: usize,
+    },
+    /// A session can't be saved or restored.
+    #[error("{}: {error}", path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        error: SnapshotError,
     },
     /// The operating system has no random numbers to make a seed of.
     #[error("no seed can be drawn: {reason}")]
