@@ -36,22 +36,42 @@ fn prompts() -> Vec<String> {
         .collect()
 }
 
+/// How the answers are asked for.
+#[derive(Clone, Copy)]
+struct How {
+    together: usize,
+    speculation: bool,
+    /// Later prompts have a higher priority.
+    preempting: bool,
+}
+
+impl How {
+    fn together(together: usize) -> Self {
+        Self { together, speculation: false, preempting: false }
+    }
+
+    fn guessing(self) -> Self {
+        Self { speculation: true, ..self }
+    }
+}
+
 /// Greedy for even prompts, seeded for odd ones.
-fn params(index: usize, speculation: bool) -> GenerateParams {
+fn params(index: usize, how: How) -> GenerateParams {
     let seeded = SamplerParams { seed: Some(index as u64), ..SamplerParams::default() };
     let sampling = if index % 2 == 0 { SamplerParams::greedy() } else { seeded };
     GenerateParams {
         max_tokens: Some(TOKENS),
         sampling,
         ignore_eos: true,
-        speculation,
+        speculation: how.speculation,
+        priority: if how.preempting { index as i32 } else { 0 },
         ..GenerateParams::default()
     }
 }
 
-fn submit(engine: &Engine, index: usize, prompt: &str, speculation: bool) -> Result<Answer, String> {
+fn submit(engine: &Engine, index: usize, prompt: &str, how: How) -> Result<Answer, String> {
     let ids = engine.encode(prompt).map_err(|error| error.to_string())?;
-    engine.submit(&ids, &params(index, speculation), &CancelToken::new()).map_err(|error| error.to_string())
+    engine.submit(&ids, &params(index, how), &CancelToken::new()).map_err(|error| error.to_string())
 }
 
 fn text(answer: Answer) -> Result<(String, Vec<u32>), String> {
@@ -65,12 +85,12 @@ fn text(answer: Answer) -> Result<(String, Vec<u32>), String> {
     Ok((text, ids))
 }
 
-fn answers(engine: &Engine, together: usize, speculation: bool) -> Result<Vec<(String, Vec<u32>)>, String> {
+fn answers(engine: &Engine, how: How) -> Result<Vec<(String, Vec<u32>)>, String> {
     let prompts = prompts();
     let mut all = Vec::new();
-    for group in prompts.iter().enumerate().collect::<Vec<_>>().chunks(together) {
+    for group in prompts.iter().enumerate().collect::<Vec<_>>().chunks(how.together) {
         let submitted: Result<Vec<Answer>, String> =
-            group.iter().map(|&(index, prompt)| submit(engine, index, prompt, speculation)).collect();
+            group.iter().map(|&(index, prompt)| submit(engine, index, prompt, how)).collect();
         for answer in submitted? {
             all.push(text(answer)?);
         }
@@ -86,7 +106,7 @@ pub(crate) fn answers_do_not_depend_on_the_company(path: &Path, base: &EngineOpt
         change(&mut options);
         load_path(path, &options)
     };
-    let alone = answers(&load(&|options| options.scheduling = no_cache.clone())?, 1, false)?;
+    let alone = answers(&load(&|options| options.scheduling = no_cache.clone())?, How::together(1))?;
     let check = |what: &str, found: Vec<(String, Vec<u32>)>| match alone
         .iter()
         .zip(&found)
@@ -96,15 +116,15 @@ pub(crate) fn answers_do_not_depend_on_the_company(path: &Path, base: &EngineOpt
         at => Err(format!("{what}: prompt {at:?} is answered otherwise")),
     };
     let engine = load(&|_| {})?;
-    check("in a batch of 8", answers(&engine, 8, false)?)?;
+    check("in a batch of 8", answers(&engine, How::together(8))?)?;
     let before = engine.counters().cached_tokens;
-    check("on a cache hit", answers(&engine, 1, false)?)?;
+    check("on a cache hit", answers(&engine, How::together(1))?)?;
     if engine.counters().cached_tokens == before {
         return Err("nothing was cached".to_owned());
     }
-    check("with guesses, on a cache hit", answers(&engine, 1, true)?)?;
+    check("with guesses, on a cache hit", answers(&engine, How::together(1).guessing())?)?;
     let engine = load(&|_| {})?;
-    check("with guesses, in a batch of 4", answers(&engine, 4, true)?)?;
+    check("with guesses, in a batch of 4", answers(&engine, How::together(4).guessing())?)?;
     if engine.counters().accepted == 0 {
         return Err("no guess was right".to_owned());
     }
@@ -113,11 +133,12 @@ pub(crate) fn answers_do_not_depend_on_the_company(path: &Path, base: &EngineOpt
             options.prefill_chunk = chunk;
             options.scheduling = no_cache.clone();
         })?;
-        check(&format!("in chunks of {chunk}"), answers(&engine, 8, true)?)?;
+        check(&format!("in chunks of {chunk}"), answers(&engine, How::together(8).guessing())?)?;
     }
-    // Pages for one context, and eight answers that want them.
+    // Pages for one context, and eight answers that want them, the last first.
     let engine = load(&|options| options.sessions = 1)?;
-    check("where pages run out", answers(&engine, 8, true)?)?;
+    let preempting = How { preempting: true, ..How::together(8).guessing() };
+    check("where pages run out", answers(&engine, preempting)?)?;
     if engine.counters().preempted == 0 {
         return Err("nobody was preempted".to_owned());
     }

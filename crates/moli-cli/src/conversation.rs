@@ -51,7 +51,7 @@ impl Conversation {
 
     /// Sets or replaces the instructions; what was said stays.
     pub(crate) fn set_system(&mut self, text: &str) {
-        let message = message("system", text);
+        let message = Message::new("system", text);
         match self.messages.first_mut().filter(|m| m.role == "system") {
             Some(first) => *first = message,
             None => self.messages.insert(0, message),
@@ -59,11 +59,11 @@ impl Conversation {
     }
 
     pub(crate) fn push_user(&mut self, text: &str) {
-        self.messages.push(message("user", text));
+        self.messages.push(Message::new("user", text));
     }
 
     pub(crate) fn push_assistant(&mut self, text: &str) {
-        self.messages.push(message("assistant", text));
+        self.messages.push(Message::new("assistant", text));
     }
 
     /// Takes the latest message back.
@@ -146,10 +146,6 @@ struct SavedRef<'a> {
     format: &'a str,
     version: u32,
     messages: &'a [Message],
-}
-
-fn message(role: &str, content: &str) -> Message {
-    Message { role: role.to_owned(), content: content.to_owned() }
 }
 
 fn write_beside(path: &Path, value: &impl Serialize) -> Result<()> {

@@ -531,6 +531,31 @@ fn guesses_change_nothing_but_the_number_of_steps() {
 }
 
 #[test]
+fn wrong_guesses_of_one_do_not_shift_the_logits_of_the_next() {
+    // A text whose repetitions go on otherwise each time.
+    let prompt: Vec<u32> = (0..60).map(|i| if i % 4 == 3 { 100 + i } else { i % 4 }).collect();
+    let prompts: Vec<Vec<u32>> = (0..4).map(|i| [vec![i], prompt.clone()].concat()).collect();
+    let script = |speculation| {
+        let (engine, _) = toy(1024, 64);
+        let params = GenerateParams { speculation, ..seeded(60, 1) };
+        // Whatever is sampled, the end looks like the prompt: the guesses are wrong.
+        let params = GenerateParams {
+            sampling: SamplerParams { logit_bias: (0..3).map(|id| (id, 8.0)).collect(), ..params.sampling },
+            ..params
+        };
+        let submit = |prompt: &Vec<u32>| engine.submit(prompt, &params, &CancelToken::new()).unwrap();
+        let answers: Vec<crate::Answer> = prompts.iter().map(submit).collect();
+        let ids = |answer: crate::Answer| answer.map(|chunk| chunk.unwrap().token.unwrap().id).collect();
+        let all: Vec<Vec<u32>> = answers.into_iter().map(ids).collect();
+        (all, engine.counters())
+    };
+    let (plain, _) = script(false);
+    let (guessed, counters) = script(true);
+    assert_eq!(guessed, plain);
+    assert!(counters.drafted > counters.accepted + 8, "{counters:?}");
+}
+
+#[test]
 fn a_step_that_stalls_is_reported() {
     let stalls = Arc::new(std::sync::Mutex::new(Vec::new()));
     let report = Arc::clone(&stalls);

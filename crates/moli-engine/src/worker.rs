@@ -271,10 +271,13 @@ impl Worker {
         if logits.len() != expected {
             return Err(EngineError::LogitsLength { expected, actual: logits.len() });
         }
-        let mut rows = logits.chunks_exact(vocab.max(1));
+        let mut rest = logits;
         let mut over = Vec::new();
         for span in spans {
-            let rows = rows.by_ref().take(span.outputs.len());
+            // Whether they are all looked at or not: the rest is the next one's.
+            let (own, others) = rest.split_at(span.outputs.len() * vocab);
+            rest = others;
+            let rows = own.chunks_exact(vocab.max(1));
             match self.tasks.get_mut(&span.id) {
                 Some(Task::Answer(choice)) => match answer(choice, scheduler, &self.shared, span, rows) {
                     Ok(false) => {}

@@ -156,4 +156,47 @@ pub enum TextError {
         /// What is wrong and where.
         message: String,
     },
+    /// A variable for the template that it can't have.
+    #[error("template variable {name:?}: {reason}")]
+    TemplateVariable {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tool whose definition can't be used.
+    #[error("tool {name:?}: {reason}")]
+    InvalidTool {
+        /// Its name; as much of it as can be shown.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// More tools than allowed.
+    #[error("{actual} tools, the most is {limit}")]
+    TooManyTools {
+        /// The most.
+        limit: usize,
+        /// How many there are.
+        actual: usize,
+    },
+    /// A call has to name this tool, and it isn't offered.
+    #[error("tool {name:?} is to be called, but is not among the {tools} tools")]
+    UnknownTool {
+        /// Its name.
+        name: String,
+        /// How many are offered.
+        tools: usize,
+    },
+    /// A tool has to be called, and none is offered.
+    #[error("a tool is to be called, but there is none")]
+    NoTools,
+    /// The arguments of a call in a message nest deeper than allowed.
+    #[error("the arguments of the call {id:?} nest deeper than {limit} levels")]
+    ArgumentsTooDeep {
+        /// The call's id.
+        id: String,
+        /// The most levels.
+        limit: usize,
+    },
 }

@@ -1,7 +1,7 @@
 //! Keeping the text of messages apart from a template's control tokens.
 //!
 //! A template joins its own control tokens with what users wrote, and the result is one string. So before rendering,
-//! every place in a message where a control token is spelt out, wholly or in part, gets a marker: a private-use
+//! every place in a text of theirs where a control token is spelt out, wholly or in part, gets a marker: a private-use
 //! character that nothing else contains. After rendering the markers come out again, and their positions are
 //! barriers that no control token may reach across.
 //!
@@ -10,6 +10,9 @@
 //! - its beginning (behind white space that a template may trim) where that could complete a control token of the
 //!   template, and its end likewise;
 //! - all of it, on both sides, where it could be the middle of a control token.
+//!
+//! Tools, the arguments of calls and a client's variables are marked like messages, each text and each key by itself.
+//! Their numbers can't be marked.
 //!
 //! A text without any of these reaches the template unchanged, so a template that measures, splits or compares texts
 //! sees them as they are.
@@ -29,6 +32,37 @@ const ROLES: &[&str] = &[
     "ipython",
     "context",
     "environment",
+];
+
+/// The words of tools' definitions that templates compare with. Like roles, they are the template's vocabulary, even where a
+/// control token has one of them in its middle (`<|object_ref_start|>`).
+const SCHEMA_WORDS: &[&str] = &[
+    "function",
+    "name",
+    "parameters",
+    "type",
+    "object",
+    "array",
+    "string",
+    "number",
+    "integer",
+    "boolean",
+    "null",
+    "properties",
+    "required",
+    "description",
+    "enum",
+    "const",
+    "items",
+    "default",
+    "title",
+    "format",
+    "additionalProperties",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "$ref",
+    "$defs",
 ];
 
 /// Marks the texts of one rendering.
@@ -52,6 +86,11 @@ impl<'a> Guard<'a> {
 
     pub(crate) fn role(&self, role: &str) -> String {
         if ROLES.contains(&role) { role.to_owned() } else { self.content(role) }
+    }
+
+    /// A key or a text of a tool's definition.
+    pub(crate) fn schema_word(&self, text: &str) -> String {
+        if SCHEMA_WORDS.contains(&text) { text.to_owned() } else { self.content(text) }
     }
 
     pub(crate) fn content(&self, text: &str) -> String {

@@ -5,6 +5,9 @@
 //! - [`ChatTemplate`]: messages to a prompt with the model's own Jinja template, within bounds of time and memory;
 //!   [`Tokenizer::encode_prompt`] makes control tokens only of what the template itself wrote.
 //!
+//! - [`Tool`], [`ToolFormat`], [`ReasoningTags`]: tools in the prompt, their calls in the answer, and grammars that make
+//!   the calls well-formed; [`AnswerParser`] splits an answer into what is said, thought and called, as it streams.
+//!
 //! Everything that comes from a file or a client is checked: what can't be done right is a [`TextError`].
 
 mod bpe;
@@ -15,17 +18,24 @@ mod gguf;
 mod guard;
 mod json;
 mod merge;
+mod message;
 mod nesting;
 mod pretokenize;
 mod python;
+mod reasoning;
 mod special;
 mod spm;
 mod stream;
 mod template;
 mod tokenizer;
+mod tools;
+mod variables;
 mod vocab;
 
 pub use error::TextError;
+pub use message::{Message, ToolCall};
+pub use reasoning::ReasoningTags;
 pub use stream::TextStream;
-pub use template::{ChatTemplate, Message, RenderOptions, RenderedPrompt};
+pub use template::{ChatTemplate, RenderOptions, RenderedPrompt};
 pub use tokenizer::{EncodeOptions, Tokenizer};
+pub use tools::{AnswerEvent, AnswerParser, CallOptions, ParserOptions, Tool, ToolChoice, ToolFormat};

@@ -282,6 +282,13 @@ impl Formatter for Spaced {
     }
 }
 
+/// JSON as Python writes it on one line.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, serde_json::Error> {
+    let mut out = Vec::new();
+    value.serialize(&mut Serializer::with_formatter(&mut out, Spaced))?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
 /// `tojson` as chat templates know it: `json.dumps` without escapes for HTML or ASCII. `indent` as in Python; other
 /// options of `json.dumps` are accepted where they ask for what happens anyway.
 pub(crate) fn tojson(state: &mut State, value: &Value, args: Kwargs) -> Result<Value, Error> {

@@ -7,17 +7,19 @@ use crate::Tokenizer;
 ///
 /// It continues a prompt: a leading `▁` of the first token is a space, where [`Tokenizer::decode`] of a whole text
 /// leaves the artificial one out. Control tokens give no text, unless asked for with
-/// [`keep_special`](Self::keep_special). An id outside the vocabulary gives U+FFFD.
+/// [`keep_special`](Self::keep_special) or [`show`](Self::show). An id outside the vocabulary gives U+FFFD.
 #[derive(Clone)]
 pub struct TextStream {
     tokenizer: Tokenizer,
     keep_special: bool,
+    /// Control tokens that show their text all the same.
+    shown: Vec<u32>,
     pending: Vec<u8>,
 }
 
 impl TextStream {
     pub(crate) fn new(tokenizer: Tokenizer) -> Self {
-        Self { tokenizer, keep_special: false, pending: Vec::new() }
+        Self { tokenizer, keep_special: false, shown: Vec::new(), pending: Vec::new() }
     }
 
     /// Whether control tokens show their text.
@@ -27,9 +29,17 @@ impl TextStream {
         self
     }
 
+    /// The control tokens of these texts show them, such as the marks by which an
+    /// [`AnswerParser`](crate::AnswerParser) finds calls and reasoning.
+    #[must_use]
+    pub fn show<'t>(mut self, texts: impl IntoIterator<Item = &'t str>) -> Self {
+        self.shown.extend(texts.into_iter().filter_map(|text| self.tokenizer.token_id(text)));
+        self
+    }
+
     /// The characters that this token completes, possibly none.
     pub fn push(&mut self, id: u32) -> String {
-        let shown = self.keep_special || !self.tokenizer.is_control(id);
+        let shown = self.keep_special || !self.tokenizer.is_control(id) || self.shown.contains(&id);
         if shown && !self.tokenizer.vocab().push_bytes(id, &mut self.pending) {
             self.pending.extend_from_slice("\u{FFFD}".as_bytes());
         }

@@ -3,37 +3,23 @@
 //! A template is a program from a file, so it runs within bounds:
 //! - its source has at most [`ChatTemplate::MAX_SOURCE`] bytes, and its nesting is limited while it is compiled;
 //! - rendering has a budget that each step, each byte that an operator, filter, method or the output makes and each
-//!   item that is visited is paid from, before anything large is allocated. It grows with the messages: memory is at
-//!   most about 32 MiB and some 64 times the messages' size;
+//!   item that is visited is paid from, before anything large is allocated. It grows with the conversation: memory is at
+//!   most about 32 MiB and some 64 times the size of messages, tools and variables;
 //! - macros and recursive loops have a depth.
 
 use crate::concat;
 use crate::guard::Guard;
 use crate::python::{self, Bounded, Raised};
-use crate::{TextError, Tokenizer};
+use crate::tools::{self, Tool, ToolFormat};
+use crate::variables::{self, Conversation};
+use crate::{Message, ReasoningTags, TextError, Tokenizer};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, context};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 use moli_format::Metadata;
-use serde::{Deserialize, Serialize};
+use serde_json::Map;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// A message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or what else the template knows.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of a role and a text.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
 
 /// What a rendering is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +28,17 @@ pub struct RenderOptions {
     pub add_generation_prompt: bool,
     /// What `strftime_now` takes for now, in seconds since 1970 (UTC); the clock's time if `None`.
     pub now: Option<i64>,
+    /// The tools that the model may call, as `tools`. A template that knows nothing of tools gets them in words: see
+    /// [`ChatTemplate::uses_tools`].
+    pub tools: Vec<Tool>,
+    /// Further variables of the template, such as `enable_thinking`. What they say is a client's text too.
+    pub extra: Map<String, serde_json::Value>,
 }
 
 impl Default for RenderOptions {
     /// For an answer, now.
     fn default() -> Self {
-        Self { add_generation_prompt: true, now: None }
+        Self { add_generation_prompt: true, now: None, tools: Vec::new(), extra: Map::new() }
     }
 }
 
@@ -75,13 +66,14 @@ impl RenderedPrompt {
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     source: Arc<str>,
+    uses_tools: bool,
 }
 
 const NAME: &str = "chat";
-/// Fuel of a rendering before what the messages add; one is a step or 64 bytes.
+/// Fuel of a rendering before what the conversation adds; one is a step or 64 bytes.
 const BASE_FUEL: u64 = 500_000;
-/// More fuel for each message and each byte of one.
-const FUEL_PER_MESSAGE: u64 = 2_000;
+/// More fuel for each message, call and tool, and for each byte of one.
+const FUEL_PER_ITEM: u64 = 2_000;
 const FUEL_PER_BYTE: u64 = 1;
 /// Bytes of stack for rendering itself.
 const MIN_STACK: usize = 16 << 20;
@@ -138,7 +130,9 @@ impl ChatTemplate {
         });
         let bounded = concat::bound(&without_generation_tags(source));
         environment.add_template_owned(NAME, bounded).map_err(syntax)?;
-        Ok(Self { environment: Arc::new(environment), source: source.into() })
+        let variables = environment.get_template(NAME).map_err(syntax)?.undeclared_variables(false);
+        let uses_tools = variables.contains("tools");
+        Ok(Self { environment: Arc::new(environment), source: source.into(), uses_tools })
     }
 
     /// The template of a GGUF, if it has one.
@@ -162,25 +156,59 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders messages. What they contain can't become a control token of `tokenizer`: see [`RenderedPrompt`].
+    /// Whether the template knows tools. For one that doesn't, they are described in the system message, with the calls in
+    /// [`ToolFormat::Hermes`]; calls and tools' answers in the conversation are then written into the messages' text.
+    pub fn uses_tools(&self) -> bool {
+        self.uses_tools
+    }
+
+    /// How the model writes calls, as far as the template tells; `None` where it does so in a way that isn't known here,
+    /// so that a caller either names a format or declines to offer tools.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        if self.uses_tools { ToolFormat::detect(&self.source) } else { Some(ToolFormat::Hermes) }
+    }
+
+    /// How the model marks its reasoning, where the template tells of any.
+    pub fn reasoning_tags(&self) -> Option<ReasoningTags> {
+        ReasoningTags::detect(&self.source)
+    }
+
+    /// Renders messages. What they, the tools and the variables contain can't become a control token of `tokenizer`: see
+    /// [`RenderedPrompt`].
     ///
     /// # Errors
     /// [`TextError::TemplateRefused`] with the template's own words, [`TextError::TemplateBudget`],
-    /// [`TextError::TemplateRecursion`] and [`TextError::TemplateFailed`].
+    /// [`TextError::TemplateRecursion`] and [`TextError::TemplateFailed`]; [`TextError::TemplateVariable`],
+    /// [`TextError::ArgumentsTooDeep`] and those of [`Tool::validate`].
     pub fn render(
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<RenderedPrompt, TextError> {
-        let bytes: usize = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
-        let fuel = BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * bytes as u64;
+        variables::check(&self.environment, messages, options)?;
+        let calls = messages.iter().any(|message| !message.tool_calls.is_empty());
+        let rewritten = if !self.uses_tools && (calls || !options.tools.is_empty()) {
+            Some(tools::describe(messages, &options.tools)?)
+        } else if calls && !self.source.contains("tool_calls") {
+            Some(tools::write_calls(messages, self.tool_format().unwrap_or(ToolFormat::Json))?)
+        } else {
+            None
+        };
+        let conversation = Conversation {
+            messages: rewritten.as_deref().unwrap_or(messages),
+            tools: if self.uses_tools { &options.tools } else { &[] },
+            extra: &options.extra,
+            thinking: !self.source.contains("reasoning_content"),
+        };
+        let (items, bytes) = conversation.size();
+        let fuel = BASE_FUEL + FUEL_PER_ITEM * items as u64 + FUEL_PER_BYTE * bytes as u64;
         // A list in a list in a list … is freed by recursion: on a stack that is deep enough for what the fuel can nest.
         let deepest = usize::try_from(fuel).unwrap_or(usize::MAX).saturating_mul(STACK_PER_FUEL);
         let stack = MIN_STACK.saturating_add(deepest).min(MAX_STACK);
         let failed = |what: &str| TextError::TemplateFailed { message: what.to_owned() };
         std::thread::scope(|scope| {
-            let render = || self.render_with(tokenizer, messages, options, fuel);
+            let render = || self.render_with(tokenizer, &conversation, options, fuel);
             let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(stack);
             let thread = thread.spawn_scoped(scope, render).map_err(|error| failed(&error.to_string()))?;
             thread.join().map_err(|_| failed("the template engine panicked"))?
@@ -190,21 +218,15 @@ impl ChatTemplate {
     fn render_with(
         &self,
         tokenizer: &Tokenizer,
-        messages: &[Message],
+        conversation: &Conversation<'_>,
         options: &RenderOptions,
         fuel: u64,
     ) -> Result<RenderedPrompt, TextError> {
-        let texts = messages.iter().flat_map(|message| [message.role.as_str(), message.content.as_str()]);
-        let guard = Guard::new(tokenizer.special(), texts.chain([&*self.source])).ok_or_else(|| {
+        let mut texts = vec![&*self.source];
+        conversation.texts(|text| texts.push(text));
+        let guard = Guard::new(tokenizer.special(), texts.into_iter()).ok_or_else(|| {
             TextError::TemplateFailed { message: "the messages use all private-use characters".to_owned() }
         })?;
-        let marked: Vec<Value> = messages
-            .iter()
-            .map(|message| {
-                let (role, content) = (guard.role(&message.role), guard.content(&message.content));
-                Value::from_pairs([("role", Value::from(role)), ("content", Value::from(content))])
-            })
-            .collect();
 
         let mut environment = (*self.environment).clone();
         environment.set_fuel(Some(fuel));
@@ -213,14 +235,13 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", move |format: &str| python::strftime(now, format));
         let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.vocab().get(id)).unwrap_or("").to_owned();
-        let context = context! {
-            messages => marked,
-            add_generation_prompt => options.add_generation_prompt,
-            bos_token => text_of(tokenizer.bos()),
-            eos_token => text_of(tokenizer.eos()),
-            tools => (),
-            documents => (),
-        };
+        let mut context = conversation.variables(&guard);
+        context.extend([
+            ("add_generation_prompt".to_owned(), Value::from(options.add_generation_prompt)),
+            ("bos_token".to_owned(), text_of(tokenizer.bos()).into()),
+            ("eos_token".to_owned(), text_of(tokenizer.eos()).into()),
+        ]);
+        let context = Value::from_pairs(context);
         let template = environment.get_template(NAME).map_err(failure)?;
         let mut out = Bounded {
             bytes: Vec::new(),
