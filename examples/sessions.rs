@@ -13,7 +13,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let engine = Engine::load(&path, &EngineOptions { sessions: 4, ..EngineOptions::default() })?;
 
     let system = Message::new("system", "You are a helpful assistant at the counter of a town hall.");
-    let questions = ["Where do I register a bicycle?", "What is a residence permit?", "My passport was stolen!"];
+    let questions =
+        ["Where do I register a bicycle?", "What is a residence permit?", "My passport was stolen!"];
     let answers = questions.iter().enumerate().map(|(index, question)| {
         let prompt = engine.encode_chat(&[system.clone(), Message::new("user", *question)])?;
         let priority = i32::from(index == questions.len() - 1);
@@ -28,7 +29,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let summary = answer.summary();
                 let (cached, ttft) = (summary.usage.cached_tokens, summary.timings.ttft);
                 match text {
-                    Ok::<_, moli::EngineError>(text) => println!("{question} [{cached} cached, {ttft:.0?}]\n{text}\n"),
+                    Ok::<_, moli::EngineError>(text) => {
+                        println!("{question} [{cached} cached, {ttft:.0?}]\n{text}\n")
+                    }
                     Err(error) => eprintln!("{question}: {error}"),
                 }
             });

@@ -5,16 +5,15 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use moli_engine::{Engine, GenerateParams, TokenOutput};
+use moli_engine::{Engine, GenerateParams, Session, TokenOutput};
 use serde::Serialize;
 
 use crate::cli::Exit;
-use crate::conversation::Conversation;
 use crate::failure::UsageError;
 use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, max_tokens, new_seed};
 use crate::output::{Answers, note};
 use crate::reply::{Reply, finish_reason, milliseconds, reply, stats};
-use crate::{load, repl, text_input};
+use crate::{load, repl, saved, text_input};
 
 /// Answer a prompt, or talk with a model
 #[derive(Debug, Args)]
@@ -53,6 +52,10 @@ struct PromptArgs {
     /// Tell the model how to behave
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
+    /// Go on with the conversation in this file, if there is one, and save it there at the end. FILE.kv beside it keeps
+    /// what the model has computed, so that it need not be computed again
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
     /// Continue the prompt as it stands, without the model's chat template
     #[arg(long, conflicts_with = "system")]
     raw: bool,
@@ -126,6 +129,7 @@ impl Run {
             let talk = repl::Options {
                 params: self.params()?,
                 system: self.prompt.system,
+                session: self.prompt.session,
                 raw,
                 stats: self.answer.stats,
             };
@@ -135,14 +139,25 @@ impl Run {
             return Err(UsageError("the prompt is empty").into());
         }
         let (engine, raw) = self.load()?;
+        let file = self.prompt.session.as_deref();
+        let (mut conversation, mut session) = saved::load_or_begin(&engine, file)?;
         let ids = if raw {
             engine.encode(&prompt)?
         } else {
-            let mut conversation = Conversation::new(self.prompt.system.as_deref());
+            if let Some(system) = &self.prompt.system {
+                conversation.set_system(system);
+            }
             conversation.push_user(&prompt);
             engine.encode_chat(conversation.messages())?
         };
-        self.answer_once(&engine, &ids)
+        let reply = self.answer_once(&mut session, &ids)?;
+        if let Some(file) = file {
+            if !raw {
+                conversation.push_answer(&reply.text);
+            }
+            saved::save(&conversation, &session, file)?;
+        }
+        Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
     }
 
     /// The engine, and whether prompts go to it without a template.
@@ -169,7 +184,7 @@ impl Run {
         })
     }
 
-    fn answer_once(&self, engine: &Engine, ids: &[u32]) -> Result<Exit> {
+    fn answer_once(&self, session: &mut Session, ids: &[u32]) -> Result<Reply> {
         let seed = self.sampling.seed.unwrap_or_else(new_seed);
         let mut params = self.params()?;
         params.sampling.seed = Some(seed);
@@ -178,16 +193,16 @@ impl Run {
             params.logprobs = params.logprobs.or(Some(0));
         }
         let mut answers = Answers::new();
-        let mut session = engine.session();
         let reply =
             reply(
-                &mut session,
+                session,
                 ids,
                 &params,
                 |text| {
                     if self.answer.json { Ok(()) } else { answers.stream(text) }
                 },
             )?;
+        let engine = session.engine();
         if self.answer.json {
             answers.json(&self.json(engine, seed, &reply))?;
         } else {
@@ -198,7 +213,7 @@ impl Run {
             note!("{}", stats(&reply.summary));
             note!("seed: {seed}");
         }
-        Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
+        Ok(reply)
     }
 
     fn json<'a>(&'a self, engine: &Engine, seed: u64, reply: &'a Reply) -> Answer<'a> {
