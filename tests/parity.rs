@@ -85,3 +85,43 @@ fn candle_refuses_keys_and_values_in_q8_0() {
         "{error}"
     );
 }
+
+#[test]
+fn candle_copies_pages_and_writes_them_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    TinyModel::new("llama").write(&path).unwrap();
+    let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
+    let options = LoadOptions { threads: 1, isa: None, context: 192, max_rows: TOKENS, kv_type: KvType::F16 };
+    let mut runtime = load(&gguf, BackendKind::Candle, &options).unwrap();
+    let tokens: Vec<u32> = (0..TOKENS as u32).collect();
+    runtime
+        .forward(&Batch {
+            tokens: &tokens,
+            positions: &tokens,
+            sequences: &[0; TOKENS],
+            tables: &[&[1, 0]],
+            outputs: &[],
+        })
+        .unwrap();
+    for (from, copy, restored) in [(1, 2, 4), (0, 3, 5)] {
+        runtime.copy_page(from, copy).unwrap();
+        let mut bytes = Vec::new();
+        runtime.read_page(from, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), runtime.page_bytes());
+        runtime.write_page(restored, &bytes).unwrap();
+    }
+    // The last token again, which sees all that came before it.
+    let [original, copied, restored] = [[1, 0], [2, 3], [4, 5]].map(|pages: [u32; 2]| {
+        let batch = Batch {
+            tokens: &tokens[TOKENS - 1..],
+            positions: &tokens[TOKENS - 1..],
+            sequences: &[0],
+            tables: &[&pages],
+            outputs: &[0],
+        };
+        runtime.forward(&batch).unwrap().to_vec()
+    });
+    assert_eq!(copied, original);
+    assert_eq!(restored, original);
+}

@@ -80,6 +80,7 @@ fn engine_hint(error: &EngineError) -> Option<String> {
             "-c 0 takes all that the model has".to_owned()
         }
         EngineError::TextTooShort { .. } => "a smaller context is asked for with -c".to_owned(),
+        EngineError::DoesNotFit(_) => "`moli inspect MODEL` shows what takes how much memory".to_owned(),
         EngineError::Model(ModelError::TooLarge { .. }) => {
             "a smaller context (-c) needs less memory".to_owned()
         }

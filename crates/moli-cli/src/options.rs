@@ -4,7 +4,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use moli_engine::{DryParams, EngineOptions, ReadMode, SamplerParams};
+use moli_engine::{
+    DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, PlanOptions, ReadMode, SamplerParams,
+    Scheduling,
+};
 use moli_hub::Sampling;
 
 use crate::affinity::{CpuList, cpu_list};
@@ -28,6 +31,41 @@ pub(crate) struct ComputeArgs {
     /// Read the file into memory instead of mapping it: for file systems that can vanish
     #[arg(long)]
     read: bool,
+    #[command(flatten)]
+    memory: MemoryArgs,
+}
+
+/// What the model may take of memory, and how it is divided.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model and memory")]
+pub(crate) struct MemoryArgs {
+    /// Memory that the model may take, such as 900M, 2GiB or 80% of what there is; what does not fit is made smaller,
+    /// and said, or refused [default: what the system allows]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    mem_budget: Option<MemoryBudget>,
+    /// How keys and values are stored: f16 or q8_0, which takes about half [default: f16, or q8_0 where memory is scarce]
+    #[arg(long, value_name = "TYPE")]
+    kv_type: Option<KvType>,
+    /// Memory for the beginnings of earlier prompts beyond the context's own, such as 200M; 0: none [default: none for
+    /// one session]
+    #[arg(long, value_name = "SIZE", value_parser = cache_bytes, allow_negative_numbers = true)]
+    prefix_cache: Option<u64>,
+}
+
+impl MemoryArgs {
+    /// What is planned for so many sessions that are answered at the same time, but for the context, the threads and how
+    /// the file is read.
+    pub(crate) fn plan_options(&self, sessions: usize) -> PlanOptions {
+        PlanOptions {
+            sessions,
+            max_batch: sessions.min(MAX_BATCH),
+            kv_type: self.kv_type,
+            // A session finds its own beginning in its own pages.
+            prefix_cache_bytes: self.prefix_cache.or((sessions == 1).then_some(0)),
+            budget: self.mem_budget,
+            ..PlanOptions::default()
+        }
+    }
 }
 
 impl ComputeArgs {
@@ -37,7 +75,20 @@ impl ComputeArgs {
             threads: self.threads.map(NonZeroUsize::get),
             prefill_chunk: self.prefill_chunk.get(),
             read_mode: if self.read { ReadMode::Read } else { ReadMode::Map },
+            // There is one answer at a time.
+            scheduling: Scheduling { max_batch: 1, ..Scheduling::default() },
             ..EngineOptions::default()
+        }
+    }
+
+    /// What is planned before the engine is loaded, but for the context.
+    pub(crate) fn plan_options(&self) -> PlanOptions {
+        let engine = self.engine_options();
+        PlanOptions {
+            threads: engine.threads,
+            prefill_chunk: engine.prefill_chunk,
+            read_mode: engine.read_mode,
+            ..self.memory.plan_options(engine.sessions)
         }
     }
 }
@@ -154,6 +205,18 @@ pub(crate) fn new_seed() -> u64 {
     RandomState::new().hash_one(()) >> 32
 }
 
+/// A size as a budget is written, or none at all.
+fn cache_bytes(text: &str) -> Result<u64, String> {
+    match text.trim() {
+        "0" => Ok(0),
+        text => match text.parse() {
+            Ok(MemoryBudget::Bytes(bytes)) => Ok(bytes),
+            Ok(MemoryBudget::Share(_)) => Err("a size such as 200M is needed".to_owned()),
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}
+
 /// Parses a number of tokens: at least 1, or -1 for no limit.
 pub(crate) fn max_tokens(text: &str) -> Result<usize, String> {
     match text.parse::<i64>() {
@@ -237,6 +300,14 @@ mod tests {
             assert!(fraction(text).is_err(), "{text}");
         }
         assert!(positive("0").is_err());
+    }
+
+    #[test]
+    fn sizes_of_caches() {
+        assert_eq!([cache_bytes("0"), cache_bytes("2MiB")], [Ok(0), Ok(2 << 20)]);
+        for text in ["-1", "10%", "", "abc", "1e9"] {
+            assert!(cache_bytes(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub(crate) use moli_engine::units::{bytes, count};
+
 /// Writes one line to standard error. A closed standard error is nobody's problem.
 pub(crate) fn note_line(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{line}");
@@ -125,30 +127,6 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Bytes for a person: `98.4 MB`, in powers of 1000 as file managers and download pages count.
-pub(crate) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
-    scaled(n, &UNITS)
-}
-
-/// A count for a person: `134.5 M`.
-pub(crate) fn count(n: u64) -> String {
-    scaled(n, &["", "k", "M", "G", "T", "P"])
-}
-
-fn scaled(n: u64, units: &[&str; 6]) -> String {
-    let mut value = n as f64;
-    let mut index = 0;
-    // 999.95 would be written as 1000.0.
-    while value >= 999.95 && index + 1 < units.len() {
-        value /= 1000.0;
-        index += 1;
-    }
-    let unit = units.get(index).copied().unwrap_or_default();
-    let number = if index == 0 { n.to_string() } else { format!("{value:.1}") };
-    format!("{number} {unit}").trim_end().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,12 +142,5 @@ mod tests {
     fn strings_from_files_stay_on_one_line() {
         assert_eq!(escape("name\n\u{1b}[31m\u{202e}x"), "name\\n\\u{1b}[31m\\u{202e}x");
         assert!(matches!(escape("SmolLM2 中文"), Cow::Borrowed(_)));
-    }
-
-    #[test]
-    fn sizes_read_as_people_say_them() {
-        let shown = [0, 999, 1000, 98_362_432, 999_950_000, u64::MAX].map(bytes);
-        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "98.4 MB", "1.0 GB", "18446.7 PB"]);
-        assert_eq!([7, 134_515_008].map(count), ["7", "134.5 M"]);
     }
 }

@@ -367,13 +367,69 @@ fn inspect_says_what_a_file_is() {
     assert_eq!(json["chat_template"], false);
     assert_eq!(json["config"]["layers"], 2);
     assert_eq!(json["config"]["kv_heads"], 2);
+    let memory = &json["memory"];
+    let parts = memory["parts"].as_array().unwrap();
+    let part =
+        |name: &str| parts.iter().find(|part| part["name"] == name).unwrap()["bytes"].as_u64().unwrap();
     // 2 layers, keys and values, 2 heads of 16 halves, whole pages.
-    assert_eq!(json["memory"]["kv"].as_u64().unwrap() / (2 * 2 * 32 * 2) / 32, 1000u64.div_ceil(32));
+    assert_eq!(part("keys and values") / (2 * 2 * 32 * 2) / 32, 1000u64.div_ceil(32));
+    assert_eq!(part("weights"), json["size"].as_u64().unwrap());
+    let total = parts.iter().map(|part| part["bytes"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((&memory["total"], &memory["context"]), (&Value::from(total), &Value::from(1000)));
+    assert_eq!((&memory["kv_type"], &json["memory_error"]), (&Value::from("f16"), &Value::Null));
     assert_eq!(json["tensors"].as_array().unwrap().len(), 20);
-    let bytes =
-        json["types"].as_array().unwrap().iter().map(|share| share["bytes"].as_u64().unwrap()).sum::<u64>();
-    assert_eq!(json["memory"]["weights"], bytes);
     assert_eq!(world.run(&["inspect", &model, "--tensors"]).ok().matches("token_embd.weight").count(), 1);
+}
+
+#[test]
+fn inspect_says_what_fits_a_budget() {
+    let world = World::new();
+    let model = &world.base_model();
+    let memory = |more: &[&str]| {
+        let json = world.run(&[&["inspect", model, "--json"], more].concat()).json();
+        (json["memory"].clone(), json["memory_error"].clone())
+    };
+    let (whole, _) = memory(&["--sessions", "2"]);
+    let total = whole["total"].as_u64().unwrap();
+    assert!(whole["prefix_cache"].as_u64().unwrap() > 0 && whole["changes"] == Value::Array(Vec::new()));
+
+    // A tenth of a megabyte less than all: the prefix cache gives it.
+    let budget = format!("{}", total - 100_000);
+    let (fits, error) = memory(&["--sessions", "2", "--mem-budget", &budget]);
+    assert_eq!((&fits["limit"], &error), (&Value::from(total - 100_000), &Value::Null));
+    assert!(fits["total"].as_u64().unwrap() <= total - 100_000);
+    assert!(fits["changes"][0].as_str().unwrap().contains("prefix cache"), "{fits}");
+    let text = world.run(&["inspect", model, "--sessions", "2", "--mem-budget", &budget]).ok();
+    for part in ["keys and values", "tokenizer", "to fit: ", "of the memory budget of"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+
+    let (q8, _) = memory(&["--kv-type", "q8_0"]);
+    assert!(q8["total"].as_u64().unwrap() < memory(&[]).0["total"].as_u64().unwrap());
+    let (all, error) = memory(&["--mem-budget", "1M"]);
+    assert!(error.as_str().unwrap().contains("memory budget of 1.0 MB"), "{error}");
+    assert_eq!(all["limit"], Value::Null, "the plan is shown all the same");
+}
+
+#[test]
+fn run_holds_to_a_memory_budget() {
+    let world = World::new();
+    let model = &world.base_model();
+    let ask = |more: &[&str]| world.run(&[&["run", model, "-p", "a", "--raw", "-n", "1"], more].concat());
+    ask(&["--mem-budget", "1M"]).fails(1, &["the model needs", "memory budget of 1.0 MB", "moli inspect"]);
+    ask(&["--mem-budget", "8G", "-c", "64"]).ok();
+    let stats = ask(&["--stats", "-c", "64"]);
+    assert!(stats.stderr.contains("MB planned"), "{stats:?}");
+    // What the context that is asked for takes is not taken from it in silence.
+    let json = world.run(&["inspect", model, "--json", "-c", "65536"]).json();
+    let budget = (json["memory"]["total"].as_u64().unwrap() - 1_000_000).to_string();
+    let fixed = ["--kv-type", "f16", "-c", "65536", "--mem-budget", budget.as_str()];
+    ask(&fixed).fails(1, &["tokens with keys and values in q8_0 would fit"]);
+    for bad in ["abc", "-5", "1e400", "0", "", "101%", "99999999999999999999"] {
+        ask(&["--mem-budget", bad]).fails(2, &["--mem-budget"]);
+    }
+    ask(&["--kv-type", "q4_0"]).fails(2, &["--kv-type"]);
+    ask(&["--prefix-cache", "10%"]).fails(2, &["--prefix-cache"]);
 }
 
 #[test]

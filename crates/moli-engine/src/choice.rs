@@ -2,13 +2,15 @@
 //!
 //! Everything that a choice depends on is in here or in its logits: what else is in the batch can't change it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use moli_text::TextStream;
+use moli_text::{AnswerParser, EncodeOptions, ParserOptions, ReasoningTags, TextStream, Tokenizer};
 
 use crate::answer::{Chunk, Event, FinishReason, Summary, Timings, TokenOutput, Usage};
+use crate::constraint::Constraint;
 use crate::logprob::Distribution;
 use crate::model::Model;
 use crate::sampler::Sampler;
@@ -28,6 +30,64 @@ pub(crate) enum Next {
     Shift { from: usize, to: usize },
 }
 
+/// What a chat adds to a request: how the model marks calls and reasoning.
+#[derive(Debug, Default)]
+pub(crate) struct Format {
+    /// Marks that are shown, though they may be control tokens.
+    pub(crate) shown: Vec<String>,
+    /// How reasoning is marked, whether the prompt has begun it, and the most tokens of it.
+    pub(crate) reasoning: Option<(ReasoningTags, bool, usize)>,
+}
+
+impl Format {
+    /// The control tokens among the marks.
+    fn marks(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let ids = self.shown.iter().filter_map(|mark| tokenizer.token_id(mark));
+        ids.filter(|&id| tokenizer.is_control(id)).collect()
+    }
+
+    fn reasoning_budget(&self, tokenizer: &Tokenizer) -> Result<Option<ReasoningBudget>, EngineError> {
+        let Some((tags, in_reasoning, left)) = &self.reasoning else { return Ok(None) };
+        let options = EncodeOptions { add_special: false, parse_special: true };
+        let close = tokenizer.encode(tags.close(), options)?;
+        let options = ParserOptions {
+            reasoning: Some(tags.clone()),
+            in_reasoning: *in_reasoning,
+            ..ParserOptions::default()
+        };
+        Ok(Some(ReasoningBudget {
+            parser: AnswerParser::new(options),
+            left: *left,
+            close,
+            forced: VecDeque::new(),
+        }))
+    }
+}
+
+/// Ends reasoning that has become too long, by the tokens of its closing tag.
+struct ReasoningBudget {
+    parser: AnswerParser,
+    left: usize,
+    close: Vec<u32>,
+    forced: VecDeque<u32>,
+}
+
+impl ReasoningBudget {
+    /// The token that has to come next.
+    fn next(&mut self) -> Option<u32> {
+        if self.forced.is_empty() && self.left == 0 && self.parser.in_reasoning() {
+            self.forced.extend(&self.close);
+        }
+        self.forced.pop_front()
+    }
+
+    /// Takes note of a token's text.
+    fn push(&mut self, piece: &str) {
+        self.left = self.left.saturating_sub(usize::from(self.parser.in_reasoning()));
+        self.parser.push(piece);
+    }
+}
+
 pub(crate) struct Choice {
     model: Arc<Model>,
     index: usize,
@@ -40,6 +100,8 @@ pub(crate) struct Choice {
     /// Tokens that are never chosen.
     forbidden: Vec<u32>,
     sampler: Sampler,
+    constraint: Option<Constraint>,
+    reasoning: Option<ReasoningBudget>,
     stream: TextStream,
     stops: StopMatcher,
     pub(crate) lookup: Option<Lookup>,
@@ -62,6 +124,7 @@ impl Choice {
         index: usize,
         prompt: &[u32],
         params: &GenerateParams,
+        format: &Format,
         events: Sender<Event>,
     ) -> Result<Self, EngineError> {
         let tokenizer = &model.tokenizer;
@@ -80,7 +143,12 @@ impl Choice {
             stop_texts: params.stop.clone(),
             forbidden,
             sampler: Sampler::new(sampling, breakers, prompt)?,
-            stream: tokenizer.stream(),
+            constraint: match &params.grammar {
+                Some(grammar) => Some(model.constraint(grammar)?.permitting(&format.marks(tokenizer))),
+                None => None,
+            },
+            reasoning: format.reasoning_budget(tokenizer)?,
+            stream: tokenizer.stream().show(format.shown.iter().map(String::as_str)),
             stops: StopMatcher::new(&params.stop)?,
             lookup: params.speculation.then(Lookup::new),
             work: Vec::new(),
@@ -136,8 +204,19 @@ impl Choice {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        let id = self.sampler.sample(&mut self.work)?;
+        let id = match self.reasoning.as_mut().and_then(ReasoningBudget::next) {
+            Some(id) => id,
+            None => {
+                if let Some(constraint) = &mut self.constraint {
+                    constraint.mask(&mut self.work)?;
+                }
+                self.sampler.sample(&mut self.work)?
+            }
+        };
         self.sampler.accept(id);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id)?;
+        }
 
         // Of the model's own distribution, `[vocab]`.
         let (mut logprob, mut top) = (None, Vec::new());
@@ -160,9 +239,15 @@ impl Choice {
         if tokenizer.is_end_of_generation(id) {
             self.finish(FinishReason::Stop, &mut text);
         } else {
-            self.stopped_by = self.stops.push(&self.stream.push(id), &mut text);
+            let piece = self.stream.push(id);
+            if let Some(reasoning) = &mut self.reasoning {
+                reasoning.push(&piece);
+            }
+            self.stopped_by = self.stops.push(&piece, &mut text);
             if self.stopped_by.is_some() {
                 self.finish_reason = Some(FinishReason::Stop);
+            } else if self.constraint.as_ref().is_some_and(Constraint::is_complete) {
+                self.finish(FinishReason::Stop, &mut text);
             } else if self.usage.completion_tokens >= self.max_tokens {
                 self.finish(FinishReason::Length, &mut text);
             } else if total + 1 >= model.context {
@@ -232,6 +317,13 @@ impl Choice {
         } else {
             self.stops.finish(text);
             self.finish_reason = Some(reason);
+        }
+    }
+
+    /// Leaves out guesses that the answer may not have.
+    pub(crate) fn permitted(&mut self, drafts: &mut Vec<u32>) {
+        if let Some(constraint) = &mut self.constraint {
+            drafts.truncate(constraint.allowed(drafts).unwrap_or(0));
         }
     }
 

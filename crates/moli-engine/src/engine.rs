@@ -17,7 +17,7 @@ use moli_text::{
 };
 
 use crate::answer::Answer;
-use crate::choice::Choice;
+use crate::choice::{Choice, Format};
 use crate::counters::Counters;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
@@ -32,9 +32,9 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 /// Tokens of a prompt that are computed at once where nothing else is asked for.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 
-const MAX_THREADS: usize = 1024;
-const MAX_PREFILL_CHUNK: usize = 1 << 16;
-const MAX_SESSIONS: usize = 1 << 12;
+pub(crate) const MAX_THREADS: usize = 1024;
+pub(crate) const MAX_PREFILL_CHUNK: usize = 1 << 16;
+pub(crate) const MAX_SESSIONS: usize = 1 << 12;
 const MAX_QUEUE: usize = 1 << 20;
 
 /// How a model is loaded.
@@ -287,6 +287,17 @@ impl Engine {
         params: &GenerateParams,
         cancel: &CancelToken,
     ) -> Result<Answer, EngineError> {
+        self.submit_chat(prompt, params, &Format::default(), cancel)
+    }
+
+    /// As [`submit`](Self::submit), for a chat whose answers are marked in this way.
+    pub(crate) fn submit_chat(
+        &self,
+        prompt: &[u32],
+        params: &GenerateParams,
+        format: &Format,
+        cancel: &CancelToken,
+    ) -> Result<Answer, EngineError> {
         let model = self.model();
         let (sender, events) = mpsc::channel();
         // Dropping the answer must not cancel what else the caller's token is for.
@@ -295,7 +306,7 @@ impl Engine {
             .check_prompt(prompt)
             .and_then(|()| params.validate(model.config.vocab, model.context))
             .and_then(|()| {
-                let choice = |index| Choice::new(model, index, prompt, params, sender.clone());
+                let choice = |index| Choice::new(model, index, prompt, params, format, sender.clone());
                 (0..params.choices).map(choice).collect::<Result<Vec<_>, _>>()
             });
         let choices = match checked {
@@ -485,7 +496,7 @@ fn trained_context(metadata: &moli_format::Metadata) -> Result<Option<usize>, En
     Ok(metadata.u64_opt(&key)?.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)))
 }
 
-fn between(name: &'static str, value: usize, high: usize) -> Result<(), EngineError> {
+pub(crate) fn between(name: &'static str, value: usize, high: usize) -> Result<(), EngineError> {
     if (1..=high).contains(&value) {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use moli_model::ModelError;
 use moli_text::TextError;
 
 use crate::SnapshotError;
+use crate::plan::Shortage;
 
 /// Why an engine can't be loaded or an answer can't be given.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,9 @@ pub enum EngineError {
         /// What it may be.
         allowed: String,
     },
+    /// The model does not fit the memory that there is for it. Nothing was loaded.
+    #[error("{0}")]
+    DoesNotFit(Box<Shortage>),
     /// A logit that is not a number.
     #[error("the logit of token {token} is {value}: the model's weights are damaged")]
     NotFinite {
@@ -58,8 +62,8 @@ pub enum EngineError {
         /// Its logit.
         value: f32,
     },
-    /// The logit bias (or `ignore_eos`) forbids every token of the vocabulary.
-    #[error("the logit bias forbids every token")]
+    /// The logit bias, `ignore_eos` and the grammar together forbid every token of the vocabulary.
+    #[error("logit bias, ignored end tokens and grammar forbid every token")]
     NothingToSample,
     /// The tokenizer has ids that the model has no rows for.
     #[error("the tokenizer has {tokenizer} tokens and the model has only {model}")]
@@ -121,6 +125,71 @@ pub enum EngineError {
     #[error("no thread can be started: {reason}")]
     NoThread {
         /// What the operating system said.
+        reason: String,
+    },
+    /// Tools were offered to a model whose way of calling them is not known: its calls would be taken for text.
+    #[error("the chat template writes calls of tools in a way that is not known")]
+    UnknownToolFormat,
+    /// A grammar that has a mistake, allows no text at all, or asks for what can't be enforced.
+    #[error("the {kind} can't be used: {reason}")]
+    InvalidGrammar {
+        /// What it is: "JSON schema", "regular expression", "Lark grammar" or "GBNF grammar".
+        kind: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A grammar whose text can't be read.
+    #[error("the {kind} can't be read at line {line}, column {column}: {reason}")]
+    GrammarSyntax {
+        /// What it is, as in [`InvalidGrammar`](Self::InvalidGrammar).
+        kind: &'static str,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A schema keyword that can't be enforced. Leaving it out would allow answers that the schema forbids.
+    #[error("the JSON schema has {keyword:?} at {pointer:?}, which can't be enforced: {reason}")]
+    UnsupportedKeyword {
+        /// The keyword.
+        keyword: String,
+        /// The JSON pointer of the schema that has it.
+        pointer: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A grammar with too much of something.
+    #[error("the {kind} is too large: it has {value} {what}, and may have {limit}")]
+    GrammarTooLarge {
+        /// What it is, as in [`InvalidGrammar`](Self::InvalidGrammar).
+        kind: &'static str,
+        /// What it has too much of.
+        what: &'static str,
+        /// How much it has.
+        value: usize,
+        /// How much it may have.
+        limit: usize,
+    },
+    /// A grammar that was not compiled in time.
+    #[error("the {kind} is too complex: it was not compiled in {limit_ms} ms")]
+    GrammarTooComplex {
+        /// What it is, as in [`InvalidGrammar`](Self::InvalidGrammar).
+        kind: &'static str,
+        /// The time that it had, waiting for other grammars included.
+        limit_ms: u64,
+    },
+    /// A token that the grammar does not allow next.
+    #[error("the grammar does not allow token {id} next")]
+    TokenNotAllowed {
+        /// The token.
+        id: u32,
+    },
+    /// A constrained answer that can't go on. It is not continued without its constraint.
+    #[error("the constrained answer can't go on: {reason}")]
+    ConstraintFailed {
+        /// What the matcher said.
         reason: String,
     },
     /// A step panicked, so the state of this engine is unknown.

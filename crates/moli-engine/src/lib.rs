@@ -21,7 +21,9 @@
 
 mod answer;
 mod cancel;
+mod chat;
 mod choice;
+mod constraint;
 mod counters;
 mod engine;
 mod error;
@@ -32,6 +34,7 @@ mod math;
 mod model;
 mod params;
 mod perplexity;
+mod plan;
 mod prefix;
 mod sampler;
 mod scheduler;
@@ -44,20 +47,29 @@ mod sync;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod units;
 mod watchdog;
 mod worker;
 
 pub use answer::{Answer, Chunk, FinishReason, Summary, Timings, TokenOutput, Usage};
 pub use cancel::CancelToken;
+pub use chat::{Chat, ChatChunk, ChatParams};
+pub use constraint::{Grammar, MAX_GRAMMAR_BYTES};
 pub use counters::{Counters, Histogram};
 pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions, MAX_BATCH, Scheduling};
 pub use error::EngineError;
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
 pub use moli_model::{BackendKind, Config, KvType};
-pub use moli_text::{ChatTemplate, Message, RenderedPrompt, Tokenizer};
+pub use moli_text::{
+    AnswerEvent, ChatTemplate, Message, RenderedPrompt, Tokenizer, Tool, ToolCall, ToolChoice,
+};
 pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
+pub use plan::{
+    BudgetError, Change, LEAST_CONTEXT, Limit, LimitSource, MemoryBudget, MemoryPlan, PlanOptions, PlanRow,
+    Resident, Settings, Shortage, resident_bytes,
+};
 pub use session::{Generation, Session};
 pub use snapshot::{Saved, SnapshotError};
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_LENGTH, MAX_STOP_STRINGS};

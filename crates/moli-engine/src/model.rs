@@ -9,6 +9,7 @@ use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, Tokenizer};
 
 use crate::EngineError;
+use crate::constraint::{Compiler, Constraint, Grammar};
 use crate::fingerprint::{Digest, fingerprint};
 use crate::sampler::Breakers;
 
@@ -30,6 +31,8 @@ pub(crate) struct Model {
     pub(crate) weights: Vec<Tensor>,
     fingerprint: OnceLock<Digest>,
     breakers: Mutex<Option<BreakerCache>>,
+    /// Made for the first grammar: it knows every token.
+    compiler: OnceLock<Compiler>,
 }
 
 /// The latest sequence breakers: deriving them walks the whole vocabulary.
@@ -65,6 +68,7 @@ impl Model {
             weights: Vec::new(),
             fingerprint: OnceLock::new(),
             breakers: Mutex::new(None),
+            compiler: OnceLock::new(),
             kernels: Kernels::new(isa).map_err(ModelError::from)?,
         })
     }
@@ -86,6 +90,18 @@ impl Model {
             *cache = Some(BreakerCache { texts: texts.to_vec(), breakers: Arc::clone(&breakers) });
         }
         Ok(breakers)
+    }
+
+    /// The constraint of an answer that must follow a grammar. Takes as long as compiling takes, on the caller's thread.
+    pub(crate) fn constraint(&self, grammar: &Grammar) -> Result<Constraint, EngineError> {
+        let compiler = match self.compiler.get() {
+            Some(compiler) => compiler,
+            None => {
+                let made = Compiler::new(&self.tokenizer)?;
+                self.compiler.get_or_init(|| made)
+            }
+        };
+        compiler.compile(grammar)
     }
 
     /// What must be right with a prompt before anything is computed.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::EngineError;
+use crate::{EngineError, Grammar};
 
 /// How one answer is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,8 @@ pub struct GenerateParams {
     pub logprobs: Option<usize>,
     /// Tokens that end an answer are never chosen.
     pub ignore_eos: bool,
+    /// What the answer must be; it is complete where nothing may follow. `None`: anything.
+    pub grammar: Option<Grammar>,
     /// Answers to the same prompt, which is computed once. Choice `i` has the seed of the first plus `i`. 1 to
     /// [`MAX_CHOICES`]; 1.
     pub choices: usize,
@@ -44,6 +46,7 @@ impl Default for GenerateParams {
             stop: Vec::new(),
             logprobs: None,
             ignore_eos: false,
+            grammar: None,
             choices: 1,
             priority: 0,
             deadline: None,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use moli_model::PAGE_TOKENS;
 use proptest::prelude::*;
 
+mod chat;
+
 use crate::testing::{AB, BOS, EOS, Probe, Toy, VOCAB, scripted, tokenizer, toy};
 use crate::*;
 

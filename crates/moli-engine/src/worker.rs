@@ -185,6 +185,7 @@ impl Worker {
             let Some(lookup) = choice.lookup.as_mut().filter(|_| room > 0) else { continue };
             lookup.guess(timeline.tokens(), &mut self.drafts);
             self.drafts.truncate(room);
+            choice.permitted(&mut self.drafts);
             room -= self.drafts.len();
             self.scheduler.draft(id, &self.drafts);
         }

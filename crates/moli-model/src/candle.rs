@@ -1,8 +1,8 @@
 //! The decoder's operations on a candle device.
 //!
 //! candle brings the accelerators; on its CPU device this backend is the oracle of the parity tests: it shares no kernel
-//! with [`crate::cpu`], only the trait. Matrices stay in the file's format (`QMatMul`); keys and values are f16 as on the
-//! CPU, everything else f32.
+//! with [`crate::cpu`], only the trait. Matrices stay in the file's format (`QMatMul`); keys and values are f16,
+//! everything else f32.
 
 use std::sync::Arc;
 

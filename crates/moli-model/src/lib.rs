@@ -3,6 +3,7 @@
 //! * [`Config`]: what the model is, read from the file's metadata;
 //! * [`weights`]: its tensors, checked against the shapes that the configuration implies;
 //! * [`decoder`]: the one forward pass, over the small trait [`Backend`];
+//! * [`Footprint`]: the memory that it will take;
 //! * [`kv`]: who holds which page of keys and values; [`KvType`]: what a page holds;
 //! * [`cpu`] and `candle`: the backends.
 //!
@@ -15,6 +16,7 @@ mod config;
 pub mod cpu;
 pub mod decoder;
 mod error;
+mod footprint;
 pub mod kv;
 mod kv_type;
 mod runtime;
@@ -23,6 +25,7 @@ pub mod weights;
 pub use backend::Backend;
 pub use config::{ARCHITECTURES, Activation, Config, Rope, SlidingWindow};
 pub use error::ModelError;
+pub use footprint::{Footprint, Load};
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};
 pub use kv_type::KvType;
 pub use runtime::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, Runtime, load};

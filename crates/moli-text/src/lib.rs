@@ -14,6 +14,7 @@ mod bpe;
 mod concat;
 mod eog;
 mod error;
+mod footprint;
 mod gguf;
 mod guard;
 mod json;
@@ -33,6 +34,7 @@ mod variables;
 mod vocab;
 
 pub use error::TextError;
+pub use footprint::tokenizer_bytes;
 pub use message::{Message, ToolCall};
 pub use reasoning::ReasoningTags;
 pub use stream::TextStream;

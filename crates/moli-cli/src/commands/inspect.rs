@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use moli_engine::{EngineError, MemoryPlan, PlanOptions};
 use moli_format::{Gguf, Metadata, ReadMode};
 use moli_model::{BackendKind, Config, KvType, LoadOptions, PAGE_TOKENS};
 use moli_text::{ChatTemplate, Tokenizer};
@@ -13,6 +14,7 @@ use serde::Serialize;
 use crate::cli::Exit;
 use crate::failure;
 use crate::load;
+use crate::options::MemoryArgs;
 use crate::output::{Answers, bytes, count, escape};
 
 /// Say what a model file is, what it costs and whether this build runs it
@@ -25,6 +27,11 @@ pub(crate) struct Inspect {
     /// [default: the model's, at most 4096]
     #[arg(short, long, value_name = "N")]
     context: Option<usize>,
+    /// Sessions to compute the memory for: so many contexts can be full at the same time
+    #[arg(long, value_name = "N", default_value = "1")]
+    sessions: usize,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// List the tensors too
     #[arg(long)]
     tensors: bool,
@@ -51,6 +58,8 @@ struct Report {
     chat_template: bool,
     chat_template_error: Option<String>,
     memory: Option<Memory>,
+    /// Why the model does not fit, or no memory can be computed.
+    memory_error: Option<String>,
     supported: bool,
     /// Why this build does not run it.
     reason: Option<String>,
@@ -87,13 +96,29 @@ struct TokenizerReport {
     tokens: Option<usize>,
 }
 
-/// Bytes at a context of so many tokens.
+/// The memory plan. Sizes are in bytes.
 #[derive(Debug, Serialize)]
 struct Memory {
     context: usize,
-    weights: u64,
-    kv: u64,
+    sessions: usize,
+    kv_type: &'static str,
+    prefix_cache: u64,
     total: u64,
+    parts: Vec<Part>,
+    limit: Option<u64>,
+    limit_source: Option<String>,
+    /// What was made smaller to fit, in words.
+    changes: Vec<String>,
+    /// For a person.
+    #[serde(skip)]
+    table: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Part {
+    name: &'static str,
+    bytes: u64,
+    note: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,7 +134,21 @@ impl Inspect {
     pub(crate) fn run(self) -> Result<Exit> {
         let path = load::resolve(&self.model)?;
         let gguf = Gguf::open(&path, ReadMode::Map).with_context(|| path.display().to_string())?;
-        let mut report = report(&gguf, path.display().to_string(), self.context);
+        let mut report = report(&gguf, path.display().to_string());
+        let options = PlanOptions {
+            context: load::context(&gguf, self.context)?,
+            ..self.memory.plan_options(self.sessions)
+        };
+        // Of a model that the decoder does not know, nothing is known.
+        if report.config.is_some() {
+            let planned = MemoryPlan::of(&gguf, &options);
+            report.memory_error = planned.as_ref().err().map(ToString::to_string);
+            let plan = match planned {
+                Err(EngineError::DoesNotFit(_)) => MemoryPlan::unlimited(&gguf, &options),
+                planned => planned,
+            };
+            report.memory = plan.ok().map(Memory::from);
+        }
         if self.tensors {
             report.tensors = Some(gguf.tensors().map(tensor).collect());
         }
@@ -123,6 +162,27 @@ impl Inspect {
     }
 }
 
+impl From<MemoryPlan> for Memory {
+    fn from(plan: MemoryPlan) -> Self {
+        Self {
+            table: plan.to_string(),
+            context: plan.context,
+            sessions: plan.sessions,
+            kv_type: plan.kv_type.name(),
+            prefix_cache: plan.prefix_cache_bytes,
+            total: plan.total_bytes,
+            parts: plan
+                .rows
+                .into_iter()
+                .map(|row| Part { name: row.name, bytes: row.bytes, note: row.note })
+                .collect(),
+            limit_source: plan.limit.as_ref().map(ToString::to_string),
+            limit: plan.limit.map(|limit| limit.bytes),
+            changes: plan.changes.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 fn tensor(tensor: &moli_format::Tensor) -> TensorReport {
     TensorReport {
         name: tensor.name.clone(),
@@ -132,7 +192,7 @@ fn tensor(tensor: &moli_format::Tensor) -> TensorReport {
     }
 }
 
-fn report(gguf: &Gguf, path: String, context: Option<usize>) -> Report {
+fn report(gguf: &Gguf, path: String) -> Report {
     let metadata = gguf.metadata();
     let mut shares: BTreeMap<&'static str, TypeShare> = BTreeMap::new();
     for tensor in gguf.tensors() {
@@ -150,16 +210,6 @@ fn report(gguf: &Gguf, path: String, context: Option<usize>) -> Report {
 
     let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
     let config = Config::from_metadata(metadata, vocab);
-    let memory = config.as_ref().ok().map(|config| {
-        let context = match context {
-            None => config.context_train.min(moli_engine::DEFAULT_CONTEXT),
-            Some(0) => config.context_train,
-            Some(context) => context,
-        };
-        let tokens = context.div_ceil(PAGE_TOKENS).saturating_mul(PAGE_TOKENS);
-        let kv = config.kv_bytes_per_token().saturating_mul(tokens as u64);
-        Memory { context, weights, kv, total: weights.saturating_add(kv) }
-    });
     let reason = unsupported(gguf).map(|error| failure::one_line(&error));
     Report {
         path,
@@ -189,7 +239,8 @@ fn report(gguf: &Gguf, path: String, context: Option<usize>) -> Report {
         },
         chat_template: metadata.get("tokenizer.chat_template").is_some(),
         chat_template_error: ChatTemplate::from_gguf(metadata).err().map(|error| error.to_string()),
-        memory,
+        memory: None,
+        memory_error: None,
         supported: reason.is_none(),
         reason,
         tensors: None,
@@ -254,16 +305,6 @@ impl Report {
             (None, false) => "no".to_owned(),
         };
         line("chat template", template);
-        if let Some(memory) = &self.memory {
-            let (weights, kv, total) = (bytes(memory.weights), bytes(memory.kv), bytes(memory.total));
-            let context = memory.context;
-            line(
-                "memory",
-                format!(
-                    "{total} and scratch: weights {weights}, keys and values {kv} at a context of {context}"
-                ),
-            );
-        }
         line(
             "runs here",
             match &self.reason {
@@ -273,12 +314,21 @@ impl Report {
         );
         let mut text = lines.join("\n");
         text.push('\n');
+        if self.memory.is_some() || self.memory_error.is_some() {
+            text.push_str("\nmemory\n");
+        }
+        // Writing to a string cannot fail.
+        for part in [self.memory.as_ref().map(|memory| &memory.table), self.memory_error.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let _ = writeln!(text, "{part}");
+        }
         if let Some(tensors) = &self.tensors {
             text.push('\n');
             for tensor in tensors {
                 let dims = tensor.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
                 let (kind, size) = (tensor.r#type, bytes(tensor.bytes as u64));
-                // Writing to a string cannot fail.
                 let _ = writeln!(text, "{kind:8} {size:>9}  {dims:>16}  {}", escape(&tensor.name));
             }
         }

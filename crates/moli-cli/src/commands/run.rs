@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use moli_engine::{Engine, GenerateParams, Session, TokenOutput};
+use moli_engine::units::megabytes;
+use moli_engine::{Engine, GenerateParams, MemoryPlan, Session, TokenOutput, resident_bytes};
 use serde::Serialize;
 
 use crate::cli::Exit;
@@ -125,7 +126,7 @@ impl Run {
             if self.answer.json {
                 return Err(UsageError("--json needs a prompt: -p TEXT, -f FILE or standard input").into());
             }
-            let (engine, raw) = self.load()?;
+            let (engine, _, raw) = self.load()?;
             let talk = repl::Options {
                 params: self.params()?,
                 system: self.prompt.system,
@@ -138,7 +139,7 @@ impl Run {
         if prompt.is_empty() {
             return Err(UsageError("the prompt is empty").into());
         }
-        let (engine, raw) = self.load()?;
+        let (engine, plan, raw) = self.load()?;
         let file = self.prompt.session.as_deref();
         let (mut conversation, mut session) = saved::load_or_begin(&engine, file)?;
         let ids = if raw {
@@ -150,7 +151,7 @@ impl Run {
             conversation.push_user(&prompt);
             engine.encode_chat(conversation.messages())?
         };
-        let reply = self.answer_once(&mut session, &ids)?;
+        let reply = self.answer_once(&mut session, &plan, &ids)?;
         if let Some(file) = file {
             if !raw {
                 conversation.push_answer(&reply.text);
@@ -160,9 +161,9 @@ impl Run {
         Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
     }
 
-    /// The engine, and whether prompts go to it without a template.
-    fn load(&self) -> Result<(Engine, bool)> {
-        let engine = load::engine(&self.model, self.context, &self.compute)?;
+    /// The engine, what was planned for it, and whether prompts go to it without a template.
+    fn load(&self) -> Result<(Engine, MemoryPlan, bool)> {
+        let (engine, plan) = load::engine(&self.model, self.context, &self.compute)?;
         let raw = self.prompt.raw || engine.chat_template()?.is_none();
         if raw && !self.prompt.raw {
             if self.prompt.system.is_some() {
@@ -170,7 +171,7 @@ impl Run {
             }
             note!("this model has no chat template: the prompt is continued as it stands (as with --raw)");
         }
-        Ok((engine, raw))
+        Ok((engine, plan, raw))
     }
 
     fn params(&self) -> Result<GenerateParams> {
@@ -184,7 +185,7 @@ impl Run {
         })
     }
 
-    fn answer_once(&self, session: &mut Session, ids: &[u32]) -> Result<Reply> {
+    fn answer_once(&self, session: &mut Session, plan: &MemoryPlan, ids: &[u32]) -> Result<Reply> {
         let seed = self.sampling.seed.unwrap_or_else(new_seed);
         let mut params = self.params()?;
         params.sampling.seed = Some(seed);
@@ -211,6 +212,8 @@ impl Run {
         if self.answer.stats {
             note!("load: {:.0} ms, {}", milliseconds(engine.load_time()), engine.description());
             note!("{}", stats(&reply.summary));
+            let peak = resident_bytes().map(|resident| format!(", {} at the peak", megabytes(resident.peak)));
+            note!("memory: {} planned{}", megabytes(plan.total_bytes), peak.unwrap_or_default());
             note!("seed: {seed}");
         }
         Ok(reply)

@@ -282,6 +282,7 @@ impl Scheduler {
     pub(crate) fn plan(&mut self, now: Instant) -> Plan {
         let mut plan = Plan::default();
         self.end_what_is_over(now, &mut plan);
+        while self.admit(&mut plan) {}
         let at_answer = self.ids(Timeline::is_at_answer);
         let mut room =
             Room { rows: self.limits.rows, outputs: self.limits.outputs, reserved: at_answer.len() };
@@ -289,7 +290,6 @@ impl Scheduler {
             room.reserved -= 1;
             self.grant(id, &mut room, &mut plan);
         }
-        while self.admit(&mut plan) {}
         let chunk = if plan.spans.is_empty() { self.limits.chunk } else { self.limits.shared_chunk };
         room.rows = room.rows.min(chunk.max(1));
         let served: Vec<Id> = plan.spans.iter().map(|span| span.id).collect();

@@ -322,6 +322,18 @@ proptest! {
     }
 }
 
+/// Whoever makes way leaves the rows of the step to those it makes way for.
+#[test]
+fn a_higher_priority_is_served_in_the_step_that_it_comes() {
+    let mut world = World::new(1, 0, 1, 1, 1);
+    world.submit(vec![1], -1, None, Some(7), 1);
+    world.step();
+    world.submit(vec![2], 0, None, Some(2), 1);
+    let plan = world.scheduler.plan(world.start);
+    assert_eq!((plan.preempted, plan.spans.len()), (1, 1));
+    assert_eq!(plan.spans[0].id.priority, Reverse(0));
+}
+
 /// A text of which nothing is ever computed needs nothing.
 #[test]
 fn an_empty_scheduler_plans_nothing() {

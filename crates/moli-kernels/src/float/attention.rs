@@ -235,6 +235,22 @@ pub(super) fn reserve(head_dim: usize) {
     SCRATCH.set(scratch);
 }
 
+/// What [`Kernels::attention_bytes`](crate::Kernels::attention_bytes) says.
+pub(super) fn bytes(threads: usize, heads: (usize, usize), head_dim: usize, tokens: usize) -> u64 {
+    let (heads, kv_heads) = heads;
+    let float = size_of::<f32>();
+    let padded = head_dim.next_multiple_of(16);
+    let partial = size_of::<(f32, f32)>() + padded * float;
+    let query = head_dim * float + size_of::<Scores>() + float + 2 * partial;
+    let thread = PAGE_TOKENS * (head_dim + padded) * float + QUERIES_PER_TASK * query;
+    // Rows are cut into spans while they and the key heads are fewer than this, by several threads only.
+    let tasks = if threads > 1 { threads.saturating_mul(TASKS_PER_THREAD) } else { 0 };
+    let rows = tasks.div_ceil(kv_heads.max(1));
+    let spans = tokens.div_ceil(SPAN * PAGE_TOKENS);
+    let product = |factors: [usize; 4]| factors.iter().fold(1u64, |n, &m| n.saturating_mul(m as u64));
+    product([thread, threads.max(1), 1, 1]).saturating_add(product([rows, heads, spans, partial]))
+}
+
 /// Computes a block of rows, all of one sequence, into `scratch.total`, or `scratch.span` for a span by itself.
 pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: &mut Scratch) {
     let dim = args.head_dim;

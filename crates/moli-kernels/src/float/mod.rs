@@ -215,6 +215,14 @@ impl Kernels {
         pool.on_each_thread(&|| attention::reserve(head_dim));
     }
 
+    /// Bytes that attention works in, with all of its threads and for sequences of up to `tokens`: what
+    /// [`reserve_attention`](Self::reserve_attention) makes room for, and the partial results of long sequences. `heads`
+    /// are those of queries and of keys. Saturating.
+    #[must_use]
+    pub fn attention_bytes(threads: usize, heads: (usize, usize), head_dim: usize, tokens: usize) -> u64 {
+        attention::bytes(threads, heads, head_dim, tokens)
+    }
+
     /// Writes keys and values into their pages: rounded to half precision (to the nearest, ties to even; infinity beyond
     /// its range), or to q8_0 (halves away from zero; a block with a value that is not finite, or of 8.3 million and more,
     /// has no finite element).

@@ -50,6 +50,14 @@ impl RopeAngles {
         more(&mut self.cos).and_then(|()| more(&mut self.sin)).map_err(|_| too_large)
     }
 
+    /// Bytes of angles for the first `rot_dims` elements of a head with room for `rows` rows; saturating.
+    #[must_use]
+    pub fn bytes(rot_dims: usize, rows: usize) -> u64 {
+        // The frequency, and a cosine and a sine in each row.
+        let pair = (rows as u64).saturating_mul(2).saturating_add(1).saturating_mul(size_of::<f32>() as u64);
+        pair.saturating_mul(rot_dims as u64 / 2)
+    }
+
     /// Computes the rows for these positions.
     pub fn set(&mut self, positions: &[u32]) {
         self.cos.clear();

@@ -81,6 +81,18 @@ impl Activations {
         Self::allocate(max_rows, max_cols).ok_or(KernelError::TooLarge { rows: max_rows, cols: max_cols })
     }
 
+    /// Bytes that [`new`](Self::new) allocates; saturating.
+    #[must_use]
+    pub fn bytes(max_rows: usize, max_cols: usize) -> u64 {
+        let (rows, cols) = (max_rows as u64, max_cols as u64);
+        // A float; of each block of 32 or 256 its 8-bit form and what belongs to it.
+        let block32 = 32 + 4 + 4 + 4;
+        let block256 = 256 + 4 + 16 * 2 + 8 * 2;
+        let row =
+            cols.saturating_mul(4).saturating_add(cols / 32 * block32).saturating_add(cols / 256 * block256);
+        row.saturating_mul(rows)
+    }
+
     fn allocate(max_rows: usize, max_cols: usize) -> Option<Self> {
         let elements = max_rows.checked_mul(max_cols).filter(|n| *n <= isize::MAX as usize / 8)?;
         let blocks32 = max_rows * (max_cols / 32);

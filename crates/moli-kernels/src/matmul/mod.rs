@@ -149,12 +149,24 @@ impl Scratch {
         let threads = threads.max(1);
         Self { panels: (0..threads).map(|_| Mutex::default()).collect(), shares: Shares::new(threads) }
     }
+
+    /// Bytes that [`new`](Self::new) allocates; saturating.
+    #[must_use]
+    pub fn bytes(threads: usize) -> u64 {
+        let thread = size_of::<Mutex<Panel>>() + PANEL_BYTES;
+        (thread as u64).saturating_mul(threads.max(1) as u64).saturating_add(Shares::bytes(threads.max(1)))
+    }
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 type Panel = Box<tile::Panel>;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 type Panel = ();
+/// Bytes of a panel on the heap.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const PANEL_BYTES: usize = size_of::<tile::Panel>();
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const PANEL_BYTES: usize = 0;
 
 /// Tokens that count as few: a thread then takes one tile at a time.
 const FEW: usize = 8;

@@ -23,6 +23,11 @@ struct Share {
 }
 
 impl Shares {
+    /// Bytes of the shares of so many threads.
+    pub(super) fn bytes(threads: usize) -> u64 {
+        (size_of::<Share>() as u64).saturating_mul(threads as u64)
+    }
+
     pub(super) fn new(threads: usize) -> Self {
         Self((0..threads).map(|_| Share::default()).collect())
     }

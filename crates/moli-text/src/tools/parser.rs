@@ -285,7 +285,7 @@ impl AnswerParser {
     /// Takes a character that is no part of a mark.
     fn text(&mut self, c: char) {
         let State::Text(text) = &mut self.state else { return };
-        let separator = text.after && matches!(c, ';' | ',') && self.options.is_bare();
+        let separator = text.after && self.calls > 0 && matches!(c, ';' | ',') && self.options.is_bare();
         if c.is_whitespace() || separator {
             text.space.push(c);
             if text.space.len() >= MAX_SPACE {

@@ -81,6 +81,10 @@ impl Fixture {
     }
 
     pub(crate) fn load(&self) -> Result<Tokenizer, TextError> {
+        Tokenizer::from_gguf(self.gguf().metadata())
+    }
+
+    pub(crate) fn gguf(&self) -> Gguf {
         let texts: Vec<&str> = self.tokens.iter().map(|(text, _)| text.as_str()).collect();
         let kinds: Vec<i32> = self.tokens.iter().map(|&(_, kind)| kind).collect();
         let mut meta: Vec<(&str, Value)> = vec![
@@ -104,7 +108,6 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny.gguf");
         writer.write_file(&path).unwrap();
-        let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
-        Tokenizer::from_gguf(gguf.metadata())
+        Gguf::open(&path, ReadMode::Read).unwrap()
     }
 }

@@ -1,0 +1,166 @@
+//! Chats: messages and tools in, what is said, thought and called out.
+
+use std::collections::VecDeque;
+use std::iter::FusedIterator;
+
+use moli_text::{
+    AnswerEvent, AnswerParser, CallOptions, Message, ParserOptions, RenderOptions, Tool, ToolChoice,
+};
+use serde_json::{Map, Value};
+
+use crate::answer::{Answer, Summary, TokenOutput};
+use crate::choice::Format;
+use crate::{CancelToken, Engine, EngineError, GenerateParams, Grammar};
+
+/// How a chat is answered.
+#[derive(Debug, Clone, Default)]
+pub struct ChatParams {
+    /// Tools that the model may call.
+    pub tools: Vec<Tool>,
+    /// Whether it has to. A call that is asked for, and any of a strict tool, is held to its schema by a grammar.
+    pub tool_choice: ToolChoice,
+    /// One call at most in an answer that has to call.
+    pub single_tool_call: bool,
+    /// Most tokens of reasoning: after them its closing tag is put into the answer. `None`: no limit of its own.
+    pub reasoning_budget: Option<usize>,
+    /// Further variables of the chat template, such as `enable_thinking`.
+    pub variables: Map<String, Value>,
+    /// Everything else. A grammar of its own and one for calls exclude each other.
+    pub generate: GenerateParams,
+}
+
+/// What one step of a chat's answer adds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChatChunk {
+    /// Which of the answer's choices.
+    pub choice: usize,
+    /// What it is, in order. Often empty: a mark may be incomplete, and a call is told when it is known to be one.
+    pub events: Vec<AnswerEvent>,
+    /// The token of this step; `None` at an end.
+    pub token: Option<TokenOutput>,
+}
+
+impl Engine {
+    /// Answers the last of these messages, in the model's own format.
+    ///
+    /// # Errors
+    /// As [`render_chat`](Self::render_chat) and [`submit`](Self::submit); for what is wrong with the tools
+    /// [`TextError`](moli_text::TextError), [`EngineError::UnknownToolFormat`] where the model's way of calling is not known.
+    pub fn chat(
+        &self,
+        messages: &[Message],
+        params: &ChatParams,
+        cancel: &CancelToken,
+    ) -> Result<Chat, EngineError> {
+        let template = self.chat_template()?.ok_or(EngineError::NoChatTemplate)?;
+        Tool::validate(&params.tools)?;
+        let offered = !params.tools.is_empty() && params.tool_choice != ToolChoice::None;
+        let tools = if offered { params.tools.clone() } else { Vec::new() };
+        let call_format = match template.tool_format() {
+            Some(format) => offered.then_some(format),
+            None if offered => return Err(EngineError::UnknownToolFormat),
+            None => None,
+        };
+        let tags = template.reasoning_tags();
+        let options = RenderOptions { tools, extra: params.variables.clone(), ..RenderOptions::default() };
+        let prompt = template.render(self.tokenizer(), messages, &options)?;
+        let in_reasoning = tags.as_ref().is_some_and(|tags| tags.opened_by(prompt.text()));
+        let ids = self.tokenizer().encode_prompt(&prompt)?;
+
+        let mut generate = params.generate.clone();
+        let calls = CallOptions {
+            choice: params.tool_choice.clone(),
+            parallel: !params.single_tool_call,
+            reasoning: tags.clone(),
+            in_reasoning,
+        };
+        let grammar = match template.tool_format() {
+            Some(format) => format.call_grammar(&params.tools, &calls, self.tokenizer())?,
+            None => None,
+        };
+        if let Some(grammar) = grammar {
+            if generate.grammar.is_some() {
+                let value = format!("{:?} with tools", params.tool_choice);
+                return Err(EngineError::parameter(
+                    "grammar",
+                    value,
+                    "left out where calls have one of theirs",
+                ));
+            }
+            generate.grammar = Some(Grammar::Lark(grammar));
+        }
+        let marks = call_format.map_or(&[][..], |format| format.markers());
+        let shown = marks.iter().copied().chain(tags.iter().flat_map(|tags| [tags.open(), tags.close()]));
+        let format = Format {
+            shown: shown.map(str::to_owned).collect(),
+            reasoning: tags
+                .clone()
+                .zip(params.reasoning_budget)
+                .map(|(tags, most)| (tags, in_reasoning, most)),
+        };
+        let answer = self.submit_chat(&ids, &generate, &format, cancel)?;
+        let parser = |summary: &Summary| {
+            AnswerParser::new(ParserOptions {
+                format: call_format,
+                names: params.tools.iter().map(|tool| tool.name.clone()).collect(),
+                reasoning: tags.clone(),
+                in_reasoning,
+                id_seed: summary.seed ^ ids.len() as u64,
+            })
+        };
+        let parsers = answer.summaries().iter().map(|summary| Some(parser(summary))).collect();
+        Ok(Chat { answer, parsers, ends: VecDeque::new(), over: false })
+    }
+}
+
+/// A chat's answer as it comes: an iterator of chunks, the last of which, for each choice, ends what was open.
+#[derive(Debug)]
+pub struct Chat {
+    answer: Answer,
+    parsers: Vec<Option<AnswerParser>>,
+    ends: VecDeque<ChatChunk>,
+    over: bool,
+}
+
+impl Chat {
+    /// See [`Answer::summaries`].
+    pub fn summaries(&self) -> &[Summary] {
+        self.answer.summaries()
+    }
+
+    /// See [`Answer::summary`].
+    pub fn summary(&self) -> Summary {
+        self.answer.summary()
+    }
+
+    /// Ends it within one step.
+    pub fn cancel(&self) {
+        self.answer.cancel();
+    }
+}
+
+impl Iterator for Chat {
+    type Item = Result<ChatChunk, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(chunk) = self.answer.next() {
+            return Some(chunk.map(|chunk| {
+                let parser = self.parsers.get_mut(chunk.choice).and_then(Option::as_mut);
+                let events = parser.map(|parser| parser.push(&chunk.text)).unwrap_or_default();
+                ChatChunk { choice: chunk.choice, events, token: chunk.token }
+            }));
+        }
+        if !self.over {
+            self.over = true;
+            for (choice, parser) in self.parsers.iter_mut().enumerate() {
+                let events = parser.take().map(AnswerParser::finish).unwrap_or_default();
+                if !events.is_empty() {
+                    self.ends.push_back(ChatChunk { choice, events, token: None });
+                }
+            }
+        }
+        self.ends.pop_front().map(Ok)
+    }
+}
+
+impl FusedIterator for Chat {}

@@ -1,0 +1,148 @@
+//! The position automaton (Glushkov) of a regular node: a state for each place of a character.
+
+use super::{CharSet, Node, NodeId, Rules};
+
+/// Most states of one automaton, and most transitions. A larger expression is cut into lexemes.
+const MAX_STATES: usize = 2_000;
+const MAX_EDGES: usize = 50_000;
+
+/// What one may be asked for in all, in steps.
+const MAX_STEPS: usize = 20_000_000;
+
+/// Repetitions with bounds are read as ones without, so it accepts more than the expression does.
+pub(super) struct Positions {
+    /// What each state was entered with.
+    chars: Vec<CharSet>,
+    /// The states that may come after each.
+    next: Vec<Vec<usize>>,
+    /// Whether a text may end in each.
+    last: Vec<bool>,
+    first: Vec<usize>,
+}
+
+/// The states that a part of an expression begins and ends in.
+struct Part {
+    nullable: bool,
+    first: Vec<usize>,
+    last: Vec<usize>,
+}
+
+impl Positions {
+    /// `None` where it would be too large.
+    pub(super) fn new(rules: &Rules, node: NodeId) -> Option<Self> {
+        let mut automaton = Self { chars: Vec::new(), next: Vec::new(), last: Vec::new(), first: Vec::new() };
+        let mut edges = 0;
+        let part = automaton.part(rules, node, &mut edges)?;
+        automaton.last = vec![false; automaton.chars.len()];
+        for state in part.last {
+            if let Some(last) = automaton.last.get_mut(state) {
+                *last = true;
+            }
+        }
+        automaton.first = part.first;
+        Some(automaton)
+    }
+
+    fn state(&mut self, chars: CharSet) -> Option<usize> {
+        self.chars.push(chars);
+        self.next.push(Vec::new());
+        (self.chars.len() <= MAX_STATES).then_some(self.chars.len() - 1)
+    }
+
+    fn connect(&mut self, from: &[usize], to: &[usize], edges: &mut usize) -> Option<()> {
+        *edges += from.len() * to.len();
+        if *edges > MAX_EDGES {
+            return None;
+        }
+        for &from in from {
+            self.next.get_mut(from)?.extend_from_slice(to);
+        }
+        Some(())
+    }
+
+    fn part(&mut self, rules: &Rules, id: NodeId, edges: &mut usize) -> Option<Part> {
+        Some(match rules.node(id) {
+            Node::Chars(set) => {
+                let state = self.state(set.clone())?;
+                Part { nullable: false, first: vec![state], last: vec![state] }
+            }
+            Node::Rule(rule) => self.part(rules, rules.body(*rule), edges)?,
+            Node::Sequence(items) => {
+                let mut whole = Part { nullable: true, first: Vec::new(), last: Vec::new() };
+                for &item in items {
+                    let part = self.part(rules, item, edges)?;
+                    whole = self.after(whole, part, edges)?;
+                }
+                whole
+            }
+            Node::Choice(options) => {
+                let mut whole = Part { nullable: false, first: Vec::new(), last: Vec::new() };
+                for &option in options {
+                    let part = self.part(rules, option, edges)?;
+                    whole.nullable |= part.nullable;
+                    whole.first.extend(part.first);
+                    whole.last.extend(part.last);
+                }
+                whole
+            }
+            Node::Repeat { node, least, most } => {
+                let mut part = self.part(rules, *node, edges)?;
+                if most.is_none_or(|most| most > 1) {
+                    self.connect(&part.last, &part.first, edges)?;
+                }
+                part.nullable |= *least == 0;
+                part
+            }
+        })
+    }
+
+    fn after(&mut self, left: Part, right: Part, edges: &mut usize) -> Option<Part> {
+        self.connect(&left.last, &right.first, edges)?;
+        let Part { nullable, mut first, last } = left;
+        if nullable {
+            first.extend(right.first);
+        }
+        let mut ends = right.last;
+        if right.nullable {
+            ends.extend(last);
+        }
+        Some(Part { nullable: nullable && right.nullable, first, last: ends })
+    }
+
+    fn after_state(&self, state: Option<usize>) -> &[usize] {
+        match state {
+            None => &self.first,
+            Some(state) => self.next.get(state).map(Vec::as_slice).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a text of `self` can be followed by one of the characters `follow` while `other` goes on with the same
+    /// text and the same character: a lexer would then take the longer text for `other`, right or wrong. Also `true`
+    /// where finding out takes more than `steps`.
+    pub(super) fn is_cut_by(&self, other: &Self, follow: &CharSet, steps: &mut usize) -> bool {
+        let width = other.chars.len() + 1;
+        let mut seen = vec![false; (self.chars.len() + 1) * width];
+        let mut queue: Vec<(Option<usize>, Option<usize>)> = vec![(None, None)];
+        while let Some((here, there)) = queue.pop() {
+            let ends = here.and_then(|state| self.last.get(state)).copied().unwrap_or_default();
+            for &next_there in other.after_state(there) {
+                let Some(chars_there) = other.chars.get(next_there) else { continue };
+                *steps += 1;
+                if *steps > MAX_STEPS || (ends && chars_there.intersects(follow)) {
+                    return true;
+                }
+                for &next_here in self.after_state(here) {
+                    *steps += 1;
+                    let Some(chars_here) = self.chars.get(next_here) else { continue };
+                    if chars_here.intersects(chars_there)
+                        && let Some(seen @ false) = seen.get_mut((next_here + 1) * width + next_there + 1)
+                    {
+                        *seen = true;
+                        queue.push((Some(next_here), Some(next_there)));
+                    }
+                }
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,47 @@
+//! How much memory the process really takes, as Linux says it.
+
+use std::fs;
+
+use super::limits::kilobytes;
+
+/// Bytes in memory that belong to this process, files that it has mapped included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resident {
+    /// Now.
+    pub bytes: u64,
+    /// The most so far.
+    pub peak: u64,
+}
+
+/// What of this process is in memory; `None` where the system does not say.
+#[must_use]
+pub fn resident_bytes() -> Option<Resident> {
+    parse(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn parse(status: &str) -> Option<Resident> {
+    Some(Resident { bytes: kilobytes(status, "VmRSS")?, peak: kilobytes(status, "VmHWM")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_lines_are_found() {
+        let status = "Name:\tmoli\nVmPeak:\t  999 kB\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\nThreads:\t2\n";
+        assert_eq!(parse(status), Some(Resident { bytes: 1 << 20, peak: 2 << 20 }));
+        for bad in
+            ["", "VmRSS: 5 kB", "VmRSS: x kB\nVmHWM: 1 kB", "VmRSS: 5\nVmHWM: 6", "VmRSS: -5 kB\nVmHWM: 1 kB"]
+        {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_takes_some() {
+        let resident = resident_bytes().unwrap();
+        assert!(resident.bytes > 1 << 20 && resident.bytes <= resident.peak);
+    }
+}

@@ -1,0 +1,97 @@
+//! What a model will take of memory, computed before anything is allocated.
+//!
+//! Each sum here follows an allocation in [`decoder`](crate::decoder), [`cpu`](crate::cpu) or [`weights`](crate::weights),
+//! and a test compares them with what is really allocated.
+
+use moli_format::Gguf;
+use moli_kernels::{Activations, Kernels, KvSlot, RopeAngles, Scratch};
+
+use crate::cpu::CpuBackend;
+use crate::weights::Layer;
+use crate::{Config, MAX_OUTPUTS};
+
+/// The pool, the batch's lists and all else that has no row and no layer: a few kilobytes.
+const REST: u64 = 8 << 10;
+
+/// What a model is loaded for, as far as it decides about memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Threads of the CPU backend, the caller's own included.
+    pub threads: usize,
+    /// Most rows of one batch.
+    pub max_rows: usize,
+    /// Rows of one batch whose logits are wanted: one for each sequence that is being continued.
+    pub outputs: usize,
+    /// Tokens of the longest sequence.
+    pub context: usize,
+}
+
+/// Bytes that a loaded model takes on the CPU, beside its KV pages. Sums saturate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// The model's files but for `embeddings`: mapped, or in memory as a whole.
+    pub weights: u64,
+    /// The table of embeddings, where it is not the output head too: of a mapped file, those parts become resident whose
+    /// tokens occur.
+    pub embeddings: u64,
+    /// Norms and biases as f32, and the list of layers.
+    pub vectors: u64,
+    /// Activations of one batch, with the quantised inputs of its products and its rotary angles.
+    pub activations: u64,
+    /// What each thread works in: panels of weights, pages and partial results of attention.
+    pub threads: u64,
+    /// The rows of logits.
+    pub logits: u64,
+}
+
+impl Footprint {
+    /// Of this model, loaded for this.
+    #[must_use]
+    pub fn of(gguf: &Gguf, config: &Config, load: &Load) -> Self {
+        let floats = |n: usize| (n as u64).saturating_mul(size_of::<f32>() as u64);
+        let max_rows = load.max_rows.max(1);
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+
+        let vectors = gguf.tensors().filter(|tensor| tensor.rows() == 1);
+        let values = vectors.fold(0u64, |sum, tensor| sum.saturating_add(floats(tensor.elements())));
+        // The list of layers grows as they are found, and doubles when it is full.
+        let layers = config.layers.next_power_of_two().max(4) * size_of::<Layer<CpuBackend>>();
+
+        let tied = gguf.tensor("output.weight").is_none();
+        let embeddings =
+            gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |table| table.data.len() as u64);
+
+        let row = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.ffn;
+        let outputs = MAX_OUTPUTS.min(max_rows);
+        let widest = config.hidden.max(q).max(config.ffn);
+        let angles = RopeAngles::bytes(config.rope.dims, max_rows)
+            .saturating_add(RopeAngles::bytes(config.rope_local.dims, max_rows));
+        let activations = [
+            floats(row).saturating_mul(max_rows as u64),
+            floats(2 * config.hidden).saturating_mul(outputs as u64),
+            Activations::bytes(max_rows, widest),
+            angles,
+            (size_of::<KvSlot>() as u64).saturating_mul(max_rows as u64),
+        ];
+
+        let heads = (config.heads, config.kv_heads);
+        let attention = Kernels::attention_bytes(load.threads, heads, config.head_dim, load.context);
+        // The backend's and what the caller gets; both grow by doubling.
+        let rows = load.outputs.clamp(1, outputs).next_power_of_two() as u64;
+        Self {
+            weights: gguf.file_bytes().saturating_sub(embeddings),
+            embeddings,
+            vectors: values.saturating_add(layers as u64),
+            activations: activations.iter().fold(0, |sum, &part| sum.saturating_add(part)),
+            threads: Scratch::bytes(load.threads).saturating_add(attention).saturating_add(REST),
+            logits: floats(2 * config.vocab).saturating_mul(rows),
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let parts = [self.embeddings, self.vectors, self.activations, self.threads, self.logits];
+        parts.iter().fold(self.weights, |sum, &part| sum.saturating_add(part))
+    }
+}

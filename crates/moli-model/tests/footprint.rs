@@ -1,0 +1,117 @@
+//! What `Footprint` says beforehand is what is then on the heap, or a little more.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use moli_format::{Gguf, ReadMode, TensorType};
+use moli_model::{
+    ARCHITECTURES, BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS, load,
+    pages_of,
+};
+use moli_testkit::TinyModel;
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is handed to the system's allocator unchanged; only a number is kept.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Computes so many rows of one sequence and one row of each of `outputs` others.
+fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
+    let before = LIVE.load(Relaxed);
+    let pages = pages_of(what.context) + what.outputs;
+    let options = LoadOptions {
+        threads: what.threads,
+        isa: None,
+        context: pages * PAGE_TOKENS,
+        max_rows: what.max_rows,
+        kv_type,
+    };
+    let mut runtime = load(gguf, BackendKind::Cpu, &options).unwrap();
+    let long: Vec<u32> = (0..).take(pages_of(what.context)).collect();
+    for start in (0..what.context).step_by(what.max_rows) {
+        let positions: Vec<u32> = (start as u32..what.context as u32).take(what.max_rows).collect();
+        let batch = Batch {
+            tokens: &vec![7; positions.len()],
+            positions: &positions,
+            sequences: &vec![0; positions.len()],
+            tables: &[&long],
+            outputs: &[0],
+        };
+        runtime.forward(&batch).unwrap();
+    }
+    let rows: Vec<u32> = (0..what.outputs as u32).collect();
+    let tables: Vec<[u32; 1]> = (long.len() as u32..).take(what.outputs).map(|page| [page]).collect();
+    let batch = Batch {
+        tokens: &rows,
+        positions: &vec![0; what.outputs],
+        sequences: &rows,
+        tables: &tables.iter().map(<[u32; 1]>::as_slice).collect::<Vec<_>>(),
+        outputs: &rows,
+    };
+    runtime.forward(&batch).unwrap();
+    drop((long, rows, tables));
+    LIVE.load(Relaxed) - before
+}
+
+/// One test, so that no other allocates at the same time.
+#[test]
+fn a_model_takes_what_was_said_beforehand() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let small = Load { threads: 1, max_rows: 16, outputs: 1, context: 64 };
+    let wide = Load { threads: 2, max_rows: 512, outputs: 5, context: 1600 };
+    for architecture in ARCHITECTURES {
+        for matrix in [TensorType::Q8_0, TensorType::Q4K, TensorType::F16] {
+            let model = TinyModel { matrix, layers: 6, ..TinyModel::new(architecture) };
+            model.write(&path).unwrap();
+            let gguf = Gguf::open(&path, ReadMode::Map).unwrap();
+            let config = Config::from_metadata(gguf.metadata(), model.vocab()).unwrap();
+            let cases = [
+                (small, KvType::F16),
+                (wide, KvType::F16),
+                (wide, KvType::Q8_0),
+                (Load { threads: 4, ..small }, KvType::F16),
+            ];
+            for (what, kv_type) in cases {
+                let footprint = Footprint::of(&gguf, &config, &what);
+                assert_eq!(footprint.weights, std::fs::metadata(&path).unwrap().len());
+                let pages = pages_of(what.context) + what.outputs;
+                let page = kv_type.page_bytes(config.layers, config.kv_heads, config.head_dim).unwrap();
+                let said = footprint.total() - footprint.weights + pages as u64 * page;
+                // On a thread of its own, since a thread keeps what attention works in.
+                let used =
+                    std::thread::scope(|scope| scope.spawn(|| used(&gguf, what, kv_type)).join().unwrap())
+                        as u64;
+                let what = format!("{architecture}, {matrix:?}, {kv_type}, {what:?}");
+                println!("{what}: said {said}, used {used}");
+                assert!(used <= said, "{what}: {used} bytes where {said} were said");
+                assert!(said <= used + used / 25, "{what}: {said} bytes were said for {used}");
+            }
+        }
+    }
+}
