@@ -25,15 +25,6 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    /// An empty conversation, but for the instructions to the model.
-    pub(crate) fn new(system: Option<&str>) -> Self {
-        let mut conversation = Self::default();
-        if let Some(system) = system {
-            conversation.set_system(system);
-        }
-        conversation
-    }
-
     /// All messages, for the chat template.
     pub(crate) fn messages(&self) -> &[Message] {
         &self.messages
@@ -62,7 +53,11 @@ impl Conversation {
         self.messages.push(Message::new("user", text));
     }
 
-    pub(crate) fn push_assistant(&mut self, text: &str) {
+    /// The answer to the latest message, which is taken back where there is none.
+    pub(crate) fn push_answer(&mut self, text: &str) {
+        if text.is_empty() {
+            return self.pop();
+        }
         self.messages.push(Message::new("assistant", text));
     }
 
@@ -167,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_system_message_is_first_and_alone() {
-        let mut conversation = Conversation::new(None);
+        let mut conversation = Conversation::default();
         conversation.push_user("hi");
         conversation.set_system("one");
         conversation.set_system("two");
@@ -181,9 +176,12 @@ mod tests {
     fn a_saved_conversation_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chat.json");
-        let mut conversation = Conversation::new(Some("be brief"));
+        let mut conversation = Conversation::default();
+        conversation.set_system("be brief");
         conversation.push_user("line one\nline \"two\" 中文");
-        conversation.push_assistant("yes");
+        conversation.push_answer("yes");
+        conversation.push_user("what?");
+        conversation.push_answer("");
         conversation.save(&path).unwrap();
         conversation.push_user("more");
         conversation.save(&path).unwrap();

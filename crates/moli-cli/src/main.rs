@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod repl;
 mod reply;
+mod saved;
 mod text_input;
 
 fn main() -> std::process::ExitCode {

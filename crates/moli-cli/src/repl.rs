@@ -22,6 +22,7 @@ use crate::conversation::Conversation;
 use crate::failure;
 use crate::output::{Answers, StdoutError, escape, note};
 use crate::reply::{reply, stats};
+use crate::saved;
 use input::{Command, Entry, HELP};
 
 /// Entries that the history keeps.
@@ -31,6 +32,8 @@ const HISTORY: usize = 1000;
 pub(crate) struct Options {
     pub(crate) params: GenerateParams,
     pub(crate) system: Option<String>,
+    /// Where the conversation is read from, if it is there, and saved at the end.
+    pub(crate) session: Option<PathBuf>,
     /// Each entry is continued as it stands, without a template and without what came before.
     pub(crate) raw: bool,
     /// Numbers after each answer.
@@ -40,24 +43,23 @@ pub(crate) struct Options {
 /// Talks until the person leaves.
 pub(crate) fn run(engine: &Engine, options: Options) -> Result<Exit> {
     let mut lines = Lines::open()?;
-    let conversation = Conversation::new(options.system.as_deref());
-    let mut talk = Talk {
-        engine,
-        session: engine.session(),
-        conversation,
-        latest: None,
-        answers: Answers::new(),
-        options,
-    };
+    let (mut conversation, session) = saved::load_or_begin(engine, options.session.as_deref())?;
+    if let Some(system) = &options.system {
+        conversation.set_system(system);
+    }
+    if conversation.turns() > 0 {
+        note!("going on after {} messages", conversation.turns());
+    }
+    let mut talk = Talk { engine, session, conversation, latest: None, answers: Answers::new(), options };
     note!("{} (/help: commands, Ctrl-D: leave)", escape(&engine.description()));
     loop {
         let entry = match lines.next()? {
             Next::Entry(entry) => entry,
-            Next::Leave(exit) => return Ok(exit),
+            Next::Leave(exit) => return talk.leave(exit),
         };
         let done = match entry {
             Entry::Empty => Ok(()),
-            Entry::Command(Command::Quit) => return Ok(Exit::Done),
+            Entry::Command(Command::Quit) => return talk.leave(Exit::Done),
             Entry::Command(command) => talk.command(command),
             Entry::Message(text) => talk.message(&text),
         };
@@ -81,6 +83,13 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
+    fn leave(&self, exit: Exit) -> Result<Exit> {
+        if let Some(file) = &self.options.session {
+            saved::save(&self.conversation, &self.session, file)?;
+        }
+        Ok(exit)
+    }
+
     /// Answers a message. When that fails, the conversation is what it was before.
     fn message(&mut self, text: &str) -> Result<()> {
         if self.options.raw {
@@ -91,8 +100,7 @@ impl Talk<'_> {
         let answered = self.engine.encode_chat(self.conversation.messages());
         let answered = answered.map_err(anyhow::Error::from).and_then(|ids| self.answer(&ids));
         match answered {
-            Ok(answer) if answer.is_empty() => self.conversation.pop(),
-            Ok(answer) => self.conversation.push_assistant(&answer),
+            Ok(answer) => self.conversation.push_answer(&answer),
             Err(error) => {
                 self.conversation.pop();
                 return Err(error);
@@ -137,13 +145,18 @@ impl Talk<'_> {
             },
             Command::Save(file) => {
                 let path = expand_home(&file);
-                self.conversation.save(&path)?;
+                let saved = saved::save(&self.conversation, &self.session, &path)?;
                 note!("saved {} messages to {}", self.conversation.messages().len(), escape(&file));
+                let (beside, size) = (saved::beside(Path::new(&file)), saved.bytes as f64 / 1e6);
+                note!(
+                    "and what the model has computed of {} tokens to {} ({size:.1} MB)",
+                    saved.cached_tokens,
+                    escape(&beside.to_string_lossy())
+                );
             }
             Command::Load(file) => {
-                let loaded = Conversation::load(&expand_home(&file))?;
-                note!("loaded {} messages from {}", loaded.messages().len(), escape(&file));
-                self.conversation = loaded;
+                (self.conversation, self.session) = saved::load(self.engine, &expand_home(&file))?;
+                note!("loaded {} messages from {}", self.conversation.messages().len(), escape(&file));
             }
             Command::Reset => {
                 self.conversation.clear();

@@ -78,6 +78,65 @@ fn run_answers_from_an_argument_a_file_and_standard_input_alike() {
     }
 }
 
+#[test]
+fn a_session_goes_on_where_the_last_one_ended() {
+    let world = World::new();
+    let model = world.chat_model();
+    let chat = world.path("chat.json");
+    let (chat, kv) = (chat.to_str().unwrap(), world.path("chat.json.kv"));
+    let ask = |prompt: &str| {
+        let ran = world.run(&run_arguments(&model, &["-p", prompt, "--session", chat, "--json"]));
+        let stderr = ran.stderr.clone();
+        (ran.json(), stderr)
+    };
+    let cached = |answer: &Value| answer["usage"]["cached_tokens"].as_u64().unwrap();
+    let (first, stderr) = ask("a question that is longer than a page of keys and values is");
+    assert_eq!((cached(&first), stderr.as_str()), (0, ""));
+    let before = [std::fs::read(chat).unwrap(), std::fs::read(&kv).unwrap()];
+    let again = |kv_bytes: Option<&[u8]>| {
+        std::fs::write(chat, &before[0]).unwrap();
+        match kv_bytes {
+            Some(bytes) => std::fs::write(&kv, bytes).unwrap(),
+            None => std::fs::remove_file(&kv).unwrap(),
+        }
+        ask("and another one")
+    };
+    let (second, stderr) = again(Some(&before[1]));
+    assert_eq!(stderr, "");
+    let kept = cached(&second);
+    assert!(kept >= 64 && kept % 32 == 0, "{second}");
+    let asked = first["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert!(second["usage"]["prompt_tokens"].as_u64().unwrap() > asked + 20, "it has the first one in it");
+    // Without the second file, or with a damaged one, the same is said and all of it computed.
+    let (alone, stderr) = again(None);
+    assert_eq!((cached(&alone), stderr.as_str(), &alone["text"]), (0, "", &second["text"]));
+    let mut damaged = before[1].clone();
+    damaged[200] ^= 1;
+    let (alone, stderr) = again(Some(&damaged));
+    assert_eq!((cached(&alone), &alone["text"]), (0, &second["text"]));
+    assert!(stderr.contains("chat.json.kv: the file is damaged") && stderr.contains("read anew"), "{stderr}");
+}
+
+#[test]
+fn sessions_of_plain_prompts_and_of_other_files() {
+    let world = World::new();
+    let (model, prompt) = (world.base_model(), "once upon a time there was a text of some length");
+    let chat = world.path("chat.json");
+    let chat = chat.to_str().unwrap();
+    let run =
+        |session: &str| world.run(&run_arguments(&model, &["--raw", "-p", prompt, "--session", session]));
+    let expected = world.run(&run_arguments(&model, &["--raw", "-p", prompt])).ok();
+    assert_eq!(run(chat).ok(), expected);
+    assert_eq!(run(chat).ok(), expected);
+    let notes = world.file("notes.txt", "my notes");
+    run(&notes).fails(1, &["notes.txt", "is not a conversation"]);
+    assert_eq!(std::fs::read(&notes).unwrap(), b"my notes");
+    let nowhere = world.path("no/folder");
+    let ran = run(nowhere.to_str().unwrap());
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), expected.as_str()));
+    assert!(ran.stderr.contains("cannot write") && ran.stderr.contains("no/folder"), "{ran:?}");
+}
+
 /// The processors that this process may use, ascending.
 #[cfg(target_os = "linux")]
 fn allowed(status: &str) -> String {

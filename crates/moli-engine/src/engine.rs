@@ -217,6 +217,7 @@ impl Engine {
         let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
         model.context = plan.context;
         model.plan = Some(plan);
+        model.weights = gguf.tensors().cloned().collect();
         model.load_time = started.elapsed();
         let engine = Self::start(runtime, model, options.prefill_chunk, &options.scheduling)?;
         read_ahead(&gguf, &engine.inner.shared);
@@ -457,6 +458,19 @@ impl Engine {
                 Err(EngineError::QueueFull { waiting, limit: self.inner.max_queue })
             }
         }
+    }
+
+    /// Has the computing thread do something between two steps, and waits for what it gives.
+    pub(crate) fn between_steps<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Worker) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let (sender, given) = mpsc::channel();
+        let job = move |worker: &mut Worker| {
+            let _ = sender.send(job(worker));
+        };
+        let sent = self.inner.shared.inbox.send(Message::Job(Box::new(job)));
+        sent.ok().and_then(|()| given.recv().ok()).ok_or(EngineError::Poisoned)
     }
 
     /// Has the computing thread look whether there is something to do.

@@ -1,9 +1,12 @@
 //! The one error type of this crate.
 
+use std::path::PathBuf;
+
 use moli_format::FormatError;
 use moli_model::ModelError;
 use moli_text::TextError;
 
+use crate::SnapshotError;
 use crate::plan::Shortage;
 
 /// Why an engine can't be loaded or an answer can't be given.
@@ -102,6 +105,15 @@ pub enum EngineError {
         waiting: usize,
         /// Most that may wait.
         limit: usize,
+    },
+    /// A session can't be saved or restored.
+    #[error("{}: {error}", path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        error: SnapshotError,
     },
     /// The operating system has no random numbers to make a seed of.
     #[error("no seed can be drawn: {reason}")]

@@ -27,6 +27,7 @@ mod constraint;
 mod counters;
 mod engine;
 mod error;
+mod fingerprint;
 mod inbox;
 mod logprob;
 mod math;
@@ -38,6 +39,7 @@ mod prefix;
 mod sampler;
 mod scheduler;
 mod session;
+mod snapshot;
 mod speculation;
 mod stop;
 mod sync;
@@ -69,5 +71,6 @@ pub use plan::{
     Resident, Settings, Shortage, resident_bytes,
 };
 pub use session::{Generation, Session};
+pub use snapshot::{Saved, SnapshotError};
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_LENGTH, MAX_STOP_STRINGS};
 pub use watchdog::Stall;

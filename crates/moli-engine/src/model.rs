@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use moli_format::Tensor;
 use moli_kernels::{Isa, Kernels};
 use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, Tokenizer};
 
 use crate::{EngineError, MemoryPlan};
 use crate::constraint::{Compiler, Constraint, Grammar};
+use crate::fingerprint::{Digest, fingerprint};
 use crate::sampler::Breakers;
 
 pub(crate) struct Model {
@@ -23,6 +25,12 @@ pub(crate) struct Model {
     pub(crate) context: usize,
     pub(crate) load_time: Duration,
     pub(crate) plan: Option<MemoryPlan>,
+    /// Of a page of keys and values.
+    pub(crate) page_bytes: usize,
+    pub(crate) page_layout: String,
+    /// The file's tensors, to know the model by; empty where there is no file.
+    pub(crate) weights: Vec<Tensor>,
+    fingerprint: OnceLock<Digest>,
     breakers: Mutex<Option<BreakerCache>>,
     /// Made for the first grammar: it knows every token.
     compiler: OnceLock<Compiler>,
@@ -57,10 +65,19 @@ impl Model {
             config,
             load_time: Duration::ZERO,
             plan: None,
+            page_bytes: runtime.page_bytes(),
+            page_layout: runtime.page_layout(),
+            weights: Vec::new(),
+            fingerprint: OnceLock::new(),
             breakers: Mutex::new(None),
             compiler: OnceLock::new(),
             kernels: Kernels::new(isa).map_err(ModelError::from)?,
         })
+    }
+
+    /// What tells this model from others; found out when it is first asked for.
+    pub(crate) fn fingerprint(&self) -> Digest {
+        *self.fingerprint.get_or_init(|| fingerprint(&self.config, &self.tokenizer, &self.weights))
     }
 
     /// The token sequences of these breaker texts.

@@ -22,7 +22,11 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine, tokens: Vec::new() }
+        Self::restored(engine, Vec::new())
+    }
+
+    pub(crate) fn restored(engine: Engine, tokens: Vec<u32>) -> Self {
+        Self { engine, tokens }
     }
 
     /// The engine that this is a session of.

@@ -91,6 +91,10 @@ impl Runtime for Toy {
         PAGE_TOKENS * size_of::<u32>()
     }
 
+    fn page_layout(&self) -> String {
+        "toy".to_owned()
+    }
+
     fn copy_page(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
         self.cache.copy_within(page(from), page(to).start);
         Ok(())
@@ -165,7 +169,7 @@ fn slot(table: &[u32], position: usize) -> usize {
     page(table[position / PAGE_TOKENS]).start + position % PAGE_TOKENS
 }
 
-fn config(vocab: usize, context: usize) -> Config {
+pub(crate) fn config(vocab: usize, context: usize) -> Config {
     let metadata = GgufWriter::new()
         .meta("general.architecture", "llama")
         .meta("llama.block_count", 1_u32)

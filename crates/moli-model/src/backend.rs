@@ -94,6 +94,10 @@ pub trait Backend: Send {
     /// Bytes of a page's keys and values, in all layers.
     fn page_bytes(&self, cache: &Self::Cache) -> usize;
 
+    /// The name of what [`read_page`](Self::read_page) gives: the backend, the type, and a version that counts up with every
+    /// change of the layout or of the bits that are stored.
+    fn page_layout(&self, cache: &Self::Cache) -> String;
+
     /// Copies a page's keys and values, in all layers, to another page. Both exist.
     ///
     /// # Errors

@@ -207,6 +207,10 @@ impl Backend for CandleBackend {
         cache.tensors().map(|tensor| page(tensor) * size_of::<f16>()).sum()
     }
 
+    fn page_layout(&self, _cache: &Self::Cache) -> String {
+        format!("candle {} v1", KvType::F16)
+    }
+
     fn copy_page(&mut self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<(), ModelError> {
         for tensor in cache.tensors() {
             tensor

@@ -124,6 +124,10 @@ impl Backend for CpuBackend {
         cache.page_bytes()
     }
 
+    fn page_layout(&self, cache: &Self::Cache) -> String {
+        format!("cpu {} v1", cache.kv_type())
+    }
+
     fn copy_page(&mut self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<(), ModelError> {
         cache.copy_page(from, to);
         Ok(())

@@ -244,6 +244,10 @@ impl<B: Backend> Runtime for Decoder<B> {
         self.backend.page_bytes(&self.cache)
     }
 
+    fn page_layout(&self) -> String {
+        self.backend.page_layout(&self.cache)
+    }
+
     fn copy_page(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
         self.check_page(from)?;
         self.check_page(to)?;

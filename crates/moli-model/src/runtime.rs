@@ -46,14 +46,18 @@ pub trait Runtime: Send {
     /// Bytes of a page's keys and values, in all layers.
     fn page_bytes(&self) -> usize;
 
+    /// What is in a page's bytes and in which order, by name: `cpu f16 v1`. Where it and the model are the same, pages can be
+    /// [read](Self::read_page) here and [written](Self::write_page) there.
+    fn page_layout(&self) -> String;
+
     /// Copies a page's keys and values to another page.
     ///
     /// # Errors
     /// [`ModelError::Page`] for a page that does not exist.
     fn copy_page(&mut self, from: u32, to: u32) -> Result<(), ModelError>;
 
-    /// Appends a page's keys and values to `out`, [`page_bytes`](Self::page_bytes) of them: for the same model, backend and
-    /// version to write them back.
+    /// Appends a page's keys and values to `out`, [`page_bytes`](Self::page_bytes) of them: for the same model and
+    /// [`page_layout`](Self::page_layout) to write them back.
     ///
     /// # Errors
     /// [`ModelError::Page`] for a page that does not exist.

@@ -6,16 +6,15 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use moli_engine::units::megabytes;
-use moli_engine::{Engine, GenerateParams, TokenOutput, resident_bytes};
+use moli_engine::{Engine, GenerateParams, Session, TokenOutput, resident_bytes};
 use serde::Serialize;
 
 use crate::cli::Exit;
-use crate::conversation::Conversation;
 use crate::failure::UsageError;
 use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, max_tokens, new_seed};
 use crate::output::{Answers, note};
 use crate::reply::{Reply, finish_reason, milliseconds, reply, stats};
-use crate::{load, repl, text_input};
+use crate::{load, repl, saved, text_input};
 
 /// Answer a prompt, or talk with a model
 #[derive(Debug, Args)]
@@ -54,6 +53,10 @@ struct PromptArgs {
     /// Tell the model how to behave
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
+    /// Go on with the conversation in this file, if there is one, and save it there at the end. FILE.kv beside it keeps
+    /// what the model has computed, so that it need not be computed again
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
     /// Continue the prompt as it stands, without the model's chat template
     #[arg(long, conflicts_with = "system")]
     raw: bool,
@@ -127,6 +130,7 @@ impl Run {
             let talk = repl::Options {
                 params: self.params()?,
                 system: self.prompt.system,
+                session: self.prompt.session,
                 raw,
                 stats: self.answer.stats,
             };
@@ -136,14 +140,25 @@ impl Run {
             return Err(UsageError("the prompt is empty").into());
         }
         let (engine, raw) = self.load()?;
+        let file = self.prompt.session.as_deref();
+        let (mut conversation, mut session) = saved::load_or_begin(&engine, file)?;
         let ids = if raw {
             engine.encode(&prompt)?
         } else {
-            let mut conversation = Conversation::new(self.prompt.system.as_deref());
+            if let Some(system) = &self.prompt.system {
+                conversation.set_system(system);
+            }
             conversation.push_user(&prompt);
             engine.encode_chat(conversation.messages())?
         };
-        self.answer_once(&engine, &ids)
+        let reply = self.answer_once(&mut session, &ids)?;
+        if let Some(file) = file {
+            if !raw {
+                conversation.push_answer(&reply.text);
+            }
+            saved::save(&conversation, &session, file)?;
+        }
+        Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
     }
 
     /// The engine, and whether prompts go to it without a template.
@@ -170,7 +185,7 @@ impl Run {
         })
     }
 
-    fn answer_once(&self, engine: &Engine, ids: &[u32]) -> Result<Exit> {
+    fn answer_once(&self, session: &mut Session, ids: &[u32]) -> Result<Reply> {
         let seed = self.sampling.seed.unwrap_or_else(new_seed);
         let mut params = self.params()?;
         params.sampling.seed = Some(seed);
@@ -179,16 +194,16 @@ impl Run {
             params.logprobs = params.logprobs.or(Some(0));
         }
         let mut answers = Answers::new();
-        let mut session = engine.session();
         let reply =
             reply(
-                &mut session,
+                session,
                 ids,
                 &params,
                 |text| {
                     if self.answer.json { Ok(()) } else { answers.stream(text) }
                 },
             )?;
+        let engine = session.engine();
         if self.answer.json {
             answers.json(&self.json(engine, seed, &reply))?;
         } else {
@@ -202,7 +217,7 @@ impl Run {
             note!("memory: {} planned{}", megabytes(planned), peak.unwrap_or_default());
             note!("seed: {seed}");
         }
-        Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
+        Ok(reply)
     }
 
     fn json<'a>(&'a self, engine: &Engine, seed: u64, reply: &'a Reply) -> Answer<'a> {

@@ -30,7 +30,7 @@ pub(super) enum Command {
 
 /// What `/help` prints.
 pub(super) const HELP: &str = r#"  /system TEXT   tell the model how to behave; alone: show what it was told
-  /save FILE     write the conversation to a file
+  /save FILE     write the conversation to a file, and to FILE.kv what the model has computed of it
   /load FILE     go on with a saved conversation
   /reset         forget the conversation
   /stats         tokens, speed and how full the context is

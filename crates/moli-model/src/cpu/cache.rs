@@ -64,6 +64,14 @@ impl CpuCache {
         (self.keys.layer_mut(layer), self.values.layer_mut(layer))
     }
 
+    /// The type of its numbers.
+    pub(super) fn kv_type(&self) -> KvType {
+        match self.keys {
+            Part::F16(_) => KvType::F16,
+            Part::Q8_0 { .. } => KvType::Q8_0,
+        }
+    }
+
     /// Bytes of a page in all layers.
     pub(super) fn page_bytes(&self) -> usize {
         self.layers * self.arrays().map(|array| array.page_bytes()).sum::<usize>()

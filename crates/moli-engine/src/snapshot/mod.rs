@@ -1,0 +1,263 @@
+//! Saving a session to a file, and going on with it in another process.
+//!
+//! What is saved is the tokens, and the keys and values that the prefix cache has of them. The computing thread reads and writes a
+//! few pages at a time between two steps, and holds none in between: nobody else's pages become scarce meanwhile.
+//! What has been evicted by then is left out, and is computed again when it is needed.
+
+mod format;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use moli_model::{ModelError, PAGE_TOKENS};
+
+use crate::worker::Worker;
+use crate::{Engine, EngineError, Session};
+use format::{Bounds, Kind, Snapshot, Writer};
+
+/// Bytes of pages that the computing thread copies at once, at least a page: a small part of what a step reads of the weights.
+const JOB_BYTES: usize = 8 << 20;
+/// Pages of these bytes, at most.
+const JOB_PAGES: usize = 64;
+
+/// The number of no adapter.
+const NO_ADAPTER: u64 = 0;
+
+/// What was saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// Tokens of the session.
+    pub tokens: usize,
+    /// The first of them, those whose keys and values are in the file: whole pages of 32 tokens, as far as the prefix cache
+    /// had them.
+    pub cached_tokens: usize,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// Why a session can't be saved or restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The file can't be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The file is something else.
+    #[error("this is not a saved session")]
+    NotASession,
+    /// Another version of the format.
+    #[error("the session is in version {found} of the format, and this build reads version {supported}")]
+    Version {
+        /// The file's.
+        found: u32,
+        /// This build's.
+        supported: u32,
+    },
+    /// The file was cut short, or has more than it should.
+    #[error("the file has {actual} bytes and its header asks for {expected}")]
+    Length {
+        /// What the header says; at least the header's own length where there is none.
+        expected: u64,
+        /// The file's.
+        actual: u64,
+    },
+    /// Its bytes are not those that were saved.
+    #[error("the file is damaged: its checksum is {actual} and should be {expected}")]
+    Checksum {
+        /// What the file says.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
+    /// It was saved with another model.
+    #[error("the session is of another model: its fingerprint is {found}, and this model's {expected}")]
+    OtherModel {
+        /// The file's.
+        found: String,
+        /// This model's.
+        expected: String,
+    },
+    /// Keys and values are kept differently here.
+    #[error("the session's keys and values are kept differently: {found}; here {expected}")]
+    OtherLayout {
+        /// The file's.
+        found: String,
+        /// This engine's.
+        expected: String,
+    },
+    /// The name of how keys and values are kept is too long.
+    #[error("the name of the layout has {bytes} bytes, and may have {limit}")]
+    LayoutName {
+        /// Its bytes.
+        bytes: u32,
+        /// The most there may be.
+        limit: u32,
+    },
+    /// It was computed with an adapter.
+    #[error("the session is of adapter {found}, and this engine has none")]
+    Adapter {
+        /// The adapter's number.
+        found: u64,
+    },
+    /// More tokens than a session of this engine can hold.
+    #[error("the session has {tokens} tokens and the context has room for {context}")]
+    ContextTooSmall {
+        /// Tokens of the file.
+        tokens: u64,
+        /// Tokens that fit.
+        context: usize,
+    },
+    /// More pages than its tokens fill.
+    #[error("the session has {pages} pages of keys and values, and only {tokens} tokens")]
+    TooManyPages {
+        /// Pages.
+        pages: u64,
+        /// Tokens.
+        tokens: u64,
+    },
+    /// A token id that the model does not have.
+    #[error("token {id} is outside the vocabulary of {vocab}")]
+    TokenOutOfVocabulary {
+        /// The id.
+        id: u32,
+        /// Tokens in the vocabulary.
+        vocab: usize,
+    },
+}
+
+impl Session {
+    /// Writes the session to a file for [`Engine::restore`]: its [`tokens`](Self::tokens), and the keys and values of as many
+    /// of them as the prefix cache still has. Until all of it is on the disk, the file is what it was before.
+    ///
+    /// A page of keys and values is as large as in memory. Other answers go on meanwhile.
+    ///
+    /// # Errors
+    /// [`EngineError::Snapshot`] when the file can't be written, [`EngineError::Poisoned`].
+    pub fn save(&self, path: &Path) -> Result<Saved, EngineError> {
+        let engine = self.engine();
+        let kind = engine.kind();
+        let failed = |error: io::Error| snapshot_error(path, error.into());
+        let mut writer = Writer::create(path, &kind, NO_ADAPTER, self.tokens()).map_err(failed)?;
+        let tokens: Arc<[u32]> = self.tokens().into();
+        let pages = tokens.len() / PAGE_TOKENS;
+        let step = kind.pages_at_once();
+        for first in (0..pages).step_by(step) {
+            let end = pages.min(first + step);
+            let tokens = Arc::clone(&tokens);
+            let bytes = engine.between_steps(move |worker| read(worker, &tokens, first, end))??;
+            for page in bytes.chunks_exact(kind.page_bytes.max(1)) {
+                writer.page(page).map_err(failed)?;
+            }
+            if bytes.len() < (end - first) * kind.page_bytes {
+                break;
+            }
+        }
+        let (pages, bytes) = writer.finish().map_err(failed)?;
+        Ok(Saved { tokens: tokens.len(), cached_tokens: pages * PAGE_TOKENS, bytes })
+    }
+}
+
+impl Engine {
+    /// Goes on with a session that was [saved](Session::save), in this process or another one, with the same model and keys and
+    /// values of the same type. All of the file is checked before anything of it is used. Then its keys and values go into
+    /// the prefix cache, as far as there is room without taking what somebody needs: a prompt that goes on from the session's tokens need not compute these again, and gets the
+    /// same answer as if it did.
+    ///
+    /// The checksum finds damage, not malice: the keys and values of a forged file would be taken for those of its tokens, in
+    /// every prompt of this engine that begins like them.
+    ///
+    /// # Errors
+    /// [`EngineError::Snapshot`] with a [`SnapshotError`] for each thing that can be wrong with the file,
+    /// [`EngineError::Poisoned`].
+    pub fn restore(&self, path: &Path) -> Result<Session, EngineError> {
+        let kind = self.kind();
+        let bounds = Bounds { context: self.context(), vocab: self.config().vocab };
+        let failed = |error| snapshot_error(path, error);
+        let mut snapshot = Snapshot::open(path, &kind, bounds).map_err(failed)?;
+        let tokens: Arc<[u32]> = snapshot.tokens.as_slice().into();
+        let pages = snapshot.pages();
+        let known = Arc::clone(&tokens);
+        let mut first = self.between_steps(move |worker| cached_pages(worker, &known, pages))?;
+        while first < pages {
+            let bytes = snapshot.read(first, kind.pages_at_once()).map_err(failed)?;
+            let (tokens, page_bytes) = (Arc::clone(&tokens), kind.page_bytes);
+            let count = bytes.len() / page_bytes.max(1);
+            if !self.between_steps(move |worker| write(worker, &tokens, first, &bytes, page_bytes))?? {
+                break;
+            }
+            first += count;
+        }
+        Ok(Session::restored(self.clone(), snapshot.tokens))
+    }
+
+    fn kind(&self) -> Kind {
+        let model = self.model();
+        Kind { model: model.fingerprint(), layout: model.page_layout.clone(), page_bytes: model.page_bytes }
+    }
+}
+
+impl Kind {
+    fn pages_at_once(&self) -> usize {
+        (JOB_BYTES / self.page_bytes.max(1)).clamp(1, JOB_PAGES)
+    }
+}
+
+fn snapshot_error(path: &Path, error: SnapshotError) -> EngineError {
+    EngineError::Snapshot { path: path.to_owned(), error }
+}
+
+/// How many of the first pages of a text are cached.
+fn cached_pages(worker: &mut Worker, tokens: &[u32], pages: usize) -> usize {
+    let known = tokens.get(..pages * PAGE_TOKENS).unwrap_or_default();
+    let (held, found) = worker.scheduler.cached(NO_ADAPTER, known);
+    worker.scheduler.release_pages(&held);
+    found / PAGE_TOKENS
+}
+
+/// Reads those pages from `first` to `end` of a text that are cached with all before them. Whole pages only: what follows
+/// in one that is filled in part may be somebody else's.
+fn read(worker: &mut Worker, tokens: &[u32], first: usize, end: usize) -> Result<Vec<u8>, ModelError> {
+    let known = tokens.get(..end * PAGE_TOKENS).unwrap_or_default();
+    let (held, found) = worker.scheduler.cached(NO_ADAPTER, known);
+    let mut bytes = Vec::new();
+    let mut whole = held.iter().take(found / PAGE_TOKENS).skip(first);
+    let read = whole.try_for_each(|&page| worker.runtime.read_page(page, &mut bytes));
+    worker.scheduler.release_pages(&held);
+    read.map(|()| bytes)
+}
+
+/// Caches the pages of a text from `first` on, as far as there is room; whether there may be room for more.
+fn write(
+    worker: &mut Worker,
+    tokens: &[u32],
+    first: usize,
+    bytes: &[u8],
+    page_bytes: usize,
+) -> Result<bool, ModelError> {
+    let before = tokens.get(..first * PAGE_TOKENS).unwrap_or_default();
+    let (mut held, found) = worker.scheduler.cached(NO_ADAPTER, before);
+    let count = bytes.len() / page_bytes.max(1);
+    if found < before.len() {
+        worker.scheduler.release_pages(&held);
+        return Ok(false);
+    }
+    let new = worker.scheduler.take_pages(count);
+    let mut pairs = new.iter().zip(bytes.chunks_exact(page_bytes.max(1)));
+    let written = pairs.try_for_each(|(&page, bytes)| worker.runtime.write_page(page, bytes));
+    let there_was_room = new.len() == count;
+    held.extend(new);
+    match written {
+        Ok(()) => {
+            let known = tokens.get(..held.len() * PAGE_TOKENS).unwrap_or_default();
+            worker.scheduler.keep_pages(NO_ADAPTER, known, &held);
+            Ok(there_was_room)
+        }
+        Err(error) => {
+            worker.scheduler.release_pages(&held);
+            Err(error)
+        }
+    }
+}
