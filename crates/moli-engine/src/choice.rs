@@ -13,7 +13,7 @@ use crate::logprob::Distribution;
 use crate::model::Model;
 use crate::sampler::Sampler;
 use crate::sampler::stages::{self, Candidate};
-use crate::speculation::Lookup;
+use crate::speculation::Guesser;
 use crate::stop::StopMatcher;
 use crate::{EngineError, GenerateParams};
 
@@ -42,7 +42,7 @@ pub(crate) struct Choice {
     sampler: Sampler,
     stream: TextStream,
     stops: StopMatcher,
-    pub(crate) lookup: Option<Lookup>,
+    pub(crate) guesser: Option<Guesser>,
     /// The logits as the sampler changes them, `[tokens of the tokenizer]`.
     work: Vec<f32>,
     candidates: Vec<Candidate>,
@@ -82,7 +82,7 @@ impl Choice {
             sampler: Sampler::new(sampling, breakers, prompt)?,
             stream: tokenizer.stream(),
             stops: StopMatcher::new(&params.stop)?,
-            lookup: params.speculation.then(Lookup::new),
+            guesser: params.speculation.then(Guesser::new),
             work: Vec::new(),
             candidates: Vec::new(),
             finish_reason: None,
@@ -171,6 +171,9 @@ impl Choice {
                         let to = keep + (total + 1 - keep).div_ceil(2);
                         self.usage.dropped_tokens += to - keep;
                         next = Next::Shift { from: keep, to };
+                        if let Some(guesser) = &mut self.guesser {
+                            guesser.reset();
+                        }
                     }
                     None => self.finish(FinishReason::Context, &mut text),
                 }
@@ -239,8 +242,8 @@ impl Choice {
     pub(crate) fn speculated(&mut self, guessed: usize, right: usize) {
         self.usage.drafted_tokens += guessed;
         self.usage.accepted_tokens += right;
-        if let Some(lookup) = &mut self.lookup {
-            lookup.learn(guessed, right);
+        if let Some(guesser) = &mut self.guesser {
+            guesser.learn(guessed, right);
         }
     }
 

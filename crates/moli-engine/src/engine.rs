@@ -1,7 +1,7 @@
 //! A loaded model.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -20,6 +20,7 @@ use crate::counters::Counters;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
 use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
+use crate::speculation::{DraftModel, Speculator};
 use crate::watchdog::{self, Heartbeat, Stall};
 use crate::worker::{Message, Shared, Task, Worker};
 use crate::{CancelToken, EngineError, GenerateParams, Session};
@@ -54,6 +55,9 @@ pub struct EngineOptions {
     pub backend: BackendKind,
     /// The instruction set of the CPU backend; `None`: the best that this processor has.
     pub isa: Option<Isa>,
+    /// A smaller model with the same vocabulary, whose guesses are computed together; what is not right costs time, never
+    /// changes an answer. It has the threads of the model, and KV pages for as many tokens.
+    pub draft: Option<PathBuf>,
     /// How answers share the model.
     pub scheduling: Scheduling,
 }
@@ -121,6 +125,7 @@ impl Default for EngineOptions {
             read_mode: ReadMode::Map,
             backend: BackendKind::default(),
             isa: None,
+            draft: None,
             scheduling: Scheduling::default(),
         }
     }
@@ -157,7 +162,8 @@ impl Engine {
     /// Opens a model file with its tokenizer, its chat template and its weights.
     ///
     /// # Errors
-    /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file.
+    /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file;
+    /// [`EngineError::Draft`] and [`EngineError::DraftVocabulary`] for the draft model.
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
         let threads = options.threads.unwrap_or_else(moli_kernels::default_threads);
@@ -176,14 +182,7 @@ impl Engine {
                 context
             }
         };
-        let pages = pages_of(context).checked_mul(options.sessions);
-        let pool = pages.and_then(|pages| pages.checked_mul(PAGE_TOKENS)).ok_or_else(|| {
-            EngineError::parameter(
-                "sessions",
-                options.sessions,
-                "fewer, so that the context's pages can be counted",
-            )
-        })?;
+        let pool = page_tokens(context, options.sessions)?;
         options.scheduling.validate()?;
         let load = LoadOptions {
             threads,
@@ -196,12 +195,24 @@ impl Engine {
         let tokenizer = Tokenizer::from_gguf(metadata)?;
         let template = ChatTemplate::from_gguf(metadata).map_err(|error| error.to_string());
         let runtime = moli_model::load(&gguf, options.backend, &load)?;
+        let mut draft_file = None;
+        let draft = match &options.draft {
+            Some(path) => {
+                let (gguf, draft) = load_draft(path, &tokenizer, context, threads, options)?;
+                draft_file = Some(gguf);
+                Some(draft)
+            }
+            None => None,
+        };
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
         model.context = context;
         model.load_time = started.elapsed();
-        let engine = Self::start(runtime, model, options.prefill_chunk, &options.scheduling)?;
+        let engine = Self::start(runtime, model, draft, options.prefill_chunk, &options.scheduling)?;
         read_ahead(&gguf, &engine.inner.shared);
+        if let Some(gguf) = draft_file {
+            read_ahead(&gguf, &engine.inner.shared);
+        }
         Ok(engine)
     }
 
@@ -221,13 +232,14 @@ impl Engine {
         scheduling.validate()?;
         let model = Model::new(runtime.as_ref(), tokenizer, Ok(template), Isa::detect())?;
         let chunk = runtime.max_rows();
-        Self::start(runtime, model, chunk, scheduling)
+        Self::start(runtime, model, None, chunk, scheduling)
     }
 
     /// Starts the thread that computes.
     fn start(
         runtime: Box<dyn Runtime>,
         model: Model,
+        draft: Option<DraftModel>,
         chunk: usize,
         scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
@@ -250,7 +262,7 @@ impl Engine {
             counters: Mutex::new(Counters::new(pages, page_bytes)),
             heartbeat: Heartbeat::default(),
         });
-        let worker = Worker::new(runtime, scheduler, Arc::clone(&shared));
+        let worker = Worker::new(runtime, scheduler, Speculator::new(draft), Arc::clone(&shared));
         let worker = thread::Builder::new()
             .name("moli-engine".to_owned())
             .spawn(|| worker.run())
@@ -439,6 +451,36 @@ impl fmt::Debug for Engine {
             .field("runtime", &self.inner.model.description)
             .finish_non_exhaustive()
     }
+}
+
+/// Opens a draft model for a model with this tokenizer and context.
+fn load_draft(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    context: usize,
+    threads: usize,
+    options: &EngineOptions,
+) -> Result<(Gguf, DraftModel), EngineError> {
+    let load = || {
+        let gguf = Gguf::open(path, options.read_mode)?;
+        let own = Tokenizer::from_gguf(gguf.metadata())?;
+        let context = trained_context(gguf.metadata())?.map_or(context, |trained| trained.min(context));
+        let pool = page_tokens(context, options.sessions)?;
+        let load =
+            LoadOptions { threads, isa: options.isa, context: pool, max_rows: DraftModel::ROWS.min(pool) };
+        Ok((moli_model::load(&gguf, options.backend, &load)?, own, gguf))
+    };
+    let (runtime, own, gguf) =
+        load().map_err(|source| EngineError::Draft { path: path.to_owned(), source: Box::new(source) })?;
+    Ok((gguf, DraftModel::new(runtime, &own, tokenizer, context)?))
+}
+
+/// The tokens of the pages for so many sessions with this context.
+fn page_tokens(context: usize, sessions: usize) -> Result<usize, EngineError> {
+    let pages = pages_of(context).checked_mul(sessions);
+    pages.and_then(|pages| pages.checked_mul(PAGE_TOKENS)).ok_or_else(|| {
+        EngineError::parameter("sessions", sessions, "fewer, so that the context's pages can be counted")
+    })
 }
 
 /// Has the weights read into the system's cache, on a thread of its own and for as long as the engine lives.
