@@ -34,8 +34,14 @@ pub(crate) fn sampling(model: &str) -> Result<Sampling> {
     Ok(hub.catalogue().find(model).map(|entry| entry.sampling).unwrap_or_default())
 }
 
-/// Loads MODEL with a context of so many tokens; `None`: the model's, within reason, 0: the model's.
-pub(crate) fn engine(model: &str, context: Option<usize>, compute: &ComputeArgs) -> Result<Engine> {
+/// Loads MODEL, with the draft model where one is named, and a context of so many tokens; `None`: the model's, within
+/// reason, 0: the model's.
+pub(crate) fn engine(
+    model: &str,
+    draft: Option<&str>,
+    context: Option<usize>,
+    compute: &ComputeArgs,
+) -> Result<Engine> {
     // Before the threads are counted and started.
     if let Some(cpus) = &compute.cpu_affinity {
         affinity::restrict(cpus)?;
@@ -43,6 +49,7 @@ pub(crate) fn engine(model: &str, context: Option<usize>, compute: &ComputeArgs)
     let path = resolve(model)?;
     let shown = || escape(&path.display().to_string()).into_owned();
     let mut options = compute.engine_options();
+    options.draft = draft.map(resolve).transpose()?;
     options.context = match context {
         Some(0) => trained_context(&Gguf::open(&path, ReadMode::Map).with_context(shown)?)?,
         context => context,

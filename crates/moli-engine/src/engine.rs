@@ -229,10 +229,22 @@ impl Engine {
         template: Option<ChatTemplate>,
         scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
+        Self::from_parts_and_draft(runtime, tokenizer, template, None, scheduling)
+    }
+
+    /// The same, with a draft model and its tokenizer.
+    pub(crate) fn from_parts_and_draft(
+        runtime: Box<dyn Runtime>,
+        tokenizer: Tokenizer,
+        template: Option<ChatTemplate>,
+        draft: Option<(Box<dyn Runtime>, Tokenizer)>,
+        scheduling: &Scheduling,
+    ) -> Result<Self, EngineError> {
         scheduling.validate()?;
         let model = Model::new(runtime.as_ref(), tokenizer, Ok(template), Isa::detect())?;
         let chunk = runtime.max_rows();
-        Self::start(runtime, model, None, chunk, scheduling)
+        let draft = draft.map(|(runtime, own)| DraftModel::new(runtime, &own, &model.tokenizer));
+        Self::start(runtime, model, draft.transpose()?, chunk, scheduling)
     }
 
     /// Starts the thread that computes.
@@ -472,7 +484,7 @@ fn load_draft(
     };
     let (runtime, own, gguf) =
         load().map_err(|source| EngineError::Draft { path: path.to_owned(), source: Box::new(source) })?;
-    Ok((gguf, DraftModel::new(runtime, &own, tokenizer, context)?))
+    Ok((gguf, DraftModel::new(runtime, &own, tokenizer)?))
 }
 
 /// The tokens of the pages for so many sessions with this context.

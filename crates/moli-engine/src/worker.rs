@@ -267,15 +267,18 @@ impl Worker {
             tables.push(timeline.pages());
         }
         let vocab = runtime.config().vocab;
-        let logits = runtime.forward(&Batch { tokens, positions, sequences, tables: &tables, outputs })?;
+        let mut logits =
+            runtime.forward(&Batch { tokens, positions, sequences, tables: &tables, outputs })?;
         let expected = outputs.len().saturating_mul(vocab);
         if logits.len() != expected {
             return Err(EngineError::LogitsLength { expected, actual: logits.len() });
         }
-        let mut rows = logits.chunks_exact(vocab.max(1));
         let mut over = Vec::new();
         for span in spans {
-            let rows = rows.by_ref().take(span.outputs.len());
+            // All of a span's rows, whether they are looked at or follow a wrong guess.
+            let (rows, rest) = logits.split_at_checked(span.outputs.len() * vocab).unwrap_or((logits, &[]));
+            logits = rest;
+            let rows = rows.chunks_exact(vocab.max(1));
             match self.tasks.get_mut(&span.id) {
                 Some(Task::Answer(choice)) => match answer(choice, scheduler, &self.shared, span, rows) {
                     Ok(false) => {}
@@ -331,7 +334,7 @@ fn answer<'a>(
         choice.end(reason);
         return Ok(true);
     }
-    let mut right = 0;
+    let (mut right, mut last) = (0, Next::Token);
     for (row, draft) in rows.zip(drafts.iter().map(Some).chain([None])) {
         let (is_decoding, waited) = choice.since_last();
         let (id, next) = choice.choose(row, total)?;
@@ -345,18 +348,9 @@ fn answer<'a>(
         total += 1;
         match next {
             Next::Token if draft == Some(&id) => right += 1,
-            Next::Token => break,
-            Next::End => {
-                scheduler.advance(span.id, total - 1);
-                return Ok(true);
-            }
-            Next::Shift { from, to } => {
-                scheduler.advance(span.id, total - 1);
-                let tokens = scheduler.get(span.id).map(|timeline| timeline.tokens().to_vec());
-                let mut tokens = tokens.unwrap_or_default();
-                tokens.drain(from.min(tokens.len())..to.min(tokens.len()));
-                scheduler.replace(span.id, tokens);
-                return Ok(false);
+            _ => {
+                last = next;
+                break;
             }
         }
     }
@@ -368,7 +362,13 @@ fn answer<'a>(
             counters.accepted += right as u64;
         });
     }
-    Ok(false)
+    if let Next::Shift { from, to } = last {
+        let tokens = scheduler.get(span.id).map(|timeline| timeline.tokens().to_vec());
+        let mut tokens = tokens.unwrap_or_default();
+        tokens.drain(from.min(tokens.len())..to.min(tokens.len()));
+        scheduler.replace(span.id, tokens);
+    }
+    Ok(last == Next::End)
 }
 
 impl Task {

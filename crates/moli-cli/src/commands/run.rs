@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::cli::Exit;
 use crate::conversation::Conversation;
 use crate::failure::UsageError;
-use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, max_tokens, new_seed};
+use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, SpeculationArgs, max_tokens, new_seed};
 use crate::output::{Answers, note};
 use crate::reply::{Reply, finish_reason, milliseconds, reply, stats};
 use crate::{load, repl, text_input};
@@ -36,6 +36,8 @@ pub(crate) struct Run {
     context: Option<usize>,
     #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -147,7 +149,8 @@ impl Run {
 
     /// The engine, and whether prompts go to it without a template.
     fn load(&self) -> Result<(Engine, bool)> {
-        let engine = load::engine(&self.model, self.context, &self.compute)?;
+        let engine =
+            load::engine(&self.model, self.speculation.draft.as_deref(), self.context, &self.compute)?;
         let raw = self.prompt.raw || engine.chat_template()?.is_none();
         if raw && !self.prompt.raw {
             if self.prompt.system.is_some() {
@@ -165,6 +168,7 @@ impl Run {
             stop: self.answer.stop.clone(),
             logprobs: self.answer.logprobs,
             ignore_eos: self.answer.ignore_eos,
+            speculation: !self.speculation.no_speculation,
             ..GenerateParams::default()
         })
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use moli_model::{Batch, ModelError, PagePool, Runtime, pages_of};
+use moli_model::{Batch, ModelError, PAGE_TOKENS, PagePool, Runtime, pages_of};
 use moli_text::Tokenizer;
 
 use super::times::StepTimes;
@@ -57,7 +57,6 @@ impl DraftModel {
         runtime: Box<dyn Runtime>,
         tokenizer: &Tokenizer,
         model: &Tokenizer,
-        context: usize,
     ) -> Result<Self, EngineError> {
         let vocab = tokenizer.vocab_size();
         let rows = runtime.config().vocab;
@@ -66,7 +65,7 @@ impl DraftModel {
         }
         same_tokens(model, tokenizer)?;
         Ok(Self {
-            context: context.min(runtime.config().context_train),
+            context: (runtime.pages() * PAGE_TOKENS).min(runtime.config().context_train),
             pool: PagePool::new(runtime.pages())?,
             runtime,
             timelines: HashMap::new(),

@@ -12,6 +12,8 @@
 
 mod draft;
 mod lookup;
+#[cfg(test)]
+mod tests;
 mod times;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
