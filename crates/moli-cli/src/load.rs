@@ -34,9 +34,14 @@ pub(crate) fn sampling(model: &str) -> Result<Sampling> {
     Ok(hub.catalogue().find(model).map(|entry| entry.sampling).unwrap_or_default())
 }
 
-/// Loads MODEL with a context of so many tokens, `None`: the model's, within reason, 0: the model's. What had to be made
-/// smaller to fit is said.
-pub(crate) fn engine(model: &str, context: Option<usize>, compute: &ComputeArgs) -> Result<Engine> {
+/// Loads MODEL, with the draft model where one is named, and a context of so many tokens; `None`: the model's, within
+/// reason, 0: the model's. What had to be made smaller to fit is said.
+pub(crate) fn engine(
+    model: &str,
+    draft: Option<&str>,
+    context: Option<usize>,
+    compute: &ComputeArgs,
+) -> Result<Engine> {
     // Before the threads are counted and started.
     if let Some(cpus) = &compute.cpu_affinity {
         affinity::restrict(cpus)?;
@@ -47,7 +52,9 @@ pub(crate) fn engine(model: &str, context: Option<usize>, compute: &ComputeArgs)
         Some(0) => self::context(&Gguf::open(&path, ReadMode::Map).with_context(shown)?, context)?,
         context => context,
     };
-    let engine = Engine::load(&path, &EngineOptions { context, ..compute.engine_options() }).with_context(shown)?;
+    let draft = draft.map(resolve).transpose()?;
+    let options = EngineOptions { context, draft, ..compute.engine_options() };
+    let engine = Engine::load(&path, &options).with_context(shown)?;
     if let Some(plan) = engine.plan() {
         let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();
         plan.changes.iter().for_each(|change| note!("to fit {}: {change}", escape(&limit)));

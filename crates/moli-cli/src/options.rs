@@ -86,6 +86,18 @@ impl ComputeArgs {
     }
 }
 
+/// How tokens are guessed ahead. None of it changes an answer.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Speculation")]
+pub(crate) struct SpeculationArgs {
+    /// A smaller model with the same vocabulary that guesses tokens ahead: a file, a name, a repository or a URL
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft: Option<String>,
+    /// Guess no tokens ahead, neither by what came before nor by a draft model
+    #[arg(long, conflicts_with = "draft")]
+    pub(crate) no_speculation: bool,
+}
+
 /// How the next token is chosen.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]

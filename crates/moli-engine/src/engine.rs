@@ -1,7 +1,7 @@
 //! A loaded model.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, Gguf, ReadMode};
 use moli_kernels::Isa;
-use moli_model::{
-    BackendKind, Config, KvType, LoadOptions, MAX_OUTPUTS, PAGE_TOKENS, PagePool, Runtime,
-};
+use moli_model::{BackendKind, Config, KvType, LoadOptions, MAX_OUTPUTS, PAGE_TOKENS, PagePool, Runtime};
 use moli_text::{
     ChatTemplate, EncodeOptions, Message as ChatMessage, RenderOptions, RenderedPrompt, Tokenizer,
 };
@@ -22,8 +20,9 @@ use crate::counters::Counters;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
 use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
+use crate::speculation::{DraftModel, SPECULATIVE_ROWS, Speculator};
 use crate::watchdog::{self, Heartbeat, Stall};
-use crate::worker::{Message, SPECULATIVE_ROWS, Shared, Task, Worker};
+use crate::worker::{Message, Shared, Task, Worker};
 use crate::{CancelToken, EngineError, GenerateParams, MemoryBudget, MemoryPlan, PlanOptions, Session};
 
 /// The context where none is asked for, in tokens; less where the model was trained for less.
@@ -63,6 +62,9 @@ pub struct EngineOptions {
     pub memory_budget: Option<MemoryBudget>,
     /// The instruction set of the CPU backend; `None`: the best that this processor has.
     pub isa: Option<Isa>,
+    /// A smaller model with the same vocabulary, whose guesses are computed together; what is not right costs time, never
+    /// changes an answer. It has the threads of the model, and KV pages for as many tokens.
+    pub draft: Option<PathBuf>,
     /// How answers share the model.
     pub scheduling: Scheduling,
 }
@@ -129,6 +131,7 @@ impl EngineOptions {
             max_batch: self.scheduling.max_batch,
             read_mode: self.read_mode,
             budget: self.memory_budget,
+            draft_bytes: 0,
         }
     }
 }
@@ -159,6 +162,7 @@ impl Default for EngineOptions {
             prefix_cache_bytes: None,
             memory_budget: None,
             isa: None,
+            draft: None,
             scheduling: Scheduling::default(),
         }
     }
@@ -195,12 +199,15 @@ impl Engine {
     /// Opens a model file with its tokenizer, its chat template and its weights.
     ///
     /// # Errors
-    /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file.
+    /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file;
+    /// [`EngineError::Draft`] and [`EngineError::DraftVocabulary`] for the draft model.
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
         options.scheduling.validate()?;
         let gguf = Gguf::open(path, options.read_mode)?;
-        let plan = MemoryPlan::of(&gguf, &options.plan())?;
+        let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options)).transpose()?;
+        let draft_bytes = draft_file.as_ref().map_or(0, |draft| draft.plan.own_bytes());
+        let plan = MemoryPlan::of(&gguf, &PlanOptions { draft_bytes, ..options.plan() })?;
         let metadata = gguf.metadata();
         let load = LoadOptions {
             threads: plan.threads,
@@ -213,14 +220,18 @@ impl Engine {
         let tokenizer = Tokenizer::from_gguf(metadata)?;
         let template = ChatTemplate::from_gguf(metadata).map_err(|error| error.to_string());
         let runtime = moli_model::load(&gguf, options.backend, &load)?;
+        let draft = draft_file.as_ref().map(|draft| draft.load(&tokenizer, options)).transpose()?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
         model.context = plan.context;
         model.plan = Some(plan);
         model.weights = gguf.tensors().cloned().collect();
         model.load_time = started.elapsed();
-        let engine = Self::start(runtime, model, options.prefill_chunk, &options.scheduling)?;
+        let engine = Self::start(runtime, model, draft, options.prefill_chunk, &options.scheduling)?;
         read_ahead(&gguf, &engine.inner.shared);
+        if let Some(draft) = draft_file {
+            read_ahead(&draft.gguf, &engine.inner.shared);
+        }
         Ok(engine)
     }
 
@@ -237,16 +248,29 @@ impl Engine {
         template: Option<ChatTemplate>,
         scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
+        Self::from_parts_and_draft(runtime, tokenizer, template, None, scheduling)
+    }
+
+    /// The same, with a draft model and its tokenizer.
+    pub(crate) fn from_parts_and_draft(
+        runtime: Box<dyn Runtime>,
+        tokenizer: Tokenizer,
+        template: Option<ChatTemplate>,
+        draft: Option<(Box<dyn Runtime>, Tokenizer)>,
+        scheduling: &Scheduling,
+    ) -> Result<Self, EngineError> {
         scheduling.validate()?;
         let model = Model::new(runtime.as_ref(), tokenizer, Ok(template), Isa::detect())?;
         let chunk = runtime.max_rows();
-        Self::start(runtime, model, chunk, scheduling)
+        let draft = draft.map(|(runtime, own)| DraftModel::new(runtime, &own, &model.tokenizer));
+        Self::start(runtime, model, draft.transpose()?, chunk, scheduling)
     }
 
     /// Starts the thread that computes.
     fn start(
         runtime: Box<dyn Runtime>,
         model: Model,
+        draft: Option<DraftModel>,
         chunk: usize,
         scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
@@ -269,7 +293,7 @@ impl Engine {
             counters: Mutex::new(Counters::new(pages, page_bytes)),
             heartbeat: Heartbeat::default(),
         });
-        let worker = Worker::new(runtime, scheduler, Arc::clone(&shared));
+        let worker = Worker::new(runtime, scheduler, Speculator::new(draft), Arc::clone(&shared));
         let worker = thread::Builder::new()
             .name("moli-engine".to_owned())
             .spawn(|| worker.run())
@@ -486,6 +510,57 @@ impl fmt::Debug for Engine {
             .field("context", &self.inner.model.context)
             .field("runtime", &self.inner.model.description)
             .finish_non_exhaustive()
+    }
+}
+
+/// A draft model that is not loaded yet.
+struct DraftFile<'a> {
+    path: &'a Path,
+    gguf: Gguf,
+    plan: MemoryPlan,
+}
+
+impl<'a> DraftFile<'a> {
+    /// Opens the one that the options name. Its context is the model's, as far as it was trained for that.
+    fn open(path: &'a Path, options: &EngineOptions) -> Result<Self, EngineError> {
+        let open = || {
+            let gguf = Gguf::open(path, options.read_mode)?;
+            let plan = PlanOptions {
+                context: None,
+                prefix_cache_bytes: Some(0),
+                prefill_chunk: DraftModel::ROWS,
+                max_batch: 1,
+                ..options.plan()
+            };
+            let longest = MemoryPlan::unlimited(&gguf, &plan)?.context;
+            let context = options.context.map_or(longest, |context| context.min(longest));
+            let plan = MemoryPlan::unlimited(&gguf, &PlanOptions { context: Some(context), ..plan })?;
+            Ok((gguf, plan))
+        };
+        let (gguf, plan) = open().map_err(|error| Self::failed(path, error))?;
+        Ok(Self { path, gguf, plan })
+    }
+
+    /// Loads it for a model with this tokenizer.
+    fn load(&self, tokenizer: &Tokenizer, options: &EngineOptions) -> Result<DraftModel, EngineError> {
+        let load = || {
+            let pool = self.plan.kv_pages.saturating_mul(PAGE_TOKENS);
+            let load = LoadOptions {
+                threads: self.plan.threads,
+                isa: options.isa,
+                context: pool,
+                max_rows: DraftModel::ROWS.min(pool),
+                kv_type: self.plan.kv_type,
+            };
+            let own = Tokenizer::from_gguf(self.gguf.metadata())?;
+            Ok((moli_model::load(&self.gguf, options.backend, &load)?, own))
+        };
+        let (runtime, own) = load().map_err(|error| Self::failed(self.path, error))?;
+        DraftModel::new(runtime, &own, tokenizer)
+    }
+
+    fn failed(path: &Path, source: EngineError) -> EngineError {
+        EngineError::Draft { path: path.to_owned(), source: Box::new(source) }
     }
 }
 

@@ -8,10 +8,10 @@ use moli_kernels::{Isa, Kernels};
 use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, Tokenizer};
 
-use crate::{EngineError, MemoryPlan};
 use crate::constraint::{Compiler, Constraint, Grammar};
 use crate::fingerprint::{Digest, fingerprint};
 use crate::sampler::Breakers;
+use crate::{EngineError, MemoryPlan};
 
 pub(crate) struct Model {
     pub(crate) tokenizer: Tokenizer,

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::cli::Exit;
 use crate::failure::UsageError;
-use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, max_tokens, new_seed};
+use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, SpeculationArgs, max_tokens, new_seed};
 use crate::output::{Answers, note};
 use crate::reply::{Reply, finish_reason, milliseconds, reply, stats};
 use crate::{load, repl, saved, text_input};
@@ -36,6 +36,8 @@ pub(crate) struct Run {
     context: Option<usize>,
     #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -126,7 +128,7 @@ impl Run {
             if self.answer.json {
                 return Err(UsageError("--json needs a prompt: -p TEXT, -f FILE or standard input").into());
             }
-            let (engine, _, raw) = self.load()?;
+            let (engine, raw) = self.load()?;
             let talk = repl::Options {
                 params: self.params()?,
                 system: self.prompt.system,
@@ -163,7 +165,8 @@ impl Run {
 
     /// The engine, and whether prompts go to it without a template.
     fn load(&self) -> Result<(Engine, bool)> {
-        let engine = load::engine(&self.model, self.context, &self.compute)?;
+        let engine =
+            load::engine(&self.model, self.speculation.draft.as_deref(), self.context, &self.compute)?;
         let raw = self.prompt.raw || engine.chat_template()?.is_none();
         if raw && !self.prompt.raw {
             if self.prompt.system.is_some() {
@@ -181,6 +184,7 @@ impl Run {
             stop: self.answer.stop.clone(),
             logprobs: self.answer.logprobs,
             ignore_eos: self.answer.ignore_eos,
+            speculation: !self.speculation.no_speculation,
             ..GenerateParams::default()
         })
     }

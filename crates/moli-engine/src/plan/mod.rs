@@ -33,6 +33,7 @@ pub const LEAST_CONTEXT: usize = 256;
 /// The program itself and its libraries, of which 9 MB were resident where this was measured, and what the allocator keeps
 /// of the memory that loading needed for a moment.
 const PROCESS: u64 = 12 << 20;
+const PROCESS_ROW: &str = "process";
 /// A thread: the part of its stack that is used, and its part of the allocator.
 const THREAD: u64 = 256 << 10;
 /// What the prefix cache notes about a page, twice the tokens that it is found by among it, and the lists that it is in.
@@ -69,6 +70,8 @@ pub struct PlanOptions {
     pub read_mode: ReadMode,
     /// What the model may take; `None`: what the system allows.
     pub budget: Option<MemoryBudget>,
+    /// Bytes that a draft model beside it takes; see [`own_bytes`](MemoryPlan::own_bytes).
+    pub draft_bytes: u64,
 }
 
 impl Default for PlanOptions {
@@ -83,6 +86,7 @@ impl Default for PlanOptions {
             max_batch: Scheduling::default().max_batch,
             read_mode: ReadMode::Map,
             budget: None,
+            draft_bytes: 0,
         }
     }
 }
@@ -134,6 +138,14 @@ impl MemoryPlan {
     pub fn unlimited(gguf: &Gguf, options: &PlanOptions) -> Result<Self, EngineError> {
         let options = PlanOptions { budget: None, ..options.clone() };
         Self::within(gguf, &options, &Limits::default())
+    }
+
+    /// What the model adds to a process that has another already.
+    pub fn own_bytes(&self) -> u64 {
+        self.rows
+            .iter()
+            .filter(|row| row.name != PROCESS_ROW)
+            .fold(0, |sum, row| sum.saturating_add(row.bytes))
     }
 
     fn within(gguf: &Gguf, options: &PlanOptions, limits: &Limits) -> Result<Self, EngineError> {
@@ -349,8 +361,9 @@ impl<'a> Model<'a> {
             ),
             row("logits", state, format!("{answers}, {outputs} row{} of {vocab}", plural(outputs))),
             row("tokenizer", self.tokenizer, "and chat template".to_owned()),
+            row("draft model", self.options.draft_bytes, "with its keys and values".to_owned()),
             row(
-                "process",
+                PROCESS_ROW,
                 PROCESS.saturating_add(THREAD.saturating_mul(self.threads as u64)),
                 "the program, its stacks and its allocator".to_owned(),
             ),
