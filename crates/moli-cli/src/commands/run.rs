@@ -126,7 +126,7 @@ impl Run {
             if self.answer.json {
                 return Err(UsageError("--json needs a prompt: -p TEXT, -f FILE or standard input").into());
             }
-            let (engine, _, raw) = self.load()?;
+            let (engine, raw) = self.load()?;
             let talk = repl::Options {
                 params: self.params()?,
                 system: self.prompt.system,
