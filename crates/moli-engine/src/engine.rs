@@ -143,7 +143,6 @@ impl Scheduling {
     }
 
     fn validate(&self) -> Result<(), EngineError> {
-        between("max_batch", self.max_batch, MAX_BATCH)?;
         between("max_queue", self.max_queue, MAX_QUEUE)?;
         between("shared_chunk", self.shared_chunk, MAX_PREFILL_CHUNK)
     }
@@ -204,6 +203,7 @@ impl Engine {
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
         options.scheduling.validate()?;
+        options.plan().validate()?;
         let gguf = Gguf::open(path, options.read_mode)?;
         let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options)).transpose()?;
         let draft_bytes = draft_file.as_ref().map_or(0, |draft| draft.plan.own_bytes());
@@ -260,6 +260,7 @@ impl Engine {
         scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
         scheduling.validate()?;
+        between("max_batch", scheduling.max_batch, MAX_BATCH)?;
         let model = Model::new(runtime.as_ref(), tokenizer, Ok(template), Isa::detect())?;
         let chunk = runtime.max_rows();
         let draft = draft.map(|(runtime, own)| DraftModel::new(runtime, &own, &model.tokenizer));

@@ -91,6 +91,16 @@ impl Default for PlanOptions {
     }
 }
 
+impl PlanOptions {
+    /// Checks what can be checked without a file.
+    pub(crate) fn validate(&self) -> Result<(), EngineError> {
+        between("threads", self.threads.unwrap_or(1), MAX_THREADS)?;
+        between("prefill_chunk", self.prefill_chunk, MAX_PREFILL_CHUNK)?;
+        between("sessions", self.sessions, MAX_SESSIONS)?;
+        between("max_batch", self.max_batch, MAX_BATCH)
+    }
+}
+
 /// What a model will take of memory, and the settings with which it fits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPlan {
@@ -224,10 +234,7 @@ struct Model<'a> {
 impl<'a> Model<'a> {
     fn new(gguf: &'a Gguf, options: &'a PlanOptions) -> Result<Self, EngineError> {
         let threads = options.threads.unwrap_or_else(moli_kernels::default_threads);
-        between("threads", threads, MAX_THREADS)?;
-        between("prefill_chunk", options.prefill_chunk, MAX_PREFILL_CHUNK)?;
-        between("sessions", options.sessions, MAX_SESSIONS)?;
-        between("max_batch", options.max_batch, MAX_BATCH)?;
+        options.validate()?;
         let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
         let config = Config::from_metadata(gguf.metadata(), vocab)?;
         if let Some(context) = options.context {

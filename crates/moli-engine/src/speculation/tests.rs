@@ -45,7 +45,7 @@ fn what_is_added_to_a_step_counts_for_the_next() {
 #[test]
 fn a_draft_model_that_does_not_pay_is_tried_ever_more_rarely() {
     let mut draft = Guesser::new().draft;
-    let mut waits = |draft: &mut DraftChance| {
+    let waits = |draft: &mut DraftChance| {
         let waited = (0..).find(|_| draft.count(0, 9) == 1).unwrap();
         draft.learn(1, 0);
         waited
