@@ -100,7 +100,7 @@ fn answers(engine: &Engine, how: How) -> Result<Vec<(String, Vec<u32>)>, String>
 
 /// Byte for byte the same alone, in a batch of 8, on a cache hit, after preemption, with any chunk, with guesses.
 pub(crate) fn answers_do_not_depend_on_the_company(path: &Path, base: &EngineOptions) -> Outcome {
-    let no_cache = Scheduling { prefix_cache_bytes: Some(0), ..Scheduling::default() };
+    let no_cache = Scheduling { prefix_cache_limit: Some(0), ..Scheduling::default() };
     let load = |change: &dyn Fn(&mut EngineOptions)| {
         let mut options = EngineOptions { context: Some(256), sessions: 8, ..base.clone() };
         change(&mut options);
@@ -136,7 +136,10 @@ pub(crate) fn answers_do_not_depend_on_the_company(path: &Path, base: &EngineOpt
         check(&format!("in chunks of {chunk}"), answers(&engine, How::together(8).guessing())?)?;
     }
     // Pages for one context, and eight answers that want them, the last first.
-    let engine = load(&|options| options.sessions = 1)?;
+    let engine = load(&|options| {
+        options.sessions = 1;
+        options.prefix_cache_bytes = Some(0);
+    })?;
     let preempting = How { preempting: true, ..How::together(8).guessing() };
     check("where pages run out", answers(&engine, preempting)?)?;
     if engine.counters().preempted == 0 {

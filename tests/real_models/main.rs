@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let company = || {
         let path = moli_testkit::real_model(MODELS[0].0)?;
         for kv_type in [KvType::F16, KvType::Q8_0] {
-            let base = EngineOptions { kv_type, ..EngineOptions::default() };
+            let base = EngineOptions { kv_type: Some(kv_type), ..EngineOptions::default() };
             engine::answers_do_not_depend_on_the_company(&path, &base)
                 .map_err(|error| format!("{kv_type}: {error}"))?;
         }

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use moli_engine::{Engine, MemoryPlan, PlanOptions};
+use moli_engine::{Engine, EngineOptions};
 use moli_format::{Gguf, ReadMode};
 use moli_hub::{Hub, HubConfig, Sampling};
-use moli_model::MAX_OUTPUTS;
 
 use crate::affinity;
 use crate::options::ComputeArgs;
@@ -35,45 +34,32 @@ pub(crate) fn sampling(model: &str) -> Result<Sampling> {
     Ok(hub.catalogue().find(model).map(|entry| entry.sampling).unwrap_or_default())
 }
 
-/// Loads MODEL with a context of so many tokens, `None`: the model's, within reason, 0: the model's. What had to be made
-/// smaller to fit is said.
+/// Loads MODEL, with the draft model where one is named, and a context of so many tokens; `None`: the model's, within
+/// reason, 0: the model's. What had to be made smaller to fit is said.
 pub(crate) fn engine(
     model: &str,
+    draft: Option<&str>,
     context: Option<usize>,
     compute: &ComputeArgs,
-) -> Result<(Engine, MemoryPlan)> {
-    load(model, context, compute, None)
-}
-
-/// Loads MODEL to score texts in pieces of so many tokens.
-pub(crate) fn scorer(model: &str, context: usize, compute: &ComputeArgs) -> Result<Engine> {
-    Ok(load(model, Some(context), compute, Some(MAX_OUTPUTS))?.0)
-}
-
-fn load(
-    model: &str,
-    context: Option<usize>,
-    compute: &ComputeArgs,
-    outputs: Option<usize>,
-) -> Result<(Engine, MemoryPlan)> {
+) -> Result<Engine> {
     // Before the threads are counted and started.
     if let Some(cpus) = &compute.cpu_affinity {
         affinity::restrict(cpus)?;
     }
     let path = resolve(model)?;
     let shown = || escape(&path.display().to_string()).into_owned();
-    let mut options = compute.engine_options();
-    let plan = {
-        let gguf = Gguf::open(&path, ReadMode::Map).with_context(shown)?;
-        let planned =
-            PlanOptions { context: self::context(&gguf, context)?, outputs, ..compute.plan_options() };
-        MemoryPlan::of(&gguf, &planned).with_context(shown)?
+    let context = match context {
+        Some(0) => self::context(&Gguf::open(&path, ReadMode::Map).with_context(shown)?, context)?,
+        context => context,
     };
-    let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();
-    plan.changes.iter().for_each(|change| note!("to fit {}: {change}", escape(&limit)));
-    options.context = Some(plan.context);
-    options.kv_type = plan.kv_type;
-    Ok((Engine::load(&path, &options).with_context(shown)?, plan))
+    let draft = draft.map(resolve).transpose()?;
+    let options = EngineOptions { context, draft, ..compute.engine_options() };
+    let engine = Engine::load(&path, &options).with_context(shown)?;
+    if let Some(plan) = engine.plan() {
+        let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();
+        plan.changes.iter().for_each(|change| note!("to fit {}: {change}", escape(&limit)));
+    }
+    Ok(engine)
 }
 
 /// A context as it is asked for: 0 is what the file says that its model was trained for.

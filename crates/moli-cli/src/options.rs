@@ -71,26 +71,31 @@ impl MemoryArgs {
 impl ComputeArgs {
     /// What the engine is told, but for the context.
     pub(crate) fn engine_options(&self) -> EngineOptions {
+        let memory = self.memory.plan_options(1);
         EngineOptions {
             threads: self.threads.map(NonZeroUsize::get),
             prefill_chunk: self.prefill_chunk.get(),
             read_mode: if self.read { ReadMode::Read } else { ReadMode::Map },
+            kv_type: memory.kv_type,
+            prefix_cache_bytes: memory.prefix_cache_bytes,
+            memory_budget: memory.budget,
             // There is one answer at a time.
-            scheduling: Scheduling { max_batch: 1, ..Scheduling::default() },
+            scheduling: Scheduling { max_batch: memory.max_batch, ..Scheduling::default() },
             ..EngineOptions::default()
         }
     }
+}
 
-    /// What is planned before the engine is loaded, but for the context.
-    pub(crate) fn plan_options(&self) -> PlanOptions {
-        let engine = self.engine_options();
-        PlanOptions {
-            threads: engine.threads,
-            prefill_chunk: engine.prefill_chunk,
-            read_mode: engine.read_mode,
-            ..self.memory.plan_options(engine.sessions)
-        }
-    }
+/// How tokens are guessed ahead. None of it changes an answer.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Speculation")]
+pub(crate) struct SpeculationArgs {
+    /// A smaller model with the same vocabulary that guesses tokens ahead: a file, a name, a repository or a URL
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft: Option<String>,
+    /// Guess no tokens ahead, neither by what came before nor by a draft model
+    #[arg(long, conflicts_with = "draft")]
+    pub(crate) no_speculation: bool,
 }
 
 /// How the next token is chosen.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use moli_engine::{FinishReason, GenerateParams, Session, Summary, TokenOutput};
 
 use crate::interrupt;
+use crate::output::note;
 
 /// A whole answer.
 pub(crate) struct Reply {
@@ -31,7 +32,8 @@ pub(crate) fn reply<E>(
 where
     anyhow::Error: From<E>,
 {
-    interrupt::cancellable(|cancel| {
+    let draft_errors = session.engine().counters().draft_errors;
+    let replied = interrupt::cancellable(|cancel| {
         let mut generation = session.generate(prompt, params, cancel)?;
         let mut text = String::new();
         let mut tokens = Vec::new();
@@ -42,7 +44,11 @@ where
             tokens.extend(chunk.token);
         }
         Ok(Reply { text, tokens, summary: generation.summary() })
-    })
+    });
+    if session.engine().counters().draft_errors > draft_errors {
+        note!("the draft model failed: from here on tokens are guessed without it");
+    }
+    replied
 }
 
 /// How an answer ended, in the words of OpenAI's interface where it has one.

@@ -282,6 +282,31 @@ fn stats_go_to_standard_error() {
 }
 
 #[test]
+fn guesses_change_nothing_and_are_counted() {
+    let world = World::new();
+    let model = world.chat_model();
+    let run =
+        |more: &[&str]| world.run(&run_arguments(&model, &[&["-p", "hello", "--stats"], more].concat()));
+    let plain = run(&["--no-speculation"]);
+    assert!(!plain.stderr.contains("guesses"), "{plain:?}");
+    // A model agrees with itself.
+    let guessed = run(&["--draft", &model]);
+    assert!(guessed.stderr.contains(" guesses were right)"), "{guessed:?}");
+    assert_eq!(guessed.ok(), plain.ok());
+
+    run(&["--draft", &model, "--no-speculation"]).fails(2, &["--draft", "--no-speculation"]);
+    run(&["--draft", "./missing.gguf"]).fails(1, &["missing.gguf"]);
+    let notes = world.file("notes.txt", "These are my notes, and they are long enough for a header.");
+    run(&["--draft", &notes]).fails(1, &["draft model", "notes.txt", "GGUF"]);
+    let other = world.model("other.gguf", |file| {
+        let mut tokens: Vec<String> = (0..258).map(|i| format!("t{i}")).collect();
+        tokens.push("<|im_end|>".to_owned());
+        file.meta("tokenizer.ggml.tokens", tokens);
+    });
+    run(&["--draft", &other]).fails(1, &["vocabulary", "token 0", "t0"]);
+}
+
+#[test]
 fn things_that_are_not_models_are_named() {
     let world = World::new();
     let text = world.file("notes.txt", "These are my notes, and they are long enough for a header.");

@@ -15,7 +15,7 @@ use crate::logprob::Distribution;
 use crate::model::Model;
 use crate::sampler::Sampler;
 use crate::sampler::stages::{self, Candidate};
-use crate::speculation::Lookup;
+use crate::speculation::Guesser;
 use crate::stop::StopMatcher;
 use crate::{EngineError, GenerateParams};
 
@@ -104,7 +104,7 @@ pub(crate) struct Choice {
     reasoning: Option<ReasoningBudget>,
     stream: TextStream,
     stops: StopMatcher,
-    pub(crate) lookup: Option<Lookup>,
+    pub(crate) guesser: Option<Guesser>,
     /// The logits as the sampler changes them, `[tokens of the tokenizer]`.
     work: Vec<f32>,
     candidates: Vec<Candidate>,
@@ -150,7 +150,7 @@ impl Choice {
             reasoning: format.reasoning_budget(tokenizer)?,
             stream: tokenizer.stream().show(format.shown.iter().map(String::as_str)),
             stops: StopMatcher::new(&params.stop)?,
-            lookup: params.speculation.then(Lookup::new),
+            guesser: params.speculation.then(Guesser::new),
             work: Vec::new(),
             candidates: Vec::new(),
             finish_reason: None,
@@ -256,6 +256,9 @@ impl Choice {
                         let to = keep + (total + 1 - keep).div_ceil(2);
                         self.usage.dropped_tokens += to - keep;
                         next = Next::Shift { from: keep, to };
+                        if let Some(guesser) = &mut self.guesser {
+                            guesser.reset();
+                        }
                     }
                     None => self.finish(FinishReason::Context, &mut text),
                 }
@@ -320,19 +323,17 @@ impl Choice {
         }
     }
 
-    /// Leaves out guesses that the answer may not have.
-    pub(crate) fn permitted(&mut self, drafts: &mut Vec<u32>) {
-        if let Some(constraint) = &mut self.constraint {
-            drafts.truncate(constraint.allowed(drafts).unwrap_or(0));
-        }
+    /// How many of these guesses the answer may have, where it is not free.
+    pub(crate) fn permitted(&mut self, drafts: &[u32]) -> Option<usize> {
+        self.constraint.as_mut().map(|constraint| constraint.allowed(drafts).unwrap_or(0))
     }
 
     /// Guesses that were made for a step, and how many were right.
     pub(crate) fn speculated(&mut self, guessed: usize, right: usize) {
         self.usage.drafted_tokens += guessed;
         self.usage.accepted_tokens += right;
-        if let Some(lookup) = &mut self.lookup {
-            lookup.learn(guessed, right);
+        if let Some(guesser) = &mut self.guesser {
+            guesser.learn(guessed, right);
         }
     }
 

@@ -103,6 +103,12 @@ pub struct Counters {
     pub drafted: u64,
     /// Guesses that the model would have chosen too.
     pub accepted: u64,
+    /// KV pages of the draft model in all; 0 where there is none, or none any more.
+    pub draft_pages: usize,
+    /// KV pages of the draft model that no answer holds.
+    pub draft_pages_free: usize,
+    /// Errors of the draft model: after one it is not asked again.
+    pub draft_errors: u64,
     /// Steps that took longer than [`Scheduling::stall_after`](crate::Scheduling::stall_after).
     pub stalls: u64,
 }
@@ -134,6 +140,9 @@ impl Counters {
             preempted: 0,
             drafted: 0,
             accepted: 0,
+            draft_pages: 0,
+            draft_pages_free: 0,
+            draft_errors: 0,
             stalls: 0,
         }
     }

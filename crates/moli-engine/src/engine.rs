@@ -1,7 +1,7 @@
 //! A loaded model.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, Gguf, ReadMode};
 use moli_kernels::Isa;
-use moli_model::{
-    BackendKind, Config, KvType, LoadOptions, MAX_OUTPUTS, PAGE_TOKENS, PagePool, Runtime, pages_of,
-};
+use moli_model::{BackendKind, Config, KvType, LoadOptions, MAX_OUTPUTS, PAGE_TOKENS, PagePool, Runtime};
 use moli_text::{
     ChatTemplate, EncodeOptions, Message as ChatMessage, RenderOptions, RenderedPrompt, Tokenizer,
 };
@@ -22,9 +20,10 @@ use crate::counters::Counters;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
 use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
+use crate::speculation::{DraftModel, SPECULATIVE_ROWS, Speculator};
 use crate::watchdog::{self, Heartbeat, Stall};
 use crate::worker::{Message, Shared, Task, Worker};
-use crate::{CancelToken, EngineError, GenerateParams, Session};
+use crate::{CancelToken, EngineError, GenerateParams, MemoryBudget, MemoryPlan, PlanOptions, Session};
 
 /// The context where none is asked for, in tokens; less where the model was trained for less.
 pub const DEFAULT_CONTEXT: usize = 4096;
@@ -43,7 +42,7 @@ pub struct EngineOptions {
     /// Threads that compute; `None`: as many as the machine has cores for it.
     pub threads: Option<usize>,
     /// Tokens that a session can hold, prompt and answer together; `None`: what the model was trained for, at most
-    /// [`DEFAULT_CONTEXT`]. It can't be more than what the model was trained for.
+    /// [`DEFAULT_CONTEXT`], and less where memory is scarce. It can't be more than what the model was trained for.
     pub context: Option<usize>,
     /// Sessions whose context can be full at the same time: the KV pages of `context * sessions` tokens are
     /// preallocated, and all sessions share them.
@@ -54,10 +53,18 @@ pub struct EngineOptions {
     pub read_mode: ReadMode,
     /// What computes.
     pub backend: BackendKind,
-    /// How keys and values are kept: f16, or q8_0 in little more than half the memory.
-    pub kv_type: KvType,
+    /// How keys and values are kept; `None`: in f16, or in q8_0, little more than half the memory, where that is scarce.
+    pub kv_type: Option<KvType>,
+    /// Bytes of KV pages for the beginnings of earlier prompts, beyond those that the sessions need; `None`: as much as a
+    /// context takes, at most a tenth of the limit.
+    pub prefix_cache_bytes: Option<u64>,
+    /// What the model may take of memory; `None`: what the system allows.
+    pub memory_budget: Option<MemoryBudget>,
     /// The instruction set of the CPU backend; `None`: the best that this processor has.
     pub isa: Option<Isa>,
+    /// A smaller model with the same vocabulary, whose guesses are computed together; what is not right costs time, never
+    /// changes an answer. It has the threads of the model, and KV pages for as many tokens.
+    pub draft: Option<PathBuf>,
     /// How answers share the model.
     pub scheduling: Scheduling,
 }
@@ -72,11 +79,16 @@ pub struct Scheduling {
     /// Tokens of a prompt that are computed at once while others are at their answers: the longest that these wait for it.
     pub shared_chunk: usize,
     /// Most bytes of KV pages that the prefix cache holds; `None`: all that nobody else needs; 0: no cache.
-    pub prefix_cache_bytes: Option<u64>,
+    pub prefix_cache_limit: Option<u64>,
     /// A step that takes longer is counted and reported.
     pub stall_after: Duration,
     /// Called with each of these, on a thread of its own.
     pub on_stall: Option<Arc<dyn Fn(Stall) + Send + Sync>>,
+}
+
+/// Rows of a step whose logits may be wanted: one for each answer, and those of guesses.
+pub(crate) fn outputs(max_batch: usize) -> usize {
+    max_batch.max(SPECULATIVE_ROWS).min(MAX_OUTPUTS)
 }
 
 /// Most answers that are computed together.
@@ -88,7 +100,7 @@ impl Default for Scheduling {
             max_batch: 32,
             max_queue: 256,
             shared_chunk: 128,
-            prefix_cache_bytes: None,
+            prefix_cache_limit: None,
             stall_after: Duration::from_secs(30),
             on_stall: None,
         }
@@ -101,13 +113,35 @@ impl fmt::Debug for Scheduling {
             .field("max_batch", &self.max_batch)
             .field("max_queue", &self.max_queue)
             .field("shared_chunk", &self.shared_chunk)
-            .field("prefix_cache_bytes", &self.prefix_cache_bytes)
+            .field("prefix_cache_limit", &self.prefix_cache_limit)
             .field("stall_after", &self.stall_after)
             .finish_non_exhaustive()
     }
 }
 
+impl EngineOptions {
+    fn plan(&self) -> PlanOptions {
+        PlanOptions {
+            threads: self.threads,
+            context: self.context,
+            sessions: self.sessions,
+            kv_type: self.kv_type,
+            prefix_cache_bytes: self.prefix_cache_bytes,
+            prefill_chunk: self.prefill_chunk,
+            max_batch: self.scheduling.max_batch,
+            read_mode: self.read_mode,
+            budget: self.memory_budget,
+            draft_bytes: 0,
+        }
+    }
+}
+
 impl Scheduling {
+    /// Rows of a step whose logits may be wanted.
+    fn outputs(&self) -> usize {
+        outputs(self.max_batch)
+    }
+
     fn validate(&self) -> Result<(), EngineError> {
         between("max_batch", self.max_batch, MAX_BATCH)?;
         between("max_queue", self.max_queue, MAX_QUEUE)?;
@@ -124,8 +158,11 @@ impl Default for EngineOptions {
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             read_mode: ReadMode::Map,
             backend: BackendKind::default(),
-            kv_type: KvType::default(),
+            kv_type: None,
+            prefix_cache_bytes: None,
+            memory_budget: None,
             isa: None,
+            draft: None,
             scheduling: Scheduling::default(),
         }
     }
@@ -162,53 +199,39 @@ impl Engine {
     /// Opens a model file with its tokenizer, its chat template and its weights.
     ///
     /// # Errors
-    /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file.
+    /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file;
+    /// [`EngineError::Draft`] and [`EngineError::DraftVocabulary`] for the draft model.
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
-        let threads = options.threads.unwrap_or_else(moli_kernels::default_threads);
-        between("threads", threads, MAX_THREADS)?;
-        between("prefill_chunk", options.prefill_chunk, MAX_PREFILL_CHUNK)?;
-        between("sessions", options.sessions, MAX_SESSIONS)?;
-
-        let gguf = Gguf::open(path, options.read_mode)?;
-        let metadata = gguf.metadata();
-        // The runtime needs the context before it has a config to ask: the key is the same for every architecture.
-        let trained = trained_context(metadata)?;
-        let context = match options.context {
-            None => DEFAULT_CONTEXT.min(trained.unwrap_or(DEFAULT_CONTEXT)),
-            Some(context) => {
-                between("context", context, trained.unwrap_or(usize::MAX))?;
-                context
-            }
-        };
-        let pages = pages_of(context).checked_mul(options.sessions);
-        let pool = pages.and_then(|pages| pages.checked_mul(PAGE_TOKENS)).ok_or_else(|| {
-            EngineError::parameter(
-                "sessions",
-                options.sessions,
-                "fewer, so that the context's pages can be counted",
-            )
-        })?;
         options.scheduling.validate()?;
+        let gguf = Gguf::open(path, options.read_mode)?;
+        let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options)).transpose()?;
+        let draft_bytes = draft_file.as_ref().map_or(0, |draft| draft.plan.own_bytes());
+        let plan = MemoryPlan::of(&gguf, &PlanOptions { draft_bytes, ..options.plan() })?;
+        let metadata = gguf.metadata();
         let load = LoadOptions {
-            threads,
+            threads: plan.threads,
             isa: options.isa,
-            context: pool,
-            // A chunk of a prompt, and a row for each who is at the answer.
-            max_rows: (options.prefill_chunk + options.scheduling.max_batch).min(pool),
-            kv_type: options.kv_type,
+            context: plan.kv_pages.saturating_mul(PAGE_TOKENS),
+            max_rows: plan.max_rows,
+            kv_type: plan.kv_type,
         };
         // The small parts first: a model without a tokenizer is refused before its weights are looked at.
         let tokenizer = Tokenizer::from_gguf(metadata)?;
         let template = ChatTemplate::from_gguf(metadata).map_err(|error| error.to_string());
         let runtime = moli_model::load(&gguf, options.backend, &load)?;
+        let draft = draft_file.as_ref().map(|draft| draft.load(&tokenizer, options)).transpose()?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
-        model.context = context;
+        model.context = plan.context;
+        model.plan = Some(plan);
         model.weights = gguf.tensors().cloned().collect();
         model.load_time = started.elapsed();
-        let engine = Self::start(runtime, model, options.prefill_chunk, &options.scheduling)?;
+        let engine = Self::start(runtime, model, draft, options.prefill_chunk, &options.scheduling)?;
         read_ahead(&gguf, &engine.inner.shared);
+        if let Some(draft) = draft_file {
+            read_ahead(&draft.gguf, &engine.inner.shared);
+        }
         Ok(engine)
     }
 
@@ -225,27 +248,40 @@ impl Engine {
         template: Option<ChatTemplate>,
         scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
+        Self::from_parts_and_draft(runtime, tokenizer, template, None, scheduling)
+    }
+
+    /// The same, with a draft model and its tokenizer.
+    pub(crate) fn from_parts_and_draft(
+        runtime: Box<dyn Runtime>,
+        tokenizer: Tokenizer,
+        template: Option<ChatTemplate>,
+        draft: Option<(Box<dyn Runtime>, Tokenizer)>,
+        scheduling: &Scheduling,
+    ) -> Result<Self, EngineError> {
         scheduling.validate()?;
         let model = Model::new(runtime.as_ref(), tokenizer, Ok(template), Isa::detect())?;
         let chunk = runtime.max_rows();
-        Self::start(runtime, model, chunk, scheduling)
+        let draft = draft.map(|(runtime, own)| DraftModel::new(runtime, &own, &model.tokenizer));
+        Self::start(runtime, model, draft.transpose()?, chunk, scheduling)
     }
 
     /// Starts the thread that computes.
     fn start(
         runtime: Box<dyn Runtime>,
         model: Model,
+        draft: Option<DraftModel>,
         chunk: usize,
         scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
         let (pages, page_bytes, rows) = (runtime.pages(), runtime.page_bytes(), runtime.max_rows());
-        let cache_pages = match scheduling.prefix_cache_bytes {
+        let cache_pages = match scheduling.prefix_cache_limit {
             None => pages,
             Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX).checked_div(page_bytes).unwrap_or(0),
         };
         let limits = Limits {
             rows,
-            outputs: MAX_OUTPUTS.min(rows),
+            outputs: scheduling.outputs().min(rows),
             running: scheduling.max_batch.min(rows),
             chunk,
             shared_chunk: scheduling.shared_chunk.min(chunk),
@@ -257,7 +293,7 @@ impl Engine {
             counters: Mutex::new(Counters::new(pages, page_bytes)),
             heartbeat: Heartbeat::default(),
         });
-        let worker = Worker::new(runtime, scheduler, Arc::clone(&shared));
+        let worker = Worker::new(runtime, scheduler, Speculator::new(draft), Arc::clone(&shared));
         let worker = thread::Builder::new()
             .name("moli-engine".to_owned())
             .spawn(|| worker.run())
@@ -333,6 +369,11 @@ impl Engine {
         });
         self.send(requests.collect())?;
         Ok(Answer::new(self.clone(), events, cancel, prompt.len(), seeds))
+    }
+
+    /// What was planned for its memory; `None` for one of parts.
+    pub fn plan(&self) -> Option<&MemoryPlan> {
+        self.inner.model.plan.as_ref()
     }
 
     /// What the engine has done and is doing.
@@ -472,6 +513,57 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// A draft model that is not loaded yet.
+struct DraftFile<'a> {
+    path: &'a Path,
+    gguf: Gguf,
+    plan: MemoryPlan,
+}
+
+impl<'a> DraftFile<'a> {
+    /// Opens the one that the options name. Its context is the model's, as far as it was trained for that.
+    fn open(path: &'a Path, options: &EngineOptions) -> Result<Self, EngineError> {
+        let open = || {
+            let gguf = Gguf::open(path, options.read_mode)?;
+            let plan = PlanOptions {
+                context: None,
+                prefix_cache_bytes: Some(0),
+                prefill_chunk: DraftModel::ROWS,
+                max_batch: 1,
+                ..options.plan()
+            };
+            let longest = MemoryPlan::unlimited(&gguf, &plan)?.context;
+            let context = options.context.map_or(longest, |context| context.min(longest));
+            let plan = MemoryPlan::unlimited(&gguf, &PlanOptions { context: Some(context), ..plan })?;
+            Ok((gguf, plan))
+        };
+        let (gguf, plan) = open().map_err(|error| Self::failed(path, error))?;
+        Ok(Self { path, gguf, plan })
+    }
+
+    /// Loads it for a model with this tokenizer.
+    fn load(&self, tokenizer: &Tokenizer, options: &EngineOptions) -> Result<DraftModel, EngineError> {
+        let load = || {
+            let pool = self.plan.kv_pages.saturating_mul(PAGE_TOKENS);
+            let load = LoadOptions {
+                threads: self.plan.threads,
+                isa: options.isa,
+                context: pool,
+                max_rows: DraftModel::ROWS.min(pool),
+                kv_type: self.plan.kv_type,
+            };
+            let own = Tokenizer::from_gguf(self.gguf.metadata())?;
+            Ok((moli_model::load(&self.gguf, options.backend, &load)?, own))
+        };
+        let (runtime, own) = load().map_err(|error| Self::failed(self.path, error))?;
+        DraftModel::new(runtime, &own, tokenizer)
+    }
+
+    fn failed(path: &Path, source: EngineError) -> EngineError {
+        EngineError::Draft { path: path.to_owned(), source: Box::new(source) }
+    }
+}
+
 /// Has the weights read into the system's cache, on a thread of its own and for as long as the engine lives.
 ///
 /// The first forward pass touches them all. Left to its faults, a file that is not in the cache comes in small pieces, one
@@ -488,12 +580,6 @@ fn read_ahead(gguf: &Gguf, shared: &Arc<Shared>) {
     };
     // Without the thread it is slower, nothing else.
     let _ = thread::Builder::new().name("moli-read-ahead".to_owned()).spawn(read);
-}
-
-/// `{architecture}.context_length`; what is wrong with it is said when the configuration is read.
-fn trained_context(metadata: &moli_format::Metadata) -> Result<Option<usize>, EngineError> {
-    let key = format!("{}.context_length", metadata.architecture()?);
-    Ok(metadata.u64_opt(&key)?.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)))
 }
 
 pub(crate) fn between(name: &'static str, value: usize, high: usize) -> Result<(), EngineError> {

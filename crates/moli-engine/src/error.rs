@@ -73,6 +73,28 @@ pub enum EngineError {
         /// Rows of the model's embedding table.
         model: usize,
     },
+    /// The draft model can't be loaded.
+    #[error("the draft model {}: {source}", path.display())]
+    Draft {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<EngineError>,
+    },
+    /// The draft model does not have the model's vocabulary, so that its guesses mean nothing.
+    #[error(
+        "the draft model has another vocabulary: token {id} is {} there and {} in the model",
+        quoted(draft),
+        quoted(model)
+    )]
+    DraftVocabulary {
+        /// The first id that differs.
+        id: u32,
+        /// What the model has there, if anything.
+        model: Option<String>,
+        /// What the draft model has there, if anything.
+        draft: Option<String>,
+    },
     /// The model has no chat template, so messages can't be put into its format.
     #[error("the model has no chat template: give it plain text instead of messages")]
     NoChatTemplate,
@@ -195,6 +217,10 @@ pub enum EngineError {
     /// A step panicked, so the state of this engine is unknown.
     #[error("a step of this engine failed half-way: load the model again")]
     Poisoned,
+}
+
+fn quoted(token: &Option<String>) -> String {
+    token.as_ref().map_or_else(|| "missing".to_owned(), |token| format!("{token:?}"))
 }
 
 impl From<ModelError> for EngineError {

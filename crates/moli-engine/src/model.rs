@@ -8,10 +8,10 @@ use moli_kernels::{Isa, Kernels};
 use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, Tokenizer};
 
-use crate::EngineError;
 use crate::constraint::{Compiler, Constraint, Grammar};
 use crate::fingerprint::{Digest, fingerprint};
 use crate::sampler::Breakers;
+use crate::{EngineError, MemoryPlan};
 
 pub(crate) struct Model {
     pub(crate) tokenizer: Tokenizer,
@@ -24,6 +24,7 @@ pub(crate) struct Model {
     /// Tokens of a timeline.
     pub(crate) context: usize,
     pub(crate) load_time: Duration,
+    pub(crate) plan: Option<MemoryPlan>,
     /// Of a page of keys and values.
     pub(crate) page_bytes: usize,
     pub(crate) page_layout: String,
@@ -63,6 +64,7 @@ impl Model {
             template,
             config,
             load_time: Duration::ZERO,
+            plan: None,
             page_bytes: runtime.page_bytes(),
             page_layout: runtime.page_layout(),
             weights: Vec::new(),

@@ -77,6 +77,10 @@ impl GenerateParams {
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
             return Err(EngineError::parameter("deadline", "over already", "in the future"));
         }
+        // A grammar ends by the tokens that are never chosen.
+        if self.ignore_eos && self.grammar.is_some() {
+            return Err(EngineError::parameter("ignore_eos", true, "false where there is a grammar"));
+        }
         if let Some(keep) = self.context_shift.filter(|&keep| keep >= context.saturating_sub(1)) {
             let allowed = format!("less than the context of {context} tokens, by two");
             return Err(EngineError::parameter("context_shift", keep, allowed));

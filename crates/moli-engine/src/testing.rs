@@ -202,6 +202,11 @@ pub(crate) const VOCAB: usize = 259;
 
 /// Byte-level BPE with one merge; each id below 256 stands for the byte of that value.
 pub(crate) fn tokenizer() -> Tokenizer {
+    tokenizer_with(&["<s>", "</s>", "ab"])
+}
+
+/// The same with these tokens behind the bytes, the first two of which are BOS and EOS.
+pub(crate) fn tokenizer_with(others: &[&str]) -> Tokenizer {
     // GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100 on.
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut next = 0x100;
@@ -215,8 +220,8 @@ pub(crate) fn tokenizer() -> Tokenizer {
         };
         tokens.push(letter.to_string());
     }
-    tokens.extend(["<s>", "</s>", "ab"].map(String::from));
-    let mut types = vec![1_i32; VOCAB];
+    tokens.extend(others.iter().copied().map(String::from));
+    let mut types = vec![1_i32; tokens.len()];
     types[BOS as usize] = 3;
     types[EOS as usize] = 3;
     let gguf = GgufWriter::new()

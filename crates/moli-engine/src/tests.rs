@@ -342,7 +342,7 @@ fn ruled(context: usize, max_rows: usize, scheduling: Scheduling) -> (Engine, Pr
 fn pages_go_to_the_prefix_cache_or_back() {
     let page = (PAGE_TOKENS * 4) as u64;
     for (bytes, kept) in [(None, 4), (Some(2 * page + 1), 2), (Some(0), 0)] {
-        let rules = Scheduling { prefix_cache_bytes: bytes, ..Scheduling::default() };
+        let rules = Scheduling { prefix_cache_limit: bytes, ..Scheduling::default() };
         let (engine, _) = ruled(256, 64, rules);
         answer(&mut engine.session(), &[1; 100], &greedy(10));
         while engine.counters().running > 0 {
@@ -519,6 +519,8 @@ fn guesses_change_nothing_but_the_number_of_steps() {
     for params in [greedy(150), seeded(150, 4)] {
         let run = |speculation| {
             let (engine, probe) = scripted(256, 64, &script);
+            // So that a step costs about the same with one row and with sixteen.
+            probe.slow.store(2, Relaxed);
             let params = GenerateParams { speculation, ..params.clone() };
             let answer = answer(&mut engine.session(), &script[..20], &params);
             (answer.ids, answer.summary.usage, probe.batches.load(Relaxed))

@@ -16,12 +16,9 @@ use crate::choice::{Choice, Next};
 use crate::counters::Counters;
 use crate::inbox::Inbox;
 use crate::scheduler::{Ended, Id, Scheduler, Span, Timeline};
-use crate::speculation::MAX_DRAFTS;
+use crate::speculation::{Guesser, Speculator};
 use crate::watchdog::Heartbeat;
 use crate::{EngineError, FinishReason};
-
-/// Rows of a step above which guessing does not pay: they cost their full price then.
-const SPECULATIVE_ROWS: usize = MAX_DRAFTS + 1;
 
 /// What callers and the computing thread share.
 pub(crate) struct Shared {
@@ -67,27 +64,32 @@ pub(crate) struct Worker {
     pub(crate) runtime: Box<dyn Runtime>,
     pub(crate) scheduler: Scheduler,
     tasks: HashMap<Id, Task>,
+    speculator: Speculator,
     shared: Arc<Shared>,
     // Scratch of a batch.
     tokens: Vec<u32>,
     positions: Vec<u32>,
     sequences: Vec<u32>,
     outputs: Vec<u32>,
-    drafts: Vec<u32>,
 }
 
 impl Worker {
-    pub(crate) fn new(runtime: Box<dyn Runtime>, scheduler: Scheduler, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        runtime: Box<dyn Runtime>,
+        scheduler: Scheduler,
+        speculator: Speculator,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             runtime,
             scheduler,
             tasks: HashMap::new(),
+            speculator,
             shared,
             tokens: Vec::new(),
             positions: Vec::new(),
             sequences: Vec::new(),
             outputs: Vec::new(),
-            drafts: Vec::new(),
         }
     }
 
@@ -130,6 +132,7 @@ impl Worker {
 
     /// One step; whether there may be another without a message.
     fn step(&mut self) -> bool {
+        self.shared.heartbeat.begin();
         self.pause_scores();
         self.guess();
         let plan = self.scheduler.plan(Instant::now());
@@ -144,16 +147,23 @@ impl Worker {
         self.shared.count(|counters| counters.preempted += plan.preempted as u64);
         if !plan.spans.is_empty() {
             let started = Instant::now();
-            self.shared.heartbeat.begin();
             let copied = plan.copies.iter().try_for_each(|&(from, to)| self.runtime.copy_page(from, to));
             if let Err(error) = copied.map_err(EngineError::from).and_then(|()| self.compute(&plan.spans)) {
                 self.isolate(&plan.spans, error);
             }
             let rows = plan.spans.iter().map(|span| span.positions.len()).sum();
-            self.shared.count(|counters| counters.step(rows, started.elapsed()));
+            let took = started.elapsed();
+            if plan.spans.iter().all(|span| span.outputs.len() == span.positions.len()) {
+                self.speculator.took(rows, took);
+            }
+            self.shared.count(|counters| counters.step(rows, took));
         }
+        self.speculator.retain(|id| self.tasks.contains_key(&id));
         let scheduler = &self.scheduler;
+        let (draft_pages, draft_pages_free) = self.speculator.draft_pages();
         self.shared.count(|counters| {
+            counters.draft_pages = draft_pages;
+            counters.draft_pages_free = draft_pages_free;
             counters.running = scheduler.running().count();
             counters.pages_free = scheduler.pool().available();
             counters.pages_cached = scheduler.cached_pages();
@@ -173,21 +183,27 @@ impl Worker {
 
     /// Guesses the next tokens of those who are at the answer.
     fn guess(&mut self) {
-        let at_answer: Vec<Id> =
-            self.scheduler.running().filter(|timeline| timeline.is_at_answer()).map(Timeline::id).collect();
-        let mut room = SPECULATIVE_ROWS.saturating_sub(at_answer.len());
-        for id in at_answer {
+        let mut guessers: Vec<(Id, &mut Guesser)> =
+            self.tasks.iter_mut().filter_map(|(&id, task)| Some((id, task.guesser()?))).collect();
+        guessers.sort_unstable_by_key(|&(id, _)| id);
+        if self.speculator.guess(&mut self.scheduler, guessers) {
+            self.shared.count(|counters| counters.draft_errors += 1);
+        }
+        // What a grammar does not allow would only cost a row.
+        let guessed = self.scheduler.running().filter(|timeline| !timeline.drafts().is_empty());
+        let guessed: Vec<Id> = guessed.map(Timeline::id).collect();
+        for id in guessed {
             let (Some(Task::Answer(choice)), Some(timeline)) =
                 (self.tasks.get_mut(&id), self.scheduler.get(id))
             else {
                 continue;
             };
-            let Some(lookup) = choice.lookup.as_mut().filter(|_| room > 0) else { continue };
-            lookup.guess(timeline.tokens(), &mut self.drafts);
-            self.drafts.truncate(room);
-            choice.permitted(&mut self.drafts);
-            room -= self.drafts.len();
-            self.scheduler.draft(id, &self.drafts);
+            if let Some(count) =
+                choice.permitted(timeline.drafts()).filter(|&count| count < timeline.drafts().len())
+            {
+                let drafts = timeline.drafts().get(..count).unwrap_or_default().to_vec();
+                self.scheduler.draft(id, &drafts);
+            }
         }
     }
 
@@ -334,7 +350,7 @@ fn answer<'a>(
         choice.end(reason);
         return Ok(true);
     }
-    let mut right = 0;
+    let (mut right, mut last) = (0, Next::Token);
     for (row, draft) in rows.zip(drafts.iter().map(Some).chain([None])) {
         let (is_decoding, waited) = choice.since_last();
         let (id, next) = choice.choose(row, total)?;
@@ -348,18 +364,9 @@ fn answer<'a>(
         total += 1;
         match next {
             Next::Token if draft == Some(&id) => right += 1,
-            Next::Token => break,
-            Next::End => {
-                scheduler.advance(span.id, total - 1);
-                return Ok(true);
-            }
-            Next::Shift { from, to } => {
-                scheduler.advance(span.id, total - 1);
-                let tokens = scheduler.get(span.id).map(|timeline| timeline.tokens().to_vec());
-                let mut tokens = tokens.unwrap_or_default();
-                tokens.drain(from.min(tokens.len())..to.min(tokens.len()));
-                scheduler.replace(span.id, tokens);
-                return Ok(false);
+            _ => {
+                last = next;
+                break;
             }
         }
     }
@@ -371,7 +378,13 @@ fn answer<'a>(
             counters.accepted += right as u64;
         });
     }
-    Ok(false)
+    if let Next::Shift { from, to } = last {
+        let tokens = scheduler.get(span.id).map(|timeline| timeline.tokens().to_vec());
+        let mut tokens = tokens.unwrap_or_default();
+        tokens.drain(from.min(tokens.len())..to.min(tokens.len()));
+        scheduler.replace(span.id, tokens);
+    }
+    Ok(last == Next::End)
 }
 
 impl Task {
@@ -379,6 +392,13 @@ impl Task {
         match self {
             Self::Answer(choice) => choice.was_admitted(),
             Self::Score(score) => score.admitted,
+        }
+    }
+
+    fn guesser(&mut self) -> Option<&mut Guesser> {
+        match self {
+            Self::Answer(choice) => choice.guesser.as_mut(),
+            Self::Score(_) => None,
         }
     }
 

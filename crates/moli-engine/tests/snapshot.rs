@@ -135,7 +135,7 @@ fn refusal(engine: &Engine, path: &Path) -> SnapshotError {
 fn a_restored_session_answers_as_if_it_had_never_ended() {
     let place = Place::new();
     for kv_type in KvType::ALL {
-        let load = || place.engine_with(|options| options.kv_type = kv_type);
+        let load = || place.engine_with(|options| options.kv_type = Some(kv_type));
         let file = place.path("saved");
         let first = load();
         let mut session = first.session();
@@ -297,7 +297,7 @@ fn sessions_of_others_are_refused() {
         SnapshotError::OtherModel { found, expected } => assert_ne!(found, expected),
         error => panic!("{error}"),
     }
-    match refusal(&place.engine_with(|options| options.kv_type = KvType::Q8_0), &path) {
+    match refusal(&place.engine_with(|options| options.kv_type = Some(KvType::Q8_0)), &path) {
         SnapshotError::OtherLayout { found, expected } => {
             assert!(found.starts_with("cpu f16 v1, pages of 32 tokens and "), "{found}");
             assert!(expected.starts_with("cpu q8_0 v1, pages of 32 tokens and "), "{expected}");
@@ -329,7 +329,7 @@ fn a_prefix_cache_that_is_smaller_than_the_session() {
     for pages in [0, 1, 3, 5] {
         let bytes = Some((pages * first.counters().page_bytes) as u64);
         let small = place.engine_with(|options| {
-            options.scheduling = Scheduling { prefix_cache_bytes: bytes, ..Scheduling::default() };
+            options.scheduling = Scheduling { prefix_cache_limit: bytes, ..Scheduling::default() };
         });
         let mut restored = small.restore(&path).unwrap();
         // What is not cached can't be saved, and is computed again.

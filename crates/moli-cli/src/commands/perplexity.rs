@@ -42,7 +42,7 @@ struct Measured {
 impl Perplexity {
     pub(crate) fn run(self) -> Result<Exit> {
         let text = text_input::from_file(&self.file)?;
-        let engine = load::scorer(&self.model, self.context, &self.compute)?;
+        let engine = load::engine(&self.model, None, Some(self.context), &self.compute)?;
         // Control tokens that the text happens to spell out are text here.
         let options = EncodeOptions { add_special: true, parse_special: false };
         let ids = engine.tokenizer().encode(&text, options)?;

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use moli_engine::units::megabytes;
-use moli_engine::{Engine, GenerateParams, MemoryPlan, Session, TokenOutput, resident_bytes};
+use moli_engine::{Engine, GenerateParams, Session, TokenOutput, resident_bytes};
 use serde::Serialize;
 
 use crate::cli::Exit;
 use crate::failure::UsageError;
-use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, max_tokens, new_seed};
+use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, SpeculationArgs, max_tokens, new_seed};
 use crate::output::{Answers, note};
 use crate::reply::{Reply, finish_reason, milliseconds, reply, stats};
 use crate::{load, repl, saved, text_input};
@@ -36,6 +36,8 @@ pub(crate) struct Run {
     context: Option<usize>,
     #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -126,7 +128,7 @@ impl Run {
             if self.answer.json {
                 return Err(UsageError("--json needs a prompt: -p TEXT, -f FILE or standard input").into());
             }
-            let (engine, _, raw) = self.load()?;
+            let (engine, raw) = self.load()?;
             let talk = repl::Options {
                 params: self.params()?,
                 system: self.prompt.system,
@@ -139,7 +141,7 @@ impl Run {
         if prompt.is_empty() {
             return Err(UsageError("the prompt is empty").into());
         }
-        let (engine, plan, raw) = self.load()?;
+        let (engine, raw) = self.load()?;
         let file = self.prompt.session.as_deref();
         let (mut conversation, mut session) = saved::load_or_begin(&engine, file)?;
         let ids = if raw {
@@ -151,7 +153,7 @@ impl Run {
             conversation.push_user(&prompt);
             engine.encode_chat(conversation.messages())?
         };
-        let reply = self.answer_once(&mut session, &plan, &ids)?;
+        let reply = self.answer_once(&mut session, &ids)?;
         if let Some(file) = file {
             if !raw {
                 conversation.push_answer(&reply.text);
@@ -161,9 +163,10 @@ impl Run {
         Ok(if reply.was_cancelled() { Exit::Interrupted } else { Exit::Done })
     }
 
-    /// The engine, what was planned for it, and whether prompts go to it without a template.
-    fn load(&self) -> Result<(Engine, MemoryPlan, bool)> {
-        let (engine, plan) = load::engine(&self.model, self.context, &self.compute)?;
+    /// The engine, and whether prompts go to it without a template.
+    fn load(&self) -> Result<(Engine, bool)> {
+        let engine =
+            load::engine(&self.model, self.speculation.draft.as_deref(), self.context, &self.compute)?;
         let raw = self.prompt.raw || engine.chat_template()?.is_none();
         if raw && !self.prompt.raw {
             if self.prompt.system.is_some() {
@@ -171,7 +174,7 @@ impl Run {
             }
             note!("this model has no chat template: the prompt is continued as it stands (as with --raw)");
         }
-        Ok((engine, plan, raw))
+        Ok((engine, raw))
     }
 
     fn params(&self) -> Result<GenerateParams> {
@@ -181,11 +184,12 @@ impl Run {
             stop: self.answer.stop.clone(),
             logprobs: self.answer.logprobs,
             ignore_eos: self.answer.ignore_eos,
+            speculation: !self.speculation.no_speculation,
             ..GenerateParams::default()
         })
     }
 
-    fn answer_once(&self, session: &mut Session, plan: &MemoryPlan, ids: &[u32]) -> Result<Reply> {
+    fn answer_once(&self, session: &mut Session, ids: &[u32]) -> Result<Reply> {
         let seed = self.sampling.seed.unwrap_or_else(new_seed);
         let mut params = self.params()?;
         params.sampling.seed = Some(seed);
@@ -213,7 +217,8 @@ impl Run {
             note!("load: {:.0} ms, {}", milliseconds(engine.load_time()), engine.description());
             note!("{}", stats(&reply.summary));
             let peak = resident_bytes().map(|resident| format!(", {} at the peak", megabytes(resident.peak)));
-            note!("memory: {} planned{}", megabytes(plan.total_bytes), peak.unwrap_or_default());
+            let planned = engine.plan().map_or(0, |plan| plan.total_bytes);
+            note!("memory: {} planned{}", megabytes(planned), peak.unwrap_or_default());
             note!("seed: {seed}");
         }
         Ok(reply)

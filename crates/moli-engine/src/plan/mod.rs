@@ -16,7 +16,7 @@ mod tests;
 use std::path::Path;
 
 use moli_format::{Gguf, ReadMode};
-use moli_model::{Config, Footprint, KvType, Load, MAX_OUTPUTS, ModelError, PAGE_TOKENS, pages_of};
+use moli_model::{Config, Footprint, KvType, Load, ModelError, PAGE_TOKENS, pages_of};
 
 pub use budget::{BudgetError, MemoryBudget};
 use limits::Limits;
@@ -24,7 +24,7 @@ pub use limits::{Limit, LimitSource};
 pub use resident::{Resident, resident_bytes};
 pub use table::{Change, PlanRow, Settings, Shortage};
 
-use crate::engine::{MAX_PREFILL_CHUNK, MAX_SESSIONS, MAX_THREADS, between};
+use crate::engine::{MAX_PREFILL_CHUNK, MAX_SESSIONS, MAX_THREADS, between, outputs};
 use crate::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, EngineError, MAX_BATCH, Scheduling};
 
 /// The shortest context that is chosen where memory is scarce, in tokens; less where it is asked for.
@@ -33,6 +33,7 @@ pub const LEAST_CONTEXT: usize = 256;
 /// The program itself and its libraries, of which 9 MB were resident where this was measured, and what the allocator keeps
 /// of the memory that loading needed for a moment.
 const PROCESS: u64 = 12 << 20;
+const PROCESS_ROW: &str = "process";
 /// A thread: the part of its stack that is used, and its part of the allocator.
 const THREAD: u64 = 256 << 10;
 /// What the prefix cache notes about a page, twice the tokens that it is found by among it, and the lists that it is in.
@@ -65,12 +66,12 @@ pub struct PlanOptions {
     pub prefill_chunk: usize,
     /// Answers that are computed in turns, which may be more than `sessions` where they are short.
     pub max_batch: usize,
-    /// Rows of logits that one pass may give; `None`: one for each answer. Scoring texts and guessing ahead take more.
-    pub outputs: Option<usize>,
     /// Whether the file is mapped or read into memory.
     pub read_mode: ReadMode,
     /// What the model may take; `None`: what the system allows.
     pub budget: Option<MemoryBudget>,
+    /// Bytes that a draft model beside it takes; see [`own_bytes`](MemoryPlan::own_bytes).
+    pub draft_bytes: u64,
 }
 
 impl Default for PlanOptions {
@@ -83,9 +84,9 @@ impl Default for PlanOptions {
             prefix_cache_bytes: None,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             max_batch: Scheduling::default().max_batch,
-            outputs: None,
             read_mode: ReadMode::Map,
             budget: None,
+            draft_bytes: 0,
         }
     }
 }
@@ -109,8 +110,8 @@ pub struct MemoryPlan {
     pub prefix_cache_bytes: u64,
     /// KV pages in all: of the sessions and of the prefix cache.
     pub kv_pages: usize,
-    /// Tokens of a prompt that are computed at once.
-    pub prefill_chunk: usize,
+    /// Rows of a batch.
+    pub max_rows: usize,
     /// Threads that compute.
     pub threads: usize,
     /// What had to be lowered, in the order in which it was.
@@ -137,6 +138,14 @@ impl MemoryPlan {
     pub fn unlimited(gguf: &Gguf, options: &PlanOptions) -> Result<Self, EngineError> {
         let options = PlanOptions { budget: None, ..options.clone() };
         Self::within(gguf, &options, &Limits::default())
+    }
+
+    /// What the model adds to a process that has another already.
+    pub fn own_bytes(&self) -> u64 {
+        self.rows
+            .iter()
+            .filter(|row| row.name != PROCESS_ROW)
+            .fold(0, |sum, row| sum.saturating_add(row.bytes))
     }
 
     fn within(gguf: &Gguf, options: &PlanOptions, limits: &Limits) -> Result<Self, EngineError> {
@@ -175,7 +184,7 @@ impl MemoryPlan {
             kv_type: settings.kv_type,
             prefix_cache_bytes: model.page_bytes(settings.kv_type).saturating_mul(settings.prefix_pages),
             kv_pages: usize::try_from(settings.pages()).unwrap_or(usize::MAX),
-            prefill_chunk: settings.context.min(options.prefill_chunk),
+            max_rows: model.max_rows(&settings),
             threads: model.threads,
             changes: model.changes(&wished, &settings),
         })
@@ -219,7 +228,6 @@ impl<'a> Model<'a> {
         between("prefill_chunk", options.prefill_chunk, MAX_PREFILL_CHUNK)?;
         between("sessions", options.sessions, MAX_SESSIONS)?;
         between("max_batch", options.max_batch, MAX_BATCH)?;
-        between("outputs", options.outputs.unwrap_or(1), MAX_OUTPUTS)?;
         let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
         let config = Config::from_metadata(gguf.metadata(), vocab)?;
         if let Some(context) = options.context {
@@ -301,15 +309,20 @@ impl<'a> Model<'a> {
         total(&self.rows(settings))
     }
 
+    /// Rows of a batch: a chunk of a prompt, and a row for each who is at the answer.
+    fn max_rows(&self, settings: &Settings) -> usize {
+        let tokens = settings.pages().saturating_mul(PAGE_TOKENS as u64);
+        let rows = self.options.prefill_chunk.saturating_add(outputs(self.options.max_batch));
+        rows.min(usize::try_from(tokens).unwrap_or(usize::MAX))
+    }
+
     fn rows(&self, settings: &Settings) -> Vec<PlanRow> {
         let Settings { context, sessions, kv_type, prefix_pages } = *settings;
         let vocab = self.config.vocab as u64;
         let pages = settings.pages();
         let most_tokens = pages.saturating_mul(PAGE_TOKENS as u64);
-        // A chunk of a prompt, and a row for each who is at the answer.
-        let rows = self.options.prefill_chunk + self.options.max_batch;
-        let max_rows = rows.min(usize::try_from(most_tokens).unwrap_or(usize::MAX));
-        let outputs = self.options.outputs.unwrap_or(self.options.max_batch);
+        let max_rows = self.max_rows(settings);
+        let outputs = outputs(self.options.max_batch);
         let load = Load { threads: self.threads, max_rows, outputs, context };
         let footprint = Footprint::of(self.gguf, &self.config, &load);
         let page = self.page_bytes(kv_type);
@@ -348,8 +361,9 @@ impl<'a> Model<'a> {
             ),
             row("logits", state, format!("{answers}, {outputs} row{} of {vocab}", plural(outputs))),
             row("tokenizer", self.tokenizer, "and chat template".to_owned()),
+            row("draft model", self.options.draft_bytes, "with its keys and values".to_owned()),
             row(
-                "process",
+                PROCESS_ROW,
                 PROCESS.saturating_add(THREAD.saturating_mul(self.threads as u64)),
                 "the program, its stacks and its allocator".to_owned(),
             ),

@@ -117,7 +117,7 @@ fn reasoning_ends_within_its_budget() {
 fn tools_and_grammars_that_cannot_be_are_errors() {
     let engine = chatty(0, "");
     let error = |tools, choice, grammar| {
-        let params = params(tools, choice, GenerateParams { grammar, ..greedy(1) });
+        let params = params(tools, choice, GenerateParams { grammar, ignore_eos: false, ..greedy(1) });
         chat(&engine, &params).map(|_| ()).unwrap_err()
     };
     let mut wrong = weather(false);

@@ -24,8 +24,8 @@ impl Facts {
             first: vec![CharSet::default(); count],
             follow: vec![CharSet::default(); count],
         };
-        while (0..count).fold(false, |changed, id| facts.rise(rules, id) || changed) {}
-        while (0..count).rev().fold(false, |changed, id| facts.sink(rules, id) || changed) {}
+        while changed((0..count).map(|id| facts.rise(rules, id))) {}
+        while changed((0..count).rev().map(|id| facts.sink(rules, id))) {}
         facts
     }
 
@@ -98,9 +98,7 @@ impl Facts {
                 }
                 changed
             }
-            Node::Choice(options) => {
-                options.iter().fold(false, |changed, option| self.add_follow(*option, &follow) || changed)
-            }
+            Node::Choice(options) => changed(options.iter().map(|option| self.add_follow(*option, &follow))),
             Node::Repeat { node, most, .. } => {
                 if most.is_none_or(|most| most > 1) {
                     follow.add(&self.first_of(*node));
@@ -113,6 +111,11 @@ impl Facts {
     fn add_follow(&mut self, id: NodeId, follow: &CharSet) -> bool {
         self.follow.get_mut(id).is_some_and(|slot| slot.add(follow))
     }
+}
+
+/// Takes every step, and says whether any changed something.
+fn changed(steps: impl Iterator<Item = bool>) -> bool {
+    steps.filter(|changed| *changed).count() > 0
 }
 
 fn set(flags: &mut [bool], id: NodeId, value: bool) -> bool {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::facts::Facts;
-use super::positions::Positions;
+use super::positions::{Budget, Positions};
 use super::{KIND, Node, NodeId, Rules};
 use crate::EngineError;
 use crate::constraint::at_most;
@@ -19,12 +19,12 @@ const MAX_LEXEMES: usize = 5_000;
 pub(super) fn choose(rules: &Rules, facts: &Facts) -> Result<BTreeSet<NodeId>, EngineError> {
     let mut cut: BTreeSet<NodeId> = BTreeSet::new();
     let mut automata: HashMap<NodeId, Option<Positions>> = HashMap::new();
-    let mut steps = 0;
+    let mut budget = Budget::default();
     loop {
         let lexemes = reachable(rules, facts, &cut);
         at_most(KIND, "lexemes", lexemes.len(), MAX_LEXEMES)?;
         for &id in &lexemes {
-            automata.entry(id).or_insert_with(|| Positions::new(rules, id));
+            automata.entry(id).or_insert_with(|| Positions::new(rules, id, &mut budget));
         }
         let before = cut.len();
         for &id in &lexemes {
@@ -35,11 +35,12 @@ pub(super) fn choose(rules: &Rules, facts: &Facts) -> Result<BTreeSet<NodeId>, E
                 if single || follow.is_empty() || !alike.is_some_and(|(a, b)| a.intersects(b)) {
                     continue;
                 }
-                let harmless = match (automata.get(&id), automata.get(&other)) {
-                    (Some(Some(lexeme)), Some(Some(other))) => !lexeme.is_cut_by(other, follow, &mut steps),
-                    _ => false,
+                let cuts = match (automata.get(&id), automata.get(&other)) {
+                    (Some(Some(lexeme)), Some(Some(other))) => lexeme.is_cut_by(other, follow, &mut budget),
+                    _ => None,
                 };
-                if !harmless {
+                // What can't be found out counts as harm.
+                if cuts != Some(false) {
                     cut.insert(other);
                 }
             }

@@ -2,12 +2,30 @@
 
 use super::{CharSet, Node, NodeId, Rules};
 
-/// Most states of one automaton, and most transitions. A larger expression is cut into lexemes.
+/// Most states of one automaton. A larger expression is cut into lexemes.
 const MAX_STATES: usize = 2_000;
-const MAX_EDGES: usize = 50_000;
 
-/// What one may be asked for in all, in steps.
-const MAX_STEPS: usize = 20_000_000;
+/// What the automata of a grammar may cost.
+pub(super) struct Budget {
+    /// Transitions that may still be made.
+    edges: usize,
+    /// Steps that they may still be asked for.
+    steps: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { edges: 1_000_000, steps: 8_000_000 }
+    }
+}
+
+impl Budget {
+    fn spend(left: &mut usize, count: usize) -> Option<()> {
+        let enough = count <= *left;
+        *left = left.saturating_sub(count);
+        enough.then_some(())
+    }
+}
 
 /// Repetitions with bounds are read as ones without, so it accepts more than the expression does.
 pub(super) struct Positions {
@@ -29,10 +47,9 @@ struct Part {
 
 impl Positions {
     /// `None` where it would be too large.
-    pub(super) fn new(rules: &Rules, node: NodeId) -> Option<Self> {
+    pub(super) fn new(rules: &Rules, node: NodeId, budget: &mut Budget) -> Option<Self> {
         let mut automaton = Self { chars: Vec::new(), next: Vec::new(), last: Vec::new(), first: Vec::new() };
-        let mut edges = 0;
-        let part = automaton.part(rules, node, &mut edges)?;
+        let part = automaton.part(rules, node, budget)?;
         automaton.last = vec![false; automaton.chars.len()];
         for state in part.last {
             if let Some(last) = automaton.last.get_mut(state) {
@@ -49,36 +66,33 @@ impl Positions {
         (self.chars.len() <= MAX_STATES).then_some(self.chars.len() - 1)
     }
 
-    fn connect(&mut self, from: &[usize], to: &[usize], edges: &mut usize) -> Option<()> {
-        *edges += from.len() * to.len();
-        if *edges > MAX_EDGES {
-            return None;
-        }
+    fn connect(&mut self, from: &[usize], to: &[usize], budget: &mut Budget) -> Option<()> {
+        Budget::spend(&mut budget.edges, from.len() * to.len())?;
         for &from in from {
             self.next.get_mut(from)?.extend_from_slice(to);
         }
         Some(())
     }
 
-    fn part(&mut self, rules: &Rules, id: NodeId, edges: &mut usize) -> Option<Part> {
+    fn part(&mut self, rules: &Rules, id: NodeId, budget: &mut Budget) -> Option<Part> {
         Some(match rules.node(id) {
             Node::Chars(set) => {
                 let state = self.state(set.clone())?;
                 Part { nullable: false, first: vec![state], last: vec![state] }
             }
-            Node::Rule(rule) => self.part(rules, rules.body(*rule), edges)?,
+            Node::Rule(rule) => self.part(rules, rules.body(*rule), budget)?,
             Node::Sequence(items) => {
                 let mut whole = Part { nullable: true, first: Vec::new(), last: Vec::new() };
                 for &item in items {
-                    let part = self.part(rules, item, edges)?;
-                    whole = self.after(whole, part, edges)?;
+                    let part = self.part(rules, item, budget)?;
+                    whole = self.after(whole, part, budget)?;
                 }
                 whole
             }
             Node::Choice(options) => {
                 let mut whole = Part { nullable: false, first: Vec::new(), last: Vec::new() };
                 for &option in options {
-                    let part = self.part(rules, option, edges)?;
+                    let part = self.part(rules, option, budget)?;
                     whole.nullable |= part.nullable;
                     whole.first.extend(part.first);
                     whole.last.extend(part.last);
@@ -86,9 +100,9 @@ impl Positions {
                 whole
             }
             Node::Repeat { node, least, most } => {
-                let mut part = self.part(rules, *node, edges)?;
+                let mut part = self.part(rules, *node, budget)?;
                 if most.is_none_or(|most| most > 1) {
-                    self.connect(&part.last, &part.first, edges)?;
+                    self.connect(&part.last, &part.first, budget)?;
                 }
                 part.nullable |= *least == 0;
                 part
@@ -96,8 +110,8 @@ impl Positions {
         })
     }
 
-    fn after(&mut self, left: Part, right: Part, edges: &mut usize) -> Option<Part> {
-        self.connect(&left.last, &right.first, edges)?;
+    fn after(&mut self, left: Part, right: Part, budget: &mut Budget) -> Option<Part> {
+        self.connect(&left.last, &right.first, budget)?;
         let Part { nullable, mut first, last } = left;
         if nullable {
             first.extend(right.first);
@@ -117,22 +131,24 @@ impl Positions {
     }
 
     /// Whether a text of `self` can be followed by one of the characters `follow` while `other` goes on with the same
-    /// text and the same character: a lexer would then take the longer text for `other`, right or wrong. Also `true`
-    /// where finding out takes more than `steps`.
-    pub(super) fn is_cut_by(&self, other: &Self, follow: &CharSet, steps: &mut usize) -> bool {
+    /// text and the same character: a lexer would then take the longer text for `other`, right or wrong. `None` where
+    /// finding out costs too much.
+    pub(super) fn is_cut_by(&self, other: &Self, follow: &CharSet, budget: &mut Budget) -> Option<bool> {
         let width = other.chars.len() + 1;
-        let mut seen = vec![false; (self.chars.len() + 1) * width];
+        let pairs = (self.chars.len() + 1) * width;
+        Budget::spend(&mut budget.steps, pairs / 64)?;
+        let mut seen = vec![false; pairs];
         let mut queue: Vec<(Option<usize>, Option<usize>)> = vec![(None, None)];
         while let Some((here, there)) = queue.pop() {
             let ends = here.and_then(|state| self.last.get(state)).copied().unwrap_or_default();
             for &next_there in other.after_state(there) {
                 let Some(chars_there) = other.chars.get(next_there) else { continue };
-                *steps += 1;
-                if *steps > MAX_STEPS || (ends && chars_there.intersects(follow)) {
-                    return true;
+                if ends && chars_there.intersects(follow) {
+                    return Some(true);
                 }
-                for &next_here in self.after_state(here) {
-                    *steps += 1;
+                let after_here = self.after_state(here);
+                Budget::spend(&mut budget.steps, 1 + after_here.len())?;
+                for &next_here in after_here {
                     let Some(chars_here) = self.chars.get(next_here) else { continue };
                     if chars_here.intersects(chars_there)
                         && let Some(seen @ false) = seen.get_mut((next_here + 1) * width + next_there + 1)
@@ -143,6 +159,6 @@ impl Positions {
                 }
             }
         }
-        false
+        Some(false)
     }
 }

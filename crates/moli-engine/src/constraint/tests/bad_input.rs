@@ -389,3 +389,19 @@ fn sizes_that_are_only_numbers_cost_nothing() {
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
+
+/// Their automata would be compared state by state, each with each.
+#[test]
+fn large_expressions_that_begin_alike() {
+    let word: String = (0..90).map(|index| format!("(\"a\" | [a-b] \"{index}\")* ")).collect();
+    let rules = chain("", 25, |rule, _| format!("w{rule} ::= {word}\"{rule}\""));
+    let options: String = (0..25).map(|rule| format!(" | w{rule} root")).collect();
+    let compiler = Compiler::new(&tokenizer::realistic(1500)).unwrap();
+    let started = Instant::now();
+    let result = compiler.compile(&Grammar::Gbnf(format!("root ::= \"z\"{options}\n{rules}")));
+    assert!(started.elapsed() < 2 * SOON, "{:?}", started.elapsed());
+    match result.err().unwrap() {
+        EngineError::GrammarTooLarge { what: "lexemes", .. } | EngineError::GrammarTooComplex { .. } => {}
+        other => panic!("{other:?}"),
+    }
+}

@@ -158,7 +158,7 @@ fn gbnf_char(c: char) -> String {
         '"' | '\\' | ']' | '[' => format!("\\{c}"),
         '-' | '^' => format!("\\x{:02X}", c as u32),
         c if (c as u32) > 0xFFFF => format!("\\U{:08X}", c as u32),
-        c if c > '\u{7E}' && (c as u32) % 2 == 0 => format!("\\u{:04X}", c as u32),
+        c if c > '\u{7E}' && (c as u32).is_multiple_of(2) => format!("\\u{:04X}", c as u32),
         c => c.to_string(),
     }
 }

@@ -69,25 +69,3 @@ fn measure(tokenizer: &Tokenizer, compiler: &Compiler, name: &str, grammar: &Gra
     );
     median
 }
-
-#[test]
-fn real() {
-    for path in ["/tmp/models/smol.gguf", "/tmp/models/qwen2.5-0.5b-q4_k_m.gguf", "/tmp/models/gemma.gguf"] {
-        let gguf = moli_format::Gguf::open(path.as_ref(), moli_format::ReadMode::Map).unwrap();
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata()).unwrap();
-        let started = Instant::now();
-        let compiler = Compiler::new(&tokenizer).unwrap();
-        println!(
-            "{path} {} tokens: compiler made in {:?}; ends {:?}",
-            tokenizer.vocab_size(),
-            started.elapsed(),
-            tokenizer.end_of_generation_ids().collect::<Vec<_>>()
-        );
-        for (name, grammar) in grammars() {
-            measure(&tokenizer, &compiler, name, &grammar);
-            let a = model::answer(&tokenizer, &mut compiler.compile(&grammar).unwrap(), 3, 200).unwrap();
-            println!("{} {:?}", a.finished, a.text);
-        }
-        measure(&tokenizer, &compiler, "counted class", &counted_class());
-    }
-}
