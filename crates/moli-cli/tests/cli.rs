@@ -45,6 +45,8 @@ fn wrong_usage_exits_with_2() {
         &["run", "-p", "a", "-f", "b"],
         &["run", "-p", "a", "--raw", "--system", "b"],
         &["run", "-p", "a", "--logprobs", "3"],
+        &["run", "-p", "a", "--regex", "b", "--json-schema", "{}"],
+        &["run", "-p", "a", "--regex", "b", "--ignore-eos"],
         &["run", "-p", ""],
         &["run"],
         &["rm"],
@@ -606,4 +608,28 @@ fn rm_leaves_the_users_own_files_alone() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("a file of yours"), "{}", ran.stderr);
     assert!(std::path::Path::new(&model).exists());
+}
+
+#[test]
+fn an_answer_follows_its_grammar() {
+    let world = World::new();
+    let model = world.chat_model();
+    let schema = world.file("schema.json", r#"{"enum": ["yes", "no"]}"#);
+    let gbnf = world.file("vote.gbnf", "root ::= (\"yes\" | \"no\") \"!\"\n");
+    let lark = world.file("vote.lark", "start: \"yes\" | \"no\"\n");
+    let answers = [
+        (["--regex", "(yes|no)\\?"], ["yes?", "no?"]),
+        (["--json-schema", r#"{"enum": ["yes", "no"]}"#], ["\"yes\"", "\"no\""]),
+        (["--json-schema", &format!("@{schema}")], ["\"yes\"", "\"no\""]),
+        (["--grammar", &gbnf], ["yes!", "no!"]),
+        (["--grammar", &lark], ["yes", "no"]),
+    ];
+    for (grammar, allowed) in answers {
+        let said = world.run(&run_arguments(&model, &[&["-p", "hello"][..], &grammar].concat())).ok();
+        assert!(allowed.contains(&said.trim_end()), "{grammar:?}: {said}");
+    }
+    let run = |grammar: [&str; 2]| world.run(&run_arguments(&model, &[&["-p", "hello"][..], &grammar].concat()));
+    run(["--regex", "("]).fails(1, &["regular expression"]);
+    run(["--json-schema", "{\"type\": 3}"]).fails(1, &["JSON schema"]);
+    run(["--json-schema", "@nowhere.json"]).fails(1, &["nowhere.json"]);
 }

@@ -125,7 +125,8 @@ impl EngineOptions {
             threads: self.threads,
             context: self.context,
             sessions: self.sessions,
-            kv_type: self.kv_type,
+            // The other backends have f16 only.
+            kv_type: self.kv_type.or((self.backend != BackendKind::Cpu).then_some(KvType::F16)),
             prefix_cache_bytes: self.prefix_cache_bytes,
             prefill_chunk: self.prefill_chunk,
             max_batch: self.scheduling.max_batch,

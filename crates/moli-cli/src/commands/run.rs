@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use moli_engine::units::megabytes;
-use moli_engine::{Engine, GenerateParams, Session, TokenOutput, resident_bytes};
+use moli_engine::{Engine, GenerateParams, Grammar, Session, TokenOutput, resident_bytes};
 use serde::Serialize;
 
 use crate::cli::Exit;
@@ -76,6 +76,8 @@ struct AnswerArgs {
     /// Go on where the model would end
     #[arg(long)]
     ignore_eos: bool,
+    #[command(flatten)]
+    grammar: GrammarArgs,
     /// Print one JSON object when the answer is complete
     #[arg(long)]
     json: bool,
@@ -85,6 +87,36 @@ struct AnswerArgs {
     /// Write tokens, times and speeds to standard error
     #[arg(long)]
     stats: bool,
+}
+
+/// What the answer must be.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct GrammarArgs {
+    /// The answer is JSON that this schema allows; {} allows any, @FILE reads it from a file
+    #[arg(long, value_name = "SCHEMA", conflicts_with = "ignore_eos")]
+    json_schema: Option<String>,
+    /// The answer is what this regular expression matches as a whole
+    #[arg(long, value_name = "REGEX", conflicts_with = "ignore_eos", allow_hyphen_values = true)]
+    regex: Option<String>,
+    /// The answer follows the grammar in this file: GBNF, or Lark if the name ends in .lark
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_eos")]
+    grammar: Option<PathBuf>,
+}
+
+impl GrammarArgs {
+    fn read(&self) -> Result<Option<Grammar>> {
+        if let Some(schema) = &self.json_schema {
+            let file = schema.strip_prefix('@').map(|file| text_input::from_file(file.as_ref()));
+            return Ok(Some(Grammar::JsonSchema(file.unwrap_or_else(|| Ok(schema.clone()))?)));
+        }
+        if let Some(file) = &self.grammar {
+            let text = text_input::from_file(file)?;
+            let is_lark = file.extension().is_some_and(|extension| extension == "lark");
+            return Ok(Some(if is_lark { Grammar::Lark(text) } else { Grammar::Gbnf(text) }));
+        }
+        Ok(self.regex.clone().map(Grammar::Regex))
+    }
 }
 
 /// What `--json` prints.
@@ -184,6 +216,7 @@ impl Run {
             stop: self.answer.stop.clone(),
             logprobs: self.answer.logprobs,
             ignore_eos: self.answer.ignore_eos,
+            grammar: self.answer.grammar.read()?,
             speculation: !self.speculation.no_speculation,
             ..GenerateParams::default()
         })
