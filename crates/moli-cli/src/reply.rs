@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use moli_engine::{FinishReason, GenerateParams, Session, Summary, TokenOutput};
+use moli_engine::{Counters, FinishReason, GenerateParams, Session, Summary, TokenOutput};
 
 use crate::interrupt;
 use crate::output::note;
@@ -88,6 +88,18 @@ pub(crate) fn stats(summary: &Summary) -> String {
             FinishReason::Deadline => "its deadline",
             _ => "Ctrl-C",
         },
+    )
+}
+
+/// What the engine has done, in a line.
+pub(crate) fn engine_stats(counters: &Counters) -> String {
+    format!(
+        "engine: {} steps of {:.1} rows, {} of {} KV pages free, {} with earlier beginnings",
+        counters.steps,
+        counters.step_rows.mean(),
+        counters.pages_free,
+        counters.pages,
+        counters.pages_cached,
     )
 }
 

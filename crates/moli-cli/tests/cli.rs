@@ -628,7 +628,8 @@ fn an_answer_follows_its_grammar() {
         let said = world.run(&run_arguments(&model, &[&["-p", "hello"][..], &grammar].concat())).ok();
         assert!(allowed.contains(&said.trim_end()), "{grammar:?}: {said}");
     }
-    let run = |grammar: [&str; 2]| world.run(&run_arguments(&model, &[&["-p", "hello"][..], &grammar].concat()));
+    let run =
+        |grammar: [&str; 2]| world.run(&run_arguments(&model, &[&["-p", "hello"][..], &grammar].concat()));
     run(["--regex", "("]).fails(1, &["regular expression"]);
     run(["--json-schema", "{\"type\": 3}"]).fails(1, &["JSON schema"]);
     run(["--json-schema", "@nowhere.json"]).fails(1, &["nowhere.json"]);

@@ -1,15 +1,16 @@
 //! What many answers at once cost each other: `cargo bench -p moli-engine --bench sessions [-- MODEL.gguf]`.
 //!
-//! Three tables, each of interleaved rounds with medians: eight answers together against one; the pauses of a running answer
+//! Several tables, each of interleaved rounds with medians: eight answers together against one; the pauses of a running answer
 //! while a long prompt arrives, against the step that the prompt's chunk takes; the time to the first token of a prompt whose
-//! beginning another had. `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (5).
+//! beginning another had; what a grammar's mask costs, and its compiling. `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (5).
 
 #![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use moli_engine::{Answer, CancelToken, Engine, EngineOptions, GenerateParams, SamplerParams};
+use moli_engine::{Answer, CancelToken, Engine, EngineOptions, GenerateParams, Grammar, SamplerParams};
 
 const ANSWERS: usize = 8;
 const TOKENS: usize = 96;
@@ -37,6 +38,7 @@ fn main() {
     together(&load(1024, ANSWERS), rounds);
     long_prompt(&load(LONG + 512, 2), rounds);
     shared_beginning(&load(2048, 2), rounds);
+    grammars(&load(1024, 2), rounds);
 }
 
 /// Text that no other number has.
@@ -62,6 +64,73 @@ fn submit(engine: &Engine, prompt: &[u32], tokens: usize) -> Answer {
         ..GenerateParams::default()
     };
     engine.submit(prompt, &params, &CancelToken::new()).expect("an answer")
+}
+
+/// A schema that no other number has, with many properties.
+fn schema(number: usize) -> Grammar {
+    let property = |i| format!(r#""property {number} {i}": {{"type": "string", "maxLength": {}}}"#, 5 + i);
+    let properties: Vec<String> = (0..40).map(property).collect();
+    Grammar::JsonSchema(format!(r#"{{"type": "object", "properties": {{{}}}}}"#, properties.join(", ")))
+}
+
+fn grammars(engine: &Engine, rounds: usize) {
+    let prompt = prompt(engine, 7, 16);
+    let params = |tokens, grammar| GenerateParams {
+        max_tokens: Some(tokens),
+        sampling: SamplerParams { seed: Some(1), ..SamplerParams::default() },
+        speculation: false,
+        grammar,
+        ..GenerateParams::default()
+    };
+    let submit =
+        |params: &GenerateParams| engine.submit(&prompt, params, &CancelToken::new()).expect("an answer");
+    // Free text that may be anything of a certain length: the mask is computed for every token.
+    let any = Grammar::Regex("(?s:.){600,}".to_owned());
+    let json =
+        Grammar::JsonSchema(r#"{"type": "array", "items": {"type": "string"}, "minItems": 200}"#.to_owned());
+    let (mut free, mut masked, mut quiet, mut busy) =
+        (Vec::new(), [Vec::new(), Vec::new()], Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let speed = |grammar: Option<&Grammar>| {
+            let mut answer =
+                submit(&GenerateParams { ignore_eos: grammar.is_none(), ..params(TOKENS, grammar.cloned()) });
+            let _ = answer.by_ref().count();
+            answer.summary().timings.decode_per_second
+        };
+        free.push(speed(None));
+        masked[0].push(free[round] / speed(Some(&any)));
+        masked[1].push(free[round] / speed(Some(&json)));
+        let longest = |compiling: bool| {
+            let mut answer = submit(&GenerateParams { ignore_eos: true, ..params(200, None) });
+            let done = AtomicBool::new(!compiling);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut number = 1000 * round;
+                    while !done.load(Ordering::Relaxed) {
+                        number += 1;
+                        let _ = submit(&params(0, Some(schema(number)))).count();
+                    }
+                });
+                let (mut latest, mut pause) = (None, Duration::ZERO);
+                while answer.next().is_some() {
+                    let now = Instant::now();
+                    pause = pause.max(now - latest.replace(now).unwrap_or(now));
+                }
+                done.store(true, Ordering::Relaxed);
+                pause.as_secs_f64() * 1e3
+            })
+        };
+        quiet.push(longest(false));
+        busy.push(longest(true));
+    }
+    println!("\n| a token's time with a grammar, to its time without | |\n|---|---|");
+    println!("| any text | {} |\n| JSON strings | {} |", spread(&masked[0]), spread(&masked[1]));
+    println!("\n| longest pause of an answer, ms | |\n|---|---|");
+    println!(
+        "| alone | {} |\n| while schemas are compiled without end | {} |",
+        spread(&quiet),
+        spread(&busy)
+    );
 }
 
 fn median(mut samples: Vec<f64>) -> f64 {

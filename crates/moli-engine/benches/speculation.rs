@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use moli_engine::{CancelToken, Engine, EngineOptions, GenerateParams, Message, SamplerParams, Summary};
 use moli_format::{Gguf, ReadMode};
-use moli_model::{BackendKind, Batch, LoadOptions, PAGE_TOKENS, pages_of};
+use moli_model::{BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, pages_of};
 
 /// Rows of a step, and the tokens before them.
 const ROWS: [usize; 10] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16];
@@ -116,7 +116,7 @@ fn median(samples: &[f64]) -> f64 {
 fn steps(path: &Path, threads: usize, rounds: usize) {
     let gguf = Gguf::open(path, ReadMode::Map).expect("a GGUF file");
     let context = (BEFORE + ROWS[ROWS.len() - 1]).next_multiple_of(PAGE_TOKENS);
-    let load = LoadOptions { threads, isa: None, context, max_rows: BEFORE };
+    let load = LoadOptions { threads, isa: None, context, max_rows: BEFORE, kv_type: KvType::F16 };
     let mut runtime = moli_model::load(&gguf, BackendKind::Cpu, &load).expect("a model");
     let table: Vec<u32> = (0..pages_of(context) as u32).collect();
     let mut forward = |start: usize, rows: usize| {

@@ -13,7 +13,7 @@ use crate::cli::Exit;
 use crate::failure::UsageError;
 use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, SpeculationArgs, max_tokens, new_seed};
 use crate::output::{Answers, note};
-use crate::reply::{Reply, finish_reason, milliseconds, reply, stats};
+use crate::reply::{Reply, engine_stats, finish_reason, milliseconds, reply, stats};
 use crate::{load, repl, saved, text_input};
 
 /// Answer a prompt, or talk with a model
@@ -252,6 +252,7 @@ impl Run {
             let peak = resident_bytes().map(|resident| format!(", {} at the peak", megabytes(resident.peak)));
             let planned = engine.plan().map_or(0, |plan| plan.total_bytes);
             note!("memory: {} planned{}", megabytes(planned), peak.unwrap_or_default());
+            note!("{}", engine_stats(&engine.counters()));
             note!("seed: {seed}");
         }
         Ok(reply)
