@@ -88,7 +88,7 @@ pub struct Scheduling {
 
 /// Rows of a step whose logits may be wanted: one for each answer, and those of guesses.
 pub(crate) fn outputs(max_batch: usize) -> usize {
-    max_batch.max(SPECULATIVE_ROWS).min(MAX_OUTPUTS)
+    max_batch.clamp(SPECULATIVE_ROWS, MAX_OUTPUTS)
 }
 
 /// Most answers that are computed together.
