@@ -58,7 +58,7 @@ impl How {
 /// Greedy for even prompts, seeded for odd ones.
 fn params(index: usize, how: How) -> GenerateParams {
     let seeded = SamplerParams { seed: Some(index as u64), ..SamplerParams::default() };
-    let sampling = if index % 2 == 0 { SamplerParams::greedy() } else { seeded };
+    let sampling = if index.is_multiple_of(2) { SamplerParams::greedy() } else { seeded };
     GenerateParams {
         max_tokens: Some(TOKENS),
         sampling,
