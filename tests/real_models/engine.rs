@@ -1,8 +1,11 @@
 //! What an answer says does not depend on how it was computed.
 
 use std::path::Path;
+use std::process::Command;
 
-use moli_engine::{Answer, CancelToken, Engine, EngineOptions, GenerateParams, SamplerParams, Scheduling};
+use moli_engine::{
+    Answer, CancelToken, Engine, EngineOptions, GenerateParams, SamplerParams, Scheduling, Session,
+};
 
 use crate::{Outcome, load_path};
 
@@ -144,6 +147,80 @@ pub(crate) fn answers_do_not_depend_on_the_company(path: &Path, base: &EngineOpt
     check("where pages run out", answers(&engine, preempting)?)?;
     if engine.counters().preempted == 0 {
         return Err("nobody was preempted".to_owned());
+    }
+    Ok(())
+}
+
+/// Which folder of sessions to go on with, for the process that does it; and in which type of keys and values.
+pub(crate) const RESTORE: &str = "MOLI_TEST_RESTORE";
+
+fn options(base: &EngineOptions) -> EngineOptions {
+    EngineOptions { context: Some(256), sessions: 8, ..base.clone() }
+}
+
+/// Ids of the answer that goes on after `prompt` and the first `TOKENS / 2` of its answer.
+fn go_on(session: &mut Session, index: usize, prompt: &[u32]) -> Result<(Vec<u32>, usize), String> {
+    let generation =
+        session.generate(prompt, &params(index, How::together(1).guessing()), &CancelToken::new());
+    let mut generation = generation.map_err(|error| error.to_string())?;
+    let mut ids = Vec::new();
+    for chunk in &mut generation {
+        ids.extend(chunk.map_err(|error| error.to_string())?.token.map(|token| token.id));
+    }
+    Ok((ids, generation.summary().usage.cached_tokens))
+}
+
+/// Restores every session of a folder, goes on with it, and prints the ids and how many tokens were there.
+pub(crate) fn restore(path: &Path, base: &EngineOptions, folder: &Path) -> Outcome {
+    let engine = load_path(path, &options(base))?;
+    for index in 0..prompts().len() {
+        let file = folder.join(index.to_string());
+        let mut session = engine.restore(&file).map_err(|error| error.to_string())?;
+        let prompt = session.tokens().to_vec();
+        let (ids, cached) = go_on(&mut session, index, &prompt)?;
+        println!("{cached} {ids:?}");
+    }
+    Ok(())
+}
+
+/// The same answers from sessions that another process restores.
+pub(crate) fn another_process_goes_on(path: &Path, base: &EngineOptions) -> Outcome {
+    let engine = load_path(path, &options(base))?;
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let mut expected = Vec::new();
+    for (index, prompt) in prompts().iter().enumerate() {
+        let mut session = engine.session();
+        let ids = engine.encode(prompt).map_err(|error| error.to_string())?;
+        let half = GenerateParams { max_tokens: Some(TOKENS / 2), ..params(index, How::together(1)) };
+        let generation =
+            session.generate(&ids, &half, &CancelToken::new()).map_err(|error| error.to_string())?;
+        generation
+            .map(|chunk| chunk.map(drop))
+            .collect::<Result<(), _>>()
+            .map_err(|error| error.to_string())?;
+        session.save(&folder.path().join(index.to_string())).map_err(|error| error.to_string())?;
+        let prompt = session.tokens().to_vec();
+        expected.push(go_on(&mut session, index, &prompt)?.0);
+    }
+    let exe = std::env::current_exe().map_err(|error| error.to_string())?;
+    let kv_type = base.kv_type.unwrap_or_default();
+    let child = Command::new(exe).env(RESTORE, format!("{kv_type}:{}", folder.path().display())).output();
+    let child = child.map_err(|error| error.to_string())?;
+    let output = String::from_utf8_lossy(&child.stdout);
+    if !child.status.success() {
+        return Err(format!("{output}{}", String::from_utf8_lossy(&child.stderr)));
+    }
+    let found: Vec<(&str, &str)> = output.lines().filter_map(|line| line.split_once(' ')).collect();
+    if found.len() != expected.len() {
+        return Err(format!("{} answers instead of {}", found.len(), expected.len()));
+    }
+    for (index, ((_, ids), expected)) in found.iter().zip(&expected).enumerate() {
+        if *ids != format!("{expected:?}") {
+            return Err(format!("prompt {index} goes on otherwise: {ids} instead of {expected:?}"));
+        }
+    }
+    if !found.iter().any(|(cached, _)| *cached != "0") {
+        return Err("nothing was restored".to_owned());
     }
     Ok(())
 }

@@ -28,6 +28,15 @@ const MODELS: [(&str, &str); 2] = [
 ];
 
 fn main() -> ExitCode {
+    if let Ok(task) = std::env::var(engine::RESTORE) {
+        return match restore(&task) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let arguments = Arguments::from_args();
     let left_out = moli_testkit::real_models_are_off();
     let mut trials = Vec::new();
@@ -60,6 +69,7 @@ fn main() -> ExitCode {
         for kv_type in [KvType::F16, KvType::Q8_0] {
             let base = EngineOptions { kv_type: Some(kv_type), ..EngineOptions::default() };
             engine::answers_do_not_depend_on_the_company(&path, &base)
+                .and_then(|()| engine::another_process_goes_on(&path, &base))
                 .map_err(|error| format!("{kv_type}: {error}"))?;
         }
         Ok(())
@@ -76,6 +86,14 @@ fn main() -> ExitCode {
     // One after the other: a test of speed must not share the processor with its neighbours.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// What this program does for one of its tests in a process of its own.
+fn restore(task: &str) -> Outcome {
+    let (kv_type, folder) = task.split_once(':').ok_or("no folder")?;
+    let kv_type = kv_type.parse::<KvType>().map_err(|error| error.to_string())?;
+    let base = EngineOptions { kv_type: Some(kv_type), ..EngineOptions::default() };
+    engine::restore(&moli_testkit::real_model(MODELS[0].0)?, &base, Path::new(folder))
 }
 
 /// The catalogue name that belongs to a file of recorded answers.

@@ -1,15 +1,15 @@
 //! A loaded model.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use moli_format::{Bytes, Gguf, ReadMode};
+use moli_format::{Bytes, Gguf};
 use moli_kernels::Isa;
-use moli_model::{BackendKind, Config, KvType, LoadOptions, MAX_OUTPUTS, PAGE_TOKENS, PagePool, Runtime};
+use moli_model::{Config, LoadOptions, PAGE_TOKENS, PagePool, Runtime};
 use moli_text::{
     ChatTemplate, EncodeOptions, Message as ChatMessage, RenderOptions, RenderedPrompt, Tokenizer,
 };
@@ -19,154 +19,12 @@ use crate::choice::{Choice, Format};
 use crate::counters::Counters;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
+use crate::options::{EngineOptions, MAX_BATCH, Scheduling, between};
 use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
-use crate::speculation::{DraftModel, SPECULATIVE_ROWS, Speculator};
-use crate::watchdog::{self, Heartbeat, Stall};
+use crate::speculation::{DraftModel, Speculator};
+use crate::watchdog::{self, Heartbeat};
 use crate::worker::{Message, Shared, Task, Worker};
-use crate::{CancelToken, EngineError, GenerateParams, MemoryBudget, MemoryPlan, PlanOptions, Session};
-
-/// The context where none is asked for, in tokens; less where the model was trained for less.
-pub const DEFAULT_CONTEXT: usize = 4096;
-
-/// Tokens of a prompt that are computed at once where nothing else is asked for.
-pub const DEFAULT_PREFILL_CHUNK: usize = 512;
-
-pub(crate) const MAX_THREADS: usize = 1024;
-pub(crate) const MAX_PREFILL_CHUNK: usize = 1 << 16;
-pub(crate) const MAX_SESSIONS: usize = 1 << 12;
-const MAX_QUEUE: usize = 1 << 20;
-
-/// How a model is loaded.
-#[derive(Debug, Clone)]
-pub struct EngineOptions {
-    /// Threads that compute; `None`: as many as the machine has cores for it.
-    pub threads: Option<usize>,
-    /// Tokens that a session can hold, prompt and answer together; `None`: what the model was trained for, at most
-    /// [`DEFAULT_CONTEXT`], and less where memory is scarce. It can't be more than what the model was trained for.
-    pub context: Option<usize>,
-    /// Sessions whose context can be full at the same time: the KV pages of `context * sessions` tokens are
-    /// preallocated, and all sessions share them.
-    pub sessions: usize,
-    /// Tokens of a prompt that are computed at once. More is faster, and a cancelled prompt ends later.
-    pub prefill_chunk: usize,
-    /// Whether the file is mapped or read into memory.
-    pub read_mode: ReadMode,
-    /// What computes.
-    pub backend: BackendKind,
-    /// How keys and values are kept; `None`: in f16, or in q8_0, little more than half the memory, where that is scarce.
-    pub kv_type: Option<KvType>,
-    /// Bytes of KV pages for the beginnings of earlier prompts, beyond those that the sessions need; `None`: as much as a
-    /// context takes, at most a tenth of the limit.
-    pub prefix_cache_bytes: Option<u64>,
-    /// What the model may take of memory; `None`: what the system allows.
-    pub memory_budget: Option<MemoryBudget>,
-    /// The instruction set of the CPU backend; `None`: the best that this processor has.
-    pub isa: Option<Isa>,
-    /// A smaller model with the same vocabulary, whose guesses are computed together; what is not right costs time, never
-    /// changes an answer. It has the threads of the model, and KV pages for as many tokens.
-    pub draft: Option<PathBuf>,
-    /// How answers share the model.
-    pub scheduling: Scheduling,
-}
-
-/// How answers share a model.
-#[derive(Clone)]
-pub struct Scheduling {
-    /// Answers that are computed in turns, at most [`MAX_BATCH`]; the others wait.
-    pub max_batch: usize,
-    /// Answers that may wait; the next is refused at once.
-    pub max_queue: usize,
-    /// Tokens of a prompt that are computed at once while others are at their answers: the longest that these wait for it.
-    pub shared_chunk: usize,
-    /// Most bytes of KV pages that the prefix cache holds; `None`: all that nobody else needs; 0: no cache.
-    pub prefix_cache_limit: Option<u64>,
-    /// A step that takes longer is counted and reported.
-    pub stall_after: Duration,
-    /// Called with each of these, on a thread of its own.
-    pub on_stall: Option<Arc<dyn Fn(Stall) + Send + Sync>>,
-}
-
-/// Rows of a step whose logits may be wanted: one for each answer, and those of guesses.
-pub(crate) fn outputs(max_batch: usize) -> usize {
-    max_batch.clamp(SPECULATIVE_ROWS, MAX_OUTPUTS)
-}
-
-/// Most answers that are computed together.
-pub const MAX_BATCH: usize = MAX_OUTPUTS;
-
-impl Default for Scheduling {
-    fn default() -> Self {
-        Self {
-            max_batch: 32,
-            max_queue: 256,
-            shared_chunk: 128,
-            prefix_cache_limit: None,
-            stall_after: Duration::from_secs(30),
-            on_stall: None,
-        }
-    }
-}
-
-impl fmt::Debug for Scheduling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scheduling")
-            .field("max_batch", &self.max_batch)
-            .field("max_queue", &self.max_queue)
-            .field("shared_chunk", &self.shared_chunk)
-            .field("prefix_cache_limit", &self.prefix_cache_limit)
-            .field("stall_after", &self.stall_after)
-            .finish_non_exhaustive()
-    }
-}
-
-impl EngineOptions {
-    fn plan(&self) -> PlanOptions {
-        PlanOptions {
-            threads: self.threads,
-            context: self.context,
-            sessions: self.sessions,
-            // The other backends have f16 only.
-            kv_type: self.kv_type.or((self.backend != BackendKind::Cpu).then_some(KvType::F16)),
-            prefix_cache_bytes: self.prefix_cache_bytes,
-            prefill_chunk: self.prefill_chunk,
-            max_batch: self.scheduling.max_batch,
-            read_mode: self.read_mode,
-            budget: self.memory_budget,
-            draft_bytes: 0,
-        }
-    }
-}
-
-impl Scheduling {
-    /// Rows of a step whose logits may be wanted.
-    fn outputs(&self) -> usize {
-        outputs(self.max_batch)
-    }
-
-    fn validate(&self) -> Result<(), EngineError> {
-        between("max_queue", self.max_queue, MAX_QUEUE)?;
-        between("shared_chunk", self.shared_chunk, MAX_PREFILL_CHUNK)
-    }
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            threads: None,
-            context: None,
-            sessions: 1,
-            prefill_chunk: DEFAULT_PREFILL_CHUNK,
-            read_mode: ReadMode::Map,
-            backend: BackendKind::default(),
-            kv_type: None,
-            prefix_cache_bytes: None,
-            memory_budget: None,
-            isa: None,
-            draft: None,
-            scheduling: Scheduling::default(),
-        }
-    }
-}
+use crate::{CancelToken, EngineError, GenerateParams, MemoryPlan, PlanOptions, Session};
 
 /// A loaded model: a cheap handle, shared between threads. One thread of its own computes the answers, all of them in turns;
 /// it ends with the last handle.
@@ -582,11 +440,4 @@ fn read_ahead(gguf: &Gguf, shared: &Arc<Shared>) {
     };
     // Without the thread it is slower, nothing else.
     let _ = thread::Builder::new().name("moli-read-ahead".to_owned()).spawn(read);
-}
-
-pub(crate) fn between(name: &'static str, value: usize, high: usize) -> Result<(), EngineError> {
-    if (1..=high).contains(&value) {
-        return Ok(());
-    }
-    Err(EngineError::parameter(name, value, format!("between 1 and {high}")))
 }

@@ -32,6 +32,7 @@ mod inbox;
 mod logprob;
 mod math;
 mod model;
+mod options;
 mod params;
 mod perplexity;
 mod plan;
@@ -56,7 +57,7 @@ pub use cancel::CancelToken;
 pub use chat::{Chat, ChatChunk, ChatParams};
 pub use constraint::{Grammar, MAX_GRAMMAR_BYTES};
 pub use counters::{Counters, Histogram};
-pub use engine::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, Engine, EngineOptions, MAX_BATCH, Scheduling};
+pub use engine::Engine;
 pub use error::EngineError;
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
@@ -64,6 +65,7 @@ pub use moli_model::{BackendKind, Config, KvType};
 pub use moli_text::{
     AnswerEvent, ChatTemplate, Message, RenderedPrompt, Tokenizer, Tool, ToolCall, ToolChoice,
 };
+pub use options::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, EngineOptions, MAX_BATCH, Scheduling};
 pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
 pub use plan::{

@@ -24,7 +24,7 @@ pub use limits::{Limit, LimitSource};
 pub use resident::{Resident, resident_bytes};
 pub use table::{Change, PlanRow, Settings, Shortage};
 
-use crate::engine::{MAX_PREFILL_CHUNK, MAX_SESSIONS, MAX_THREADS, between, outputs};
+use crate::options::{MAX_PREFILL_CHUNK, MAX_SESSIONS, MAX_THREADS, between, outputs};
 use crate::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, EngineError, MAX_BATCH, Scheduling};
 
 /// The shortest context that is chosen where memory is scarce, in tokens; less where it is asked for.
