@@ -6,7 +6,8 @@
 //! cargo bench -p moli-engine --bench speculation -- --steps MODEL...  # steps of 1 to 16 rows
 //! ```
 //!
-//! `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (7). An answer that guessing changes is an error.
+//! `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (7); `MOLI_ONLY=TEXT` measures only prompts with this in their
+//! name. An answer that guessing changes is an error.
 
 #![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
 
@@ -156,6 +157,9 @@ fn prompts(path: &Path, draft: Option<PathBuf>, threads: usize, rounds: usize) {
         EngineOptions { threads: Some(threads), context: Some(2048), draft, ..EngineOptions::default() };
     let engine = Engine::load(path, &options).expect("a model");
     let mut cases = cases(&engine);
+    if let Ok(only) = std::env::var("MOLI_ONLY") {
+        cases.retain(|case| case.name.contains(&only));
+    }
     for round in 0..rounds {
         for case in &mut cases {
             case.measure(&engine, round % 2 == 1);

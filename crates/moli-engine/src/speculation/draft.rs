@@ -86,6 +86,11 @@ impl DraftModel {
         self.times.single() * self.times.rows(timelines)
     }
 
+    /// It was not asked in a step.
+    pub(crate) fn rest(&mut self) {
+        self.times.fade();
+    }
+
     /// Gives back the pages of all timelines but these.
     pub(crate) fn retain(&mut self, is_alive: impl Fn(Id) -> bool) {
         let pool = &mut self.pool;

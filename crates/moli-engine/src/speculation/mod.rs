@@ -241,13 +241,19 @@ impl Speculator {
             let Some(timeline) = scheduler.get(id) else { continue };
             let chance = guesser.draft.chance.probability();
             let (paying, gain) = step.paying(std::iter::repeat(chance), cost, guesser.margin());
-            let count = guesser.draft.count(paying, step.room);
+            // Where not even certain guesses would pay, trying teaches nothing.
+            let hopeless = step.paying(std::iter::repeat(1.0), cost, guesser.margin()).0 == 0;
+            let count = if hopeless { 0 } else { guesser.draft.count(paying, step.room) };
             if count == 0 {
                 continue;
             }
             step.add(count, gain, cost);
             guesser.is_draft = true;
             wanted.push(Wanted { id, tokens: timeline.tokens(), count, guesses: Vec::new() });
+        }
+        if wanted.is_empty() {
+            draft.rest();
+            return false;
         }
         // Its panics are nobody else's: nothing of it is used any more.
         match catch_unwind(AssertUnwindSafe(|| draft.guess(&mut wanted))) {

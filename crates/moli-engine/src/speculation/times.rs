@@ -11,6 +11,8 @@ const SPEED_WEIGHT: f64 = 0.2;
 const EXTRA_ROW_WEIGHT: f64 = 0.05;
 /// How much of what was measured is forgotten in a step of one row, so that one bad minute is tried again some day.
 const FORGET: f64 = 0.002;
+/// The same for a model that was not asked, of its time.
+const FADE: f64 = 0.0005;
 
 /// Seconds of a step of `rows` rows: `single * (1 + extra_row * (rows - 1))`, which fits steps of up to 16 rows within 10%.
 #[derive(Debug)]
@@ -42,6 +44,11 @@ impl StepTimes {
             self.extra_row += EXTRA_ROW_WEIGHT * (seen - self.extra_row);
         }
         self.single = Some(single + SPEED_WEIGHT * (took / share - single));
+    }
+
+    /// No step was computed where one might have been: it is taken for a little faster, until it is tried again.
+    pub(super) fn fade(&mut self) {
+        self.single = self.single.map(|single| single * (1.0 - FADE));
     }
 
     /// Seconds of a step of one row; 0 before there was one.
@@ -94,6 +101,14 @@ mod tests {
         let before = times.extra_row();
         learn(&mut times, 16, 1000.0);
         assert!(times.extra_row() < before + 0.02, "{times:?}");
+    }
+
+    #[test]
+    fn what_is_not_used_is_tried_again_some_day() {
+        let mut times = StepTimes::new();
+        learn(&mut times, 1, 10.0);
+        (0..1000).for_each(|_| times.fade());
+        assert!((0.005..0.009).contains(&times.single()), "{times:?}");
     }
 
     #[test]
