@@ -192,12 +192,9 @@ pub(crate) fn another_process_goes_on(path: &Path, base: &EngineOptions) -> Outc
         let mut session = engine.session();
         let ids = engine.encode(prompt).map_err(|error| error.to_string())?;
         let half = GenerateParams { max_tokens: Some(TOKENS / 2), ..params(index, How::together(1)) };
-        let generation =
+        let mut generation =
             session.generate(&ids, &half, &CancelToken::new()).map_err(|error| error.to_string())?;
-        generation
-            .map(|chunk| chunk.map(drop))
-            .collect::<Result<(), _>>()
-            .map_err(|error| error.to_string())?;
+        generation.try_for_each(|chunk| chunk.map(drop)).map_err(|error| error.to_string())?;
         session.save(&folder.path().join(index.to_string())).map_err(|error| error.to_string())?;
         let prompt = session.tokens().to_vec();
         expected.push(go_on(&mut session, index, &prompt)?.0);
