@@ -7,6 +7,23 @@ use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+/// Asks for a line of memory, into the second-level cache: it is far ahead. It need not be readable.
+#[inline(always)]
+pub(crate) fn ask_for(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is in every such processor, and a hint can't fault.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint can't fault, and changes nothing that a program sees.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = line;
+}
+
 /// A register of [`LANES`](Self::LANES) f32.
 ///
 /// # Safety of all methods

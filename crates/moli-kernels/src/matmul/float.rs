@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{Job, scalar};
-use crate::vector::Vector;
+use crate::vector::{Vector, ask_for};
 
 /// An unquantised type of `BYTES` bytes.
 pub(super) trait Float {
@@ -110,6 +110,13 @@ unsafe fn some<V: Vector, F: Float, const P: usize, const R: usize, const T: usi
         let x: [*const f32; T] = std::array::from_fn(|t| job.input.x.as_ptr().add((token + t) * cols));
         let mut lanes = [[[V::splat(0.0); P]; T]; R];
         for k in (0..whole).step_by(16) {
+            // One token is bound by reading, and rows are too short for the processor to see where they go on: the next ones'
+            // lines are asked for as these are used.
+            if T == 1 && (k * F::BYTES).is_multiple_of(64) {
+                for w in w {
+                    ask_for(w.wrapping_add(R * job.row_bytes + k * F::BYTES));
+                }
+            }
             for p in 0..P {
                 let x: [V; T] = std::array::from_fn(|t| V::load(x[t].add(k + V::LANES * p)));
                 for r in 0..R {
