@@ -39,6 +39,19 @@ fn main() {
     long_prompt(&load(LONG + 512, 2), rounds);
     shared_beginning(&load(2048, 2), rounds);
     grammars(&load(1024, 2), rounds);
+    if MISSED.load(Ordering::Relaxed) {
+        std::process::exit(1);
+    }
+}
+
+/// Whether a target was missed: the bench fails then.
+static MISSED: AtomicBool = AtomicBool::new(false);
+
+fn target(what: &str, met: bool) {
+    if !met {
+        println!("MISSED: {what}");
+        MISSED.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Text that no other number has.
@@ -125,6 +138,7 @@ fn grammars(engine: &Engine, rounds: usize) {
     }
     println!("\n| a token's time with a grammar, to its time without | |\n|---|---|");
     println!("| any text | {} |\n| JSON strings | {} |", spread(&masked[0]), spread(&masked[1]));
+    target("a mask costs a tenth at most", masked.iter().all(|ratios| median(ratios.clone()) <= 1.1));
     println!("\n| longest pause of an answer, ms | |\n|---|---|");
     println!(
         "| alone | {} |\n| while schemas are compiled without end | {} |",
@@ -161,6 +175,7 @@ fn together(engine: &Engine, rounds: usize) {
     let samples: Vec<(f64, f64)> =
         (0..rounds).map(|round| (speed(engine, 1, round), speed(engine, ANSWERS, round + 100))).collect();
     let ratios: Vec<f64> = samples.iter().map(|(one, all)| all / one).collect();
+    target("eight answers get 3.5 times the tokens of one", median(ratios.clone()) >= 3.5);
     println!("| answers | tokens/s | ratio |\n|---|---|---|");
     println!("| 1 | {:.1} | |", median(samples.iter().map(|sample| sample.0).collect()));
     println!(
@@ -196,6 +211,7 @@ fn long_prompt(engine: &Engine, rounds: usize) {
     }
     println!("| longest while alone | {} |", spread(&quiet));
     println!("| longest while a prompt of {LONG} tokens is read | {} |", spread(&busy));
+    target("a token with every chunk", median(tokens.clone()) >= 1.0);
     println!("\nIts tokens for each chunk of 128 of the prompt's: {}\n", spread(&tokens));
 }
 
@@ -217,6 +233,7 @@ fn shared_beginning(engine: &Engine, rounds: usize) {
         second.push(warm);
     }
     println!("| prompt of {SHARED} shared tokens and 20 of its own | first token after, ms |\n|---|---|");
+    target("a shared beginning makes the first token come 10 times sooner", median(ratios.clone()) >= 10.0);
     println!("| the first | {:.1} |\n| the second | {:.1} |", median(first), median(second));
     println!("| ratio | {} |", spread(&ratios));
 }

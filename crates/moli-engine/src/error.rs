@@ -143,6 +143,12 @@ pub enum EngineError {
         /// What the operating system said.
         reason: String,
     },
+    /// A page of keys and values that several answers share could not be copied for one of them.
+    #[error("a page of keys and values can't be copied: {reason}")]
+    CopyFailed {
+        /// What the backend said.
+        reason: String,
+    },
     /// The operating system has no thread for the engine.
     #[error("no thread can be started: {reason}")]
     NoThread {

@@ -148,8 +148,19 @@ impl Worker {
         if !plan.spans.is_empty() {
             let started = Instant::now();
             let copied = plan.copies.iter().try_for_each(|&(from, to)| self.runtime.copy_page(from, to));
-            if let Err(error) = copied.map_err(EngineError::from).and_then(|()| self.compute(&plan.spans)) {
-                self.isolate(&plan.spans, error);
+            match copied {
+                Ok(()) => {
+                    if let Err(error) = self.compute(&plan.spans) {
+                        self.isolate(&plan.spans, error);
+                    }
+                }
+                // Whose page was not copied is not known, and none may be computed on a page that was not.
+                Err(error) => {
+                    let reason = error.to_string();
+                    for span in &plan.spans {
+                        self.failed(span.id, EngineError::CopyFailed { reason: reason.clone() });
+                    }
+                }
             }
             let rows = plan.spans.iter().map(|span| span.positions.len()).sum();
             let took = started.elapsed();
