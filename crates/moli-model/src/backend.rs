@@ -117,11 +117,11 @@ pub trait Backend: Send {
     /// What the device reports.
     fn write_page(&mut self, cache: &mut Self::Cache, page: u32, bytes: &[u8]) -> Result<(), ModelError>;
 
-    /// Copies a buffer's rows in use to the host.
+    /// A buffer's rows in use, where the host reads them: in the buffer itself, or in `copy`.
     ///
     /// # Errors
     /// As the device reports; so for every operation below.
-    fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<(), ModelError>;
+    fn download<'a>(&mut self, x: &'a Self::Buffer, copy: &'a mut Vec<f32>) -> Result<&'a [f32], ModelError>;
 
     /// `out[i] = scale * table[tokens[i]]`.
     fn embed(

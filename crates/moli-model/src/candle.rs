@@ -244,9 +244,9 @@ impl Backend for CandleBackend {
         Ok(())
     }
 
-    fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<(), ModelError> {
-        *out = x.flatten_all().and_then(|x| x.to_vec1()).during("download")?;
-        Ok(())
+    fn download<'a>(&mut self, x: &'a Self::Buffer, copy: &'a mut Vec<f32>) -> Result<&'a [f32], ModelError> {
+        *copy = x.flatten_all().and_then(|x| x.to_vec1()).during("download")?;
+        Ok(copy)
     }
 
     fn embed(

@@ -143,9 +143,8 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<(), ModelError> {
-        out.extend_from_slice(x.data());
-        Ok(())
+    fn download<'a>(&mut self, x: &'a Self::Buffer, _: &'a mut Vec<f32>) -> Result<&'a [f32], ModelError> {
+        Ok(x.data())
     }
 
     fn embed(

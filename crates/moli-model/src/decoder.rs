@@ -27,7 +27,8 @@ pub struct Decoder<B: Backend> {
     angles: RopeAngles,
     angles_local: RopeAngles,
     slots: Vec<KvSlot>,
-    logits: Vec<f32>,
+    /// The logits, of a device whose memory the host does not read.
+    downloaded: Vec<f32>,
 }
 
 /// Activations of one batch; every buffer is `[rows, …]`.
@@ -97,13 +98,23 @@ impl<B: Backend> Decoder<B> {
             pages,
             max_rows,
             slots: Vec::with_capacity(max_rows),
-            logits: Vec::new(),
+            downloaded: Vec::new(),
         })
     }
 
-    /// Logits of the wanted rows into `self.logits`. `self.slots` and the batch have been checked.
-    fn compute(&mut self, batch: &Batch<'_>) -> Result<(), ModelError> {
-        let Self { backend: b, config: c, weights: w, scratch: s, cache, angles, angles_local, .. } = self;
+    /// Logits of the wanted rows. `self.slots` and the batch have been checked.
+    fn compute(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
+        let Self {
+            backend: b,
+            config: c,
+            weights: w,
+            scratch: s,
+            cache,
+            angles,
+            angles_local,
+            downloaded,
+            ..
+        } = self;
         let eps = c.norm_eps;
         let rows = Rows {
             positions: batch.positions,
@@ -159,9 +170,8 @@ impl<B: Backend> Decoder<B> {
             b.add(&mut s.x, &s.h)?;
         }
 
-        self.logits.clear();
         if batch.outputs.is_empty() {
-            return Ok(());
+            return Ok(&[]);
         }
         // The output head is a large matrix: only the rows that were asked for go through it.
         b.select(&s.x, batch.outputs, &mut s.last)?;
@@ -170,7 +180,7 @@ impl<B: Backend> Decoder<B> {
         if let Some(cap) = c.logit_soft_cap {
             b.soft_cap(&mut s.logits, cap)?;
         }
-        b.download(&s.logits, &mut self.logits)
+        b.download(&s.logits, downloaded)
     }
 
     /// Refuses a batch that contradicts itself or the model, and finds the rows' slots.
@@ -270,10 +280,11 @@ impl<B: Backend> Runtime for Decoder<B> {
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
         self.check(batch)?;
-        self.compute(batch)?;
-        match self.logits.iter().position(|logit| !logit.is_finite()) {
-            Some(i) => Err(ModelError::NotFinite { token: i % self.config.vocab, value: self.logits[i] }),
-            None => Ok(&self.logits),
+        let vocab = self.config.vocab;
+        let logits = self.compute(batch)?;
+        match logits.iter().position(|logit| !logit.is_finite()) {
+            Some(i) => Err(ModelError::NotFinite { token: i % vocab, value: logits[i] }),
+            None => Ok(logits),
         }
     }
 }

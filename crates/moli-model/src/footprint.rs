@@ -76,7 +76,7 @@ impl Footprint {
 
         let heads = (config.heads, config.kv_heads);
         let attention = Kernels::attention_bytes(load.threads, heads, config.head_dim, load.context);
-        // The backend's and what the caller gets; both grow by doubling.
+        // The buffer grows by doubling.
         let rows = load.outputs.clamp(1, outputs).next_power_of_two() as u64;
         Self {
             weights: gguf.file_bytes().saturating_sub(embeddings),
@@ -84,7 +84,7 @@ impl Footprint {
             vectors: values.saturating_add(layers as u64),
             activations: activations.iter().fold(0, |sum, &part| sum.saturating_add(part)),
             threads: Scratch::bytes(load.threads).saturating_add(attention).saturating_add(REST),
-            logits: floats(2 * config.vocab).saturating_mul(rows),
+            logits: floats(config.vocab).saturating_mul(rows),
         }
     }
 

@@ -11,7 +11,7 @@ const MAX: f32 = 127.0;
 /// Adding this to a float below 2^22 rounds it to the nearest integer, ties to even, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 /// Elements that are quantised in one task.
-const GRAIN: usize = 8 * 1024;
+const GRAIN: usize = 2 * 1024;
 
 /// The input of matrix products, `[rows, cols]` f32, and its quantised forms.
 ///

@@ -24,7 +24,7 @@ use crate::quant::unpack::*;
 /// Columns of a panel: two tiles of one and the activations that pass by share the first-level cache.
 const COLS: usize = 512;
 /// Columns that are unpacked at a time for few tokens: what was unpacked is used at once.
-const COLS_FEW: usize = 256;
+const COLS_FEW: usize = 320;
 /// Tokens for which a panel is used before the next.
 const TOKENS: usize = 512;
 /// Tiles that a panel holds.
@@ -176,7 +176,9 @@ unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, pan
     let start = row.min(job.rows - G * TILE);
     for first in (0..job.input.rows).step_by(TOKENS) {
         let tokens = TOKENS.min(job.input.rows - first);
-        let step = if tokens <= FEW { COLS_FEW } else { COLS };
+        let most = if tokens <= FEW { COLS_FEW } else { COLS };
+        // Stretches of one length, since each costs something of its own.
+        let step = cols.div_ceil(cols.div_ceil(most).max(1)).max(1).next_multiple_of(F::LEN);
         for acc in panel.acc.iter_mut().take(tokens) {
             for acc in acc.iter_mut().take(G) {
                 *acc = [0.0; TILE];
@@ -265,6 +267,11 @@ unsafe fn multiply<S: Simd, F: Rows, const G: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         if S::TOKENS == 6 {
+            // One tile leaves registers for two more tokens.
+            if G == 1 && tokens.tokens == FEW {
+                multiply_some::<S, F, G, FEW>(job, blocks, tokens, token, panel);
+                return;
+            }
             while tokens.tokens - token >= 6 {
                 multiply_some::<S, F, G, 6>(job, blocks, tokens, token, panel);
                 token += 6;
