@@ -134,7 +134,9 @@ impl Config {
         let context_train = keys.size("context_length", None, MAX_CONTEXT)?;
         let norm_eps = keys.positive("attention.layer_norm_rms_epsilon", None)?;
 
-        let style = if architecture == "llama" { RopeStyle::Interleaved } else { RopeStyle::Halves };
+        // Converters put the rows of Q and K into another order; a model that was not converted says so.
+        let interleaved = architecture == "llama" && metadata.bool_opt("moli.rope.halves")? != Some(true);
+        let style = if interleaved { RopeStyle::Interleaved } else { RopeStyle::Halves };
         let gemma = architecture == "gemma3";
         let rope = keys.rope(style, head_dim, if gemma { 1e6 } else { 1e4 })?;
         let window = keys.sliding_window(layers, context_train)?;
