@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::FileKind;
+use crate::{FileKind, HuggingFaceError};
 
 /// What can be wrong with a model file.
 ///
@@ -370,6 +370,10 @@ pub enum FormatError {
         source: Box<FormatError>,
     },
 
+    /// A Hugging Face folder that is not a model, or not one that can be read right.
+    #[error(transparent)]
+    HuggingFace(#[from] HuggingFaceError),
+
     // Safetensors.
     /// A safetensors header that is longer than the file or than this crate reads.
     #[error("a safetensors header of {length} bytes, and at most {limit} are possible")]
@@ -423,7 +427,7 @@ fn version_advice(version: u32) -> &'static str {
 }
 
 /// A name from a file as it may be printed: escaped, and cut at 96 characters.
-struct Shown<'a>(&'a str);
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cursor::{Cursor, check_name};
 use crate::{
-    Bytes, DEFAULT_ALIGNMENT, FileKind, FormatError, Metadata, ReadMode, TensorType, Value, kind, split,
+    Bytes, DEFAULT_ALIGNMENT, FileKind, FormatError, Metadata, ReadMode, TensorType, Value, huggingface, kind, split,
 };
 
 /// Dimensions of a tensor, at most.
@@ -81,10 +81,16 @@ impl Gguf {
     /// If the name ends in `-00001-of-0000N.gguf`, with any part's number, all the parts are opened: their tensors are
     /// joined, and the metadata is that of the first part.
     ///
+    /// A folder with a `config.json`, or that file or the safetensors in it, is opened as the model that a converter would
+    /// make of it: with the keys and names of GGUF, and the weights where they are.
+    ///
     /// # Errors
     /// A variant of [`FormatError`] for each thing that can be wrong with the file.
     pub fn open(path: &Path, mode: ReadMode) -> Result<Self, FormatError> {
-        split::open(path, mode)
+        match huggingface::folder_of(path) {
+            Some(folder) => huggingface::open(&folder, mode),
+            None => split::open(path, mode),
+        }
     }
 
     /// A model that is in memory already. A part of a split model is refused, as its other parts can't be found.

@@ -5,6 +5,7 @@
 //!
 //! - [`Gguf::open`] maps a file, checks all of its header and gives typed [`Metadata`] and [`Tensor`]s whose
 //!   [`Bytes`] are ranges of the mapping. Nothing is copied but strings.
+//!   Of a Hugging Face folder it makes the same in memory.
 //! - [`GgufWriter`] writes such a file.
 //! - [`safetensors::Safetensors::open`] does for safetensors what `Gguf::open` does for GGUF.
 //! - [`looks_like`] tells from its first bytes what a file is; the errors use it to say what was given instead of a
@@ -18,6 +19,7 @@ mod bytes;
 mod cursor;
 mod error;
 mod gguf;
+mod huggingface;
 mod kind;
 mod mapping;
 mod metadata;
@@ -30,6 +32,7 @@ mod writer;
 pub use bytes::Bytes;
 pub use error::FormatError;
 pub use gguf::{Gguf, MAX_DIMENSIONS, Tensor};
+pub use huggingface::HuggingFaceError;
 pub use kind::{FileKind, looks_like};
 pub use mapping::ReadMode;
 pub use metadata::Metadata;

@@ -19,9 +19,11 @@ pub struct Hub {
     cache: Cache,
 }
 
-/// Whether MODEL is a path to something that might be a model. A folder is not: one may have a catalogue name.
+/// Whether MODEL is a path to something that might be a model. A folder is if it says that it is one: another may have a
+/// catalogue name.
 pub fn is_path(model: &str) -> bool {
-    Path::new(model).metadata().is_ok_and(|metadata| !metadata.is_dir())
+    let path = Path::new(model);
+    path.metadata().is_ok_and(|metadata| !metadata.is_dir() || path.join("config.json").is_file())
 }
 
 /// What a name stands for, once it is not a file.
@@ -59,7 +61,7 @@ impl Hub {
         &self.cache
     }
 
-    /// The file of MODEL, pulled when it is not there yet. MODEL is, in this order: an existing file; a name of the
+    /// The file of MODEL, pulled when it is not there yet. MODEL is, in this order: an existing file, or a folder with a `config.json`; a name of the
     /// catalogue or the cache; `hf:owner/repo[/file][@revision]` (or the same without `hf:`),
     /// `modelscope:owner/repo[/file][@revision]`, or an address that ends in `.gguf`.
     ///

@@ -1,5 +1,7 @@
 //! What can be wrong with a tokenizer, a template or a text.
 
+use std::path::PathBuf;
+
 use moli_format::FormatError;
 
 /// An error of this crate. Ids are token ids; lengths are counts of elements unless a field says otherwise.
@@ -9,6 +11,12 @@ pub enum TextError {
     /// The metadata lacks a key or holds another type than the key's.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// A folder without a tokenizer: ids can be computed with, text can't.
+    #[error("{}: this file is missing, and text cannot be read without it", path.display())]
+    NoTokenizer {
+        /// The file.
+        path: PathBuf,
+    },
     /// A kind of tokenizer, or a part of one, that is known but not supported.
     #[error("{what} {name:?} is not supported")]
     Unsupported {

@@ -2,6 +2,7 @@
 
 use crate::TextError;
 use crate::gguf::{MERGES, MODEL, TOKENS, TYPES};
+use crate::huggingface::{Sizes, Texts};
 use crate::vocab::TokenKind;
 use moli_format::Metadata;
 
@@ -25,33 +26,39 @@ const TEXT: u64 = 24;
 /// # Errors
 /// Where the lists of tokens are missing or of other types.
 pub fn tokenizer_bytes(metadata: &Metadata) -> Result<u64, TextError> {
+    if let Some(sizes) = Sizes::of(metadata)? {
+        return Ok(bytes(&sizes.tokens, &sizes.added, table(sizes.merges, 16)));
+    }
     let tokens = metadata.strings(TOKENS)?;
-    let count = tokens.len() as u64;
     let types = metadata.i32s_opt(TYPES)?.unwrap_or_default();
-    let (mut text, mut special, mut specials) = (0, 0, 0);
+    let (mut all, mut special) = (Texts::default(), Texts::default());
     for (index, token) in tokens.iter().enumerate() {
-        text += token.len() as u64;
+        all.count(token);
         let kind = types.get(index).copied().and_then(TokenKind::from_id);
         if matches!(kind, Some(TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined)) {
-            special += token.len() as u64;
-            specials += 1;
+            special.count(token);
         }
     }
-    // As `Vocab::with_capacity` begins, and doubled until the texts fit.
-    let mut room = (count * 8).max(8);
-    while room < text {
-        room = room.saturating_mul(2);
-    }
-    let ends = size_of::<usize>() as u64;
-    let vocab = room + count * (ends + 1) + table(count, 4);
     let merger = match metadata.str(MODEL)? {
         // A rank for each pair of ids that merges into a third.
         "gpt2" => table(metadata.strings(MERGES)?.len() as u64, 16),
         // A score for each token.
-        _ => count * 4,
+        _ => all.number * 4,
     };
-    let automata = special * if specials <= FEW { TABLE } else { LIST } + specials * TEXT;
-    Ok(vocab + merger + automata + REST)
+    Ok(bytes(&all, &special, merger))
+}
+
+/// What these texts take, those with a meaning of their own among them, and so many bytes for what merges.
+fn bytes(all: &Texts, special: &Texts, merger: u64) -> u64 {
+    // As `Vocab::with_capacity` begins, and doubled until the texts fit.
+    let mut room = (all.number * 8).max(8);
+    while room < all.bytes {
+        room = room.saturating_mul(2);
+    }
+    let ends = size_of::<usize>() as u64;
+    let vocab = room + all.number * (ends + 1) + table(all.number, 4);
+    let automata = special.bytes * if special.number <= FEW { TABLE } else { LIST } + special.number * TEXT;
+    vocab + merger + automata + REST
 }
 
 /// Bytes of a hash table for so many entries: a power of two of buckets, an eighth of them free, and a byte beside each.

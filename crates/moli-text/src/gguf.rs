@@ -6,7 +6,7 @@ use crate::special::{SpecialTokens, Strip};
 use crate::spm::ScoredBpe;
 use crate::tokenizer::{Inner, Merger};
 use crate::vocab::{Spelling, TokenKind, Vocab};
-use crate::{TextError, eog};
+use crate::{TextError, eog, huggingface};
 use moli_format::Metadata;
 use std::collections::HashMap;
 
@@ -16,8 +16,8 @@ pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
 pub(crate) const TYPES: &str = "tokenizer.ggml.token_type";
 pub(crate) const MERGES: &str = "tokenizer.ggml.merges";
-const BOS: &str = "tokenizer.ggml.bos_token_id";
-const EOS: &str = "tokenizer.ggml.eos_token_id";
+pub(crate) const BOS: &str = "tokenizer.ggml.bos_token_id";
+pub(crate) const EOS: &str = "tokenizer.ggml.eos_token_id";
 const EOT: &str = "tokenizer.ggml.eot_token_id";
 const EOM: &str = "tokenizer.ggml.eom_token_id";
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
@@ -27,6 +27,9 @@ const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
 
 /// Reads the keys; `model` decides the rest.
 pub(crate) fn load(metadata: &Metadata) -> Result<Inner, TextError> {
+    if let Some(inner) = huggingface::load(metadata)? {
+        return Ok(inner);
+    }
     match metadata.str(MODEL)? {
         "gpt2" => byte_level(metadata),
         "llama" => sentence_piece(metadata),

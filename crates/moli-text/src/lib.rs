@@ -17,6 +17,7 @@ mod error;
 mod footprint;
 mod gguf;
 mod guard;
+mod huggingface;
 mod json;
 mod merge;
 mod message;

@@ -1,0 +1,161 @@
+//! A Hugging Face folder as a model: `config.json`, safetensors, tokenizer and template as the GGUF that llama.cpp's
+//! converter would have made of them, but in memory.
+//!
+//! Keys and names are those of the GGUF convention, so nothing that reads a model needs to know where it came from.
+//! Weights stay mapped; what the convention stores with other values or in another order (norms that count from one,
+//! experts in one tensor) is made when the folder is opened.
+//!
+//! - [`family`]: what is known of each architecture, as data;
+//! - [`parameters`], [`rope`]: fields of the configuration to metadata;
+//! - [`assemble`], [`data`]: tensors by their new names, some of them with new data;
+//! - [`shards`], [`fields`]: the files;
+//! - [`text`]: tokenizer, chat template and the tokens that end an answer.
+//!
+//! One thing differs from a converted file: where the convention has the rows of Q and K in an order that suits
+//! interleaved rotary pairs, they stay in that of halves, and `moli.rope.halves` says so.
+
+mod assemble;
+mod data;
+mod error;
+mod family;
+mod fields;
+mod parameters;
+mod rope;
+mod shards;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value as Json};
+
+pub use self::error::HuggingFaceError;
+use self::family::Family;
+use self::fields::Fields;
+use self::shards::Shards;
+use crate::{FormatError, Gguf, Metadata, ReadMode, Value, gguf};
+
+const CONFIG: &str = "config.json";
+/// Bytes of a configuration, at most. Real ones have some thousands.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// The folder that a path means: itself, or where its configuration, index or weights are.
+pub(crate) fn folder_of(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return Some(path.to_path_buf());
+    }
+    let name = path.file_name()?.to_str()?;
+    let folder = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent?,
+    };
+    let belongs = name == CONFIG
+        || (name == shards::INDEX || name.ends_with(".safetensors")) && folder.join(CONFIG).is_file();
+    belongs.then(|| folder.to_path_buf())
+}
+
+/// Opens a folder.
+pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
+    let root: Map<String, Json> = fields::json(&folder.join(CONFIG), MAX_CONFIG, mode)?
+        .ok_or_else(|| HuggingFaceError::NoConfig { folder: folder.to_path_buf() })?;
+    let model = Model::of(&Fields::new(&root))?;
+    let mut entries = Entries { architecture: model.family.architecture, entries: Vec::new() };
+    entries.plain("general.architecture", model.family.architecture);
+    if let Some(name) = folder.canonicalize().ok().as_deref().and_then(Path::file_name) {
+        entries.plain("general.name", name.to_string_lossy().as_ref());
+    }
+    let mut extra = Vec::new();
+    parameters::write(&model, &mut entries)?;
+    rope::write(&model, &mut entries, &mut extra)?;
+    text::write(folder, &model, mode, &mut entries)?;
+
+    let shards = Shards::open(folder, mode)?;
+    let mut tensors = assemble::tensors(&model, &shards)?;
+    tensors.append(&mut extra);
+    Ok(Gguf {
+        version: 3,
+        sorted: gguf::sort_tensors(&tensors)?,
+        metadata: Metadata::new(entries.entries)?,
+        tensors,
+        paths: shards.paths,
+        file_bytes: shards.file_bytes,
+    })
+}
+
+/// The configuration of a language model, with what everything else depends on.
+struct Model<'a> {
+    family: &'static Family,
+    /// All of `config.json`.
+    root: Fields<'a>,
+    /// The language model's fields: the same, or `text_config` of a model that also sees or hears.
+    fields: Fields<'a>,
+    /// Whether there are parts that are no language model.
+    wrapped: bool,
+    layers: u32,
+    hidden: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    /// Whether the logits are computed with the embeddings.
+    tied: bool,
+}
+
+impl<'a> Model<'a> {
+    fn of(root: &Fields<'a>) -> Result<Self, HuggingFaceError> {
+        let inner = root.object("text_config")?;
+        let wrapped = inner.is_some();
+        let fields = inner.unwrap_or_else(|| root.clone());
+        let model_type = match fields.text("model_type")? {
+            Some(name) => name,
+            None => root.text("model_type")?.ok_or_else(|| root.missing("model_type"))?,
+        };
+        let family = family::find(model_type)?;
+        let fields = fields.with_defaults(family.defaults);
+        let (hidden, heads) = (fields.need_count("hidden_size")?, fields.need_count("num_attention_heads")?);
+        let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
+        if heads == 0 {
+            return Err(fields.wrong("num_attention_heads", "a positive integer"));
+        }
+        let head_dim = match fields.count("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
+            None => return Err(fields.wrong("num_attention_heads", "a divisor of hidden_size")),
+        };
+        let tied = fields.flag("tie_word_embeddings")?;
+        let tied = if wrapped && tied.is_none() { root.flag("tie_word_embeddings")? } else { tied };
+        Ok(Self {
+            layers: fields.need_count("num_hidden_layers")?,
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            tied: tied.unwrap_or(family.tied),
+            family,
+            root: root.clone(),
+            fields,
+            wrapped,
+        })
+    }
+}
+
+/// Metadata in the making.
+struct Entries {
+    architecture: &'static str,
+    entries: Vec<(String, Value)>,
+}
+
+impl Entries {
+    /// A key as it is.
+    fn plain(&mut self, key: &str, value: impl Into<Value>) {
+        self.entries.push((key.to_owned(), value.into()));
+    }
+
+    /// A key of the architecture: `llama.` before it.
+    fn put(&mut self, key: &str, value: impl Into<Value>) {
+        self.entries.push((format!("{}.{key}", self.architecture), value.into()));
+    }
+
+    /// A float of the architecture, rounded to single precision as files have it.
+    fn float(&mut self, key: &str, value: f64) {
+        self.put(key, value as f32);
+    }
+}

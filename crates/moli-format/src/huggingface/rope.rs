@@ -1,0 +1,235 @@
+//! Rotary embeddings: `rope_theta` and `rope_scaling` of older configurations, `rope_parameters` of newer ones.
+
+use std::f64::consts::TAU;
+
+use super::family::Special;
+use super::fields::Fields;
+use super::{Entries, HuggingFaceError, Model};
+use crate::{Bytes, Tensor, TensorType};
+
+/// Writes base, dimensions and scaling; factors per frequency become tensors.
+pub(super) fn write(
+    model: &Model<'_>,
+    entries: &mut Entries,
+    tensors: &mut Vec<Tensor>,
+) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    let kinds = match fields.object("rope_parameters")? {
+        Some(parameters) => Kinds::new(fields, parameters)?,
+        None => Kinds { global: fields.object("rope_scaling")?, local: None },
+    };
+    let base = base(fields, kinds.global.as_ref())?;
+    let base = match base {
+        Some(base) => base,
+        None if model.family.special == Special::Gemma => 1e6,
+        None => return Err(fields.missing("rope_theta")),
+    };
+    entries.float("rope.freq_base", base);
+    if model.family.architecture == "gemma3" {
+        let local = match &kinds.local {
+            Some(local) => {
+                if !matches!(kind(local)?, "default") {
+                    return Err(local.unsupported("rope_type"));
+                }
+                local.number("rope_theta")?
+            }
+            None => fields.number("rope_local_base_freq")?,
+        };
+        entries.float("rope.freq_base_swa", local.unwrap_or(1e4));
+    } else if let Some(local) = &kinds.local
+        && (base != local.need_number("rope_theta")? || kind(local)? != "default")
+    {
+        return Err(fields.unsupported("rope_parameters"));
+    }
+    let dims = dimensions(model, kinds.global.as_ref())?;
+    entries.put("rope.dimension_count", dims);
+    match kinds.global {
+        Some(scaling) => scale(model, &scaling, base, dims, entries, tensors),
+        None => Ok(()),
+    }
+}
+
+/// The parameters of layers with global attention and with a sliding window.
+struct Kinds<'a> {
+    global: Option<Fields<'a>>,
+    local: Option<Fields<'a>>,
+}
+
+impl<'a> Kinds<'a> {
+    fn new(fields: &Fields<'a>, parameters: Fields<'a>) -> Result<Self, HuggingFaceError> {
+        let (global, local) = (parameters.get("full_attention"), parameters.get("sliding_attention"));
+        if global.is_none() && local.is_none() {
+            return Ok(Self { global: Some(parameters), local: None });
+        }
+        match (parameters.object("full_attention")?, parameters.object("sliding_attention")?) {
+            (Some(global), local) => Ok(Self { global: Some(global), local }),
+            (None, _) => Err(fields.unsupported("rope_parameters")),
+        }
+    }
+}
+
+/// The base: in the parameters, or beside them.
+fn base(fields: &Fields<'_>, parameters: Option<&Fields<'_>>) -> Result<Option<f64>, HuggingFaceError> {
+    let inner = parameters.map(|parameters| parameters.number("rope_theta")).transpose()?.flatten();
+    let base = match inner {
+        Some(base) => Some(base),
+        None => fields.number("rope_theta")?,
+    };
+    match base {
+        Some(base) if base <= 0.0 => Err(fields.wrong("rope_theta", "a number above 0")),
+        base => Ok(base),
+    }
+}
+
+/// How many elements of a head are turned.
+fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32, HuggingFaceError> {
+    const FIELD: &str = "partial_rotary_factor";
+    let inner = parameters.map(|parameters| parameters.number(FIELD)).transpose()?.flatten();
+    let factor = match inner {
+        Some(factor) => factor,
+        None => model.fields.number(FIELD)?.unwrap_or(1.0),
+    };
+    if !(0.0..=1.0).contains(&factor) {
+        return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
+    }
+    Ok((f64::from(model.head_dim) * factor) as u32)
+}
+
+/// The kind of scaling: `default` where none is named.
+fn kind<'a>(parameters: &Fields<'a>) -> Result<&'a str, HuggingFaceError> {
+    Ok(match parameters.text("rope_type")? {
+        Some(kind) => kind,
+        None => parameters.text("type")?.unwrap_or("default"),
+    })
+}
+
+fn scale(
+    model: &Model<'_>,
+    scaling: &Fields<'_>,
+    base: f64,
+    dims: u32,
+    entries: &mut Entries,
+    tensors: &mut Vec<Tensor>,
+) -> Result<(), HuggingFaceError> {
+    if scaling.get("mrope_section").is_some() {
+        return Err(scaling.unsupported("mrope_section"));
+    }
+    match kind(scaling)? {
+        // The dynamic kind begins to differ beyond the context that the model was trained for, which is the most that
+        // there is here.
+        "default" | "dynamic" => Ok(()),
+        "linear" => {
+            entries.put("rope.scaling.type", "linear");
+            entries.float("rope.scaling.factor", factor(scaling, "factor")?);
+            Ok(())
+        }
+        "llama3" => {
+            let context = factor(scaling, "original_max_position_embeddings")?;
+            let (low, high) = (factor(scaling, "low_freq_factor")?, factor(scaling, "high_freq_factor")?);
+            let divisor = factor(scaling, "factor")?;
+            if low >= high {
+                return Err(scaling.wrong("low_freq_factor", "below high_freq_factor"));
+            }
+            // Short wavelengths stay as they are, those beyond the first context are stretched, between is a ramp.
+            let divisors = (0..dims / 2).map(|pair| {
+                let wavelength = TAU * base.powf(f64::from(2 * pair) / f64::from(dims));
+                let turns = context / wavelength;
+                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                ((1.0 - kept) / divisor + kept).recip() as f32
+            });
+            tensors.push(vector("rope_freqs.weight", divisors));
+            Ok(())
+        }
+        "longrope" | "su" => long(model, scaling, dims, entries, tensors),
+        "yarn" => yarn(model, scaling, entries),
+        _ => Err(scaling.unsupported(if scaling.get("rope_type").is_some() { "rope_type" } else { "type" })),
+    }
+}
+
+/// Two lists of divisors, for short and long contexts, and a factor on the turned elements (arXiv:2402.13753).
+fn long(
+    model: &Model<'_>,
+    scaling: &Fields<'_>,
+    dims: u32,
+    entries: &mut Entries,
+    tensors: &mut Vec<Tensor>,
+) -> Result<(), HuggingFaceError> {
+    const ORIGINAL: &str = "original_max_position_embeddings";
+    let context = f64::from(model.fields.need_count("max_position_embeddings")?);
+    let original = match model.fields.count(ORIGINAL)? {
+        Some(original) => original,
+        None => scaling.need_count(ORIGINAL)?,
+    };
+    if original < 2 {
+        return Err(scaling.wrong(ORIGINAL, "above 1"));
+    }
+    let stretch = scaling.number("factor")?.unwrap_or(context / f64::from(original));
+    let attention = match scaling.number("attention_factor")? {
+        Some(attention) => attention,
+        None if stretch > 1.0 => (1.0 + stretch.ln() / f64::from(original).ln()).sqrt(),
+        None => 1.0,
+    };
+    entries.put("rope.scaling.original_context_length", original);
+    entries.float("rope.scaling.attn_factor", attention);
+    for (field, name) in
+        [("long_factor", "rope_factors_long.weight"), ("short_factor", "rope_factors_short.weight")]
+    {
+        let factors = scaling.numbers(field)?.ok_or_else(|| scaling.missing(field))?;
+        if factors.len() != dims as usize / 2 {
+            return Err(scaling.wrong(field, "one number for each rotary pair"));
+        }
+        tensors.push(vector(name, factors.into_iter().map(|factor| factor as f32)));
+    }
+    Ok(())
+}
+
+/// YaRN (arXiv:2309.00071).
+fn yarn(model: &Model<'_>, scaling: &Fields<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let stretch = factor(scaling, "factor")?;
+    let original = match scaling.count("original_max_position_embeddings")? {
+        Some(original) => original,
+        None => model.fields.need_count("max_position_embeddings")?,
+    };
+    entries.put("rope.scaling.type", "yarn");
+    entries.float("rope.scaling.factor", stretch);
+    entries.put("rope.scaling.original_context_length", original);
+    for (field, key) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+        if let Some(beta) = scaling.number(field)? {
+            entries.float(&format!("rope.scaling.{key}"), beta);
+        }
+    }
+    // The convention multiplies what follows from the factor; these fields replace it.
+    let usual = mscale(stretch, 1.0);
+    let wanted = match (scaling.number("attention_factor")?, scaling.number("mscale")?, scaling.number("mscale_all_dim")?) {
+        (Some(attention), _, _) => attention,
+        (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => mscale(stretch, one) / mscale(stretch, all),
+        _ => usual,
+    };
+    if wanted != usual {
+        entries.float("rope.scaling.attn_factor", wanted / usual);
+    }
+    if scaling.flag("truncate")? == Some(false) {
+        entries.plain("moli.rope.yarn_truncate", false);
+    }
+    Ok(())
+}
+
+/// YaRN's factor on the turned elements.
+fn mscale(stretch: f64, weight: f64) -> f64 {
+    if stretch <= 1.0 { 1.0 } else { 0.1 * weight * stretch.ln() + 1.0 }
+}
+
+/// A number above 0 that must be there.
+fn factor(scaling: &Fields<'_>, field: &str) -> Result<f64, HuggingFaceError> {
+    let factor = scaling.need_number(field)?;
+    if factor > 0.0 { Ok(factor) } else { Err(scaling.wrong(field, "a number above 0")) }
+}
+
+fn vector(name: &str, values: impl ExactSizeIterator<Item = f32>) -> Tensor {
+    Tensor {
+        name: name.to_owned(),
+        ttype: TensorType::F32,
+        dims: vec![values.len() as u64],
+        data: Bytes::from_vec(values.flat_map(f32::to_le_bytes).collect()),
+    }
+}
