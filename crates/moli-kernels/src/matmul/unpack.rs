@@ -74,7 +74,7 @@ pub(super) const FAR: usize = 16 << 10;
 pub(super) struct Lanes {
     /// Quantised values, `[quad][lane][4]`; [`QUAD`] bytes from a quad to the next.
     pub(super) quants: *mut u8,
-    /// `[lane]`, the scale of the block.
+    /// `[scaled][lane]`, the scales of the block: one, but for NVFP4; 16 floats from one to the next.
     pub(super) d: *mut f32,
     /// `[lane]`, the factor of the minima.
     pub(super) m: *mut f32,
@@ -91,8 +91,8 @@ pub(super) struct Lanes {
 
 /// A format that a vector kernel unpacks.
 pub(super) trait Rows: Format {
-    /// Unpacks one block of each of `V::ROWS` rows. The quantised values are bytes: unsigned, but those of Q8_0 have their
-    /// sign, or 128 too much where `UNSIGNED` asks for it.
+    /// Unpacks one block of each of `V::ROWS` rows. The quantised values are bytes: unsigned, but those with a sign keep it, or
+    /// count 128 too much where `UNSIGNED` asks for it.
     ///
     /// # Safety
     /// As for the methods of [`Dwords`]: each row has a whole block; the lanes have room for one.
@@ -399,6 +399,61 @@ rows! {
                     to.quad(32 * n + 16 + 8 * PART + i, v.shifted(-4, 15).or(bits(PART + 2)));
                 }
             } }
+        }
+    }
+}
+
+/// Formats without a form of their own here: each row is taken apart by itself.
+macro_rules! row_by_row {
+    ($($name:ident)*) => {$(
+        impl Rows for $name {
+            #[inline(always)]
+            unsafe fn unpack_rows<V: Dwords, const UNSIGNED: bool>(block: *const u8, stride: usize, to: Lanes) {
+                // SAFETY: the caller's promise.
+                unsafe { each_row::<Self, V, UNSIGNED>(block, stride, to) }
+            }
+        }
+    )*};
+}
+
+row_by_row! { IQ1S IQ1M IQ2XXS IQ2XS IQ2S IQ3XXS IQ3S IQ4NL IQ4XS TQ1_0 TQ2_0 MXFP4 NVFP4 }
+
+/// [`Rows::unpack_rows`] by [`Format::unpack`], for formats without minima.
+///
+/// # Safety
+/// As [`Rows::unpack_rows`].
+#[inline(always)]
+unsafe fn each_row<F: Format, V: Dwords, const UNSIGNED: bool>(block: *const u8, stride: usize, to: Lanes) {
+    const { assert!(!F::MIN) }
+    let signed = F::SIGNED && UNSIGNED;
+    let excess = if signed { 128 } else { F::OFFSET };
+    let mut unpacked = Unpacked::new();
+    for row in 0..V::ROWS {
+        // SAFETY: the caller's promise: there is a whole block, and the lanes have room for one.
+        unsafe {
+            F::unpack(std::slice::from_raw_parts(block.add(row * stride), F::BYTES), &mut unpacked);
+            for (quad, q) in unpacked.q.as_chunks::<4>().0.iter().enumerate().take(F::LEN / 4) {
+                if row == 0 {
+                    V::prefetch(to.ahead.wrapping_add(quad * to.ahead_step));
+                }
+                let bytes =
+                    u32::from_ne_bytes(q.map(i8::cast_unsigned)) ^ if signed { 0x8080_8080 } else { 0 };
+                to.quants.add(quad * QUAD + 4 * row).cast::<u32>().write_unaligned(bytes);
+            }
+            for (i, d) in unpacked.d.iter().enumerate().take(F::LEN / F::SCALED) {
+                *to.d.add(i * super::TILE + row) = *d;
+            }
+            if !F::SUB_SCALES {
+                continue;
+            }
+            let twice = |[a, b]: [i16; 2]| i32::from(b) << 16 | i32::from(a.cast_unsigned());
+            let scales = unpacked.scales.get(..F::LEN / F::SUB).unwrap_or_default();
+            for (sub, scale) in scales.iter().enumerate() {
+                *to.scales.add(sub * super::TILE + row) = twice([*scale; 2]);
+            }
+            for (i, pair) in scales.as_chunks::<2>().0.iter().enumerate().filter(|_| excess != 0) {
+                *to.sums.add(i * super::TILE + row) = twice(pair.map(|scale| -excess * scale));
+            }
         }
     }
 }
