@@ -397,6 +397,11 @@ impl Dwords for uint32x4_t {
     }
 
     #[inline(always)]
+    unsafe fn look_up(self, table: [u8; 16]) -> Self {
+        unsafe { vreinterpretq_u32_u8(vqtbl1q_u8(vld1q_u8(table.as_ptr()), vreinterpretq_u8_u32(self))) }
+    }
+
+    #[inline(always)]
     unsafe fn high_bytes(self) -> Self {
         unsafe { vreinterpretq_u32_s16(vshrq_n_s16::<8>(vreinterpretq_s16_u32(self))) }
     }

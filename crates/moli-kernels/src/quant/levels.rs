@@ -12,7 +12,19 @@ pub(crate) const IQ4_LEVELS: [i8; 16] =
 /// The levels of MXFP4 and NVFP4: twice the floats with 2 bits of exponent and 1 of mantissa (E2M1).
 pub(crate) const MXFP4_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// Half of the power of two that a byte stands for, `2^(e - 128)`: the levels are twice their floats.
+/// Levels as bytes that count `excess` too many.
+pub(crate) const fn raised(levels: [i8; 16], excess: u8) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let mut n = 0;
+    while n < 16 {
+        bytes[n] = levels[n].cast_unsigned().wrapping_add(excess);
+        n += 1;
+    }
+    bytes
+}
+
+/// Half of the power of two that a byte stands for, so `2^(e - 128)`: the levels are twice their floats.
+#[inline(always)]
 pub(crate) fn half_power(e: u8) -> f32 {
     match e {
         // Below the normal numbers.
@@ -21,17 +33,21 @@ pub(crate) fn half_power(e: u8) -> f32 {
     }
 }
 
-/// Half of the float with 4 bits of exponent and 3 of mantissa (E4M3), without its sign. Its NaN, 0x7f, counts as 0 in the
+/// Half of each float with 4 bits of exponent and 3 of mantissa (E4M3), without its sign. Its NaN, 0x7f, counts as 0 in the
 /// reference.
-fn half_e4m3(byte: u8) -> f32 {
-    let (exponent, mantissa) = (u32::from(byte >> 3 & 15), byte & 7);
-    let power = |e: u32| f32::from_bits((116 + e) << 23); // 2^(e - 11)
-    match (byte, exponent) {
-        (0x7f, _) => 0.0,
-        (_, 0) => f32::from(mantissa) * power(1),
-        _ => f32::from(8 + mantissa) * power(exponent),
+pub(crate) static HALF_E4M3: [f32; 256] = {
+    let mut halves = [0.0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (exponent, mantissa) = (byte as u32 >> 3 & 15, (byte & 7) as f32);
+        // 2^(exponent - 11); below the normal numbers as for the first of them.
+        let power = f32::from_bits((116 + if exponent == 0 { 1 } else { exponent }) << 23);
+        halves[byte] = power * if exponent == 0 { mantissa } else { 8.0 + mantissa };
+        byte += 1;
     }
-}
+    halves[0x7f] = 0.0;
+    halves
+};
 
 /// Numbers of 16 levels into the levels.
 fn look_up(q: &mut [i8], levels: &[i8; 16]) {
@@ -68,7 +84,7 @@ formats! {
     }
     /// See [`BlockNVFP4`].
     NVFP4(BlockNVFP4) sub 16 max 12 { const SIGNED: bool = true; const SCALED: usize = 16; } |block, out| {
-        out.d = block.d.map(half_e4m3);
+        out.d = block.d.map(|byte| HALF_E4M3[usize::from(byte)]);
         for (q, qs) in out.q.chunks_exact_mut(16).zip(&block.qs) {
             for (k, byte) in qs.iter().enumerate() {
                 q[k] = (byte & 15).cast_signed();

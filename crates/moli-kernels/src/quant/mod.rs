@@ -2,7 +2,7 @@
 
 pub(crate) mod blocks;
 mod grids;
-mod levels;
+pub(crate) mod levels;
 mod quantize;
 pub(crate) mod unpack;
 
