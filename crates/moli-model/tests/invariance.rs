@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use moli_format::{Gguf, ReadMode, TensorType};
-use moli_kernels::{Isa, SUPPORTED};
+use moli_kernels::{Isa, QUANTIZABLE};
 use moli_model::{BackendKind, Batch, KvType, LoadOptions, Runtime, load, pages_of};
 use moli_testkit::TinyModel;
 
@@ -54,7 +54,7 @@ fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u
 #[test]
 fn chunks_threads_and_instruction_sets() {
     for (architecture, kv_type) in architectures_and_kv_types() {
-        for format in SUPPORTED {
+        for format in QUANTIZABLE {
             let what = format!("{architecture} {format:?} {kv_type}");
             let model = TinyModel { matrix: format, ..TinyModel::new(architecture) };
             let runtime = |threads, isa| runtime(&model, threads, isa, kv_type);
