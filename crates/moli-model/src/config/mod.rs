@@ -138,6 +138,13 @@ impl Config {
             });
         };
         let keys = Keys { metadata, architecture: &architecture };
+        if let Some(told) = keys.count("vocab_size", usize::MAX)?.filter(|&told| told != vocab) {
+            return Err(keys.out_of_range(
+                "vocab_size",
+                told,
+                format!("the rows of token_embd.weight, {vocab}"),
+            ));
+        }
 
         let layers = keys.size("block_count", None, MAX_LAYERS)?;
         keys.refuse_unsupported(layers)?;
