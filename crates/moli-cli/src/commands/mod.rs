@@ -3,6 +3,7 @@
 mod completions;
 mod inspect;
 mod list;
+mod logits;
 mod perplexity;
 mod pull;
 mod rm;
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     Inspect(inspect::Inspect),
     Tokenize(tokenize::Tokenize),
     Perplexity(perplexity::Perplexity),
+    Logits(logits::Logits),
     Completions(completions::Completions),
 }
 
@@ -36,6 +38,7 @@ impl Command {
             Self::Inspect(command) => command.run(),
             Self::Tokenize(command) => command.run(),
             Self::Perplexity(command) => command.run(),
+            Self::Logits(command) => command.run(),
             Self::Completions(command) => command.run(),
         }
     }

@@ -2,6 +2,7 @@
 
 // Clippy takes helpers of tests for code outside tests.
 #![allow(clippy::unwrap_used)]
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
