@@ -232,11 +232,7 @@ fn report(gguf: &Gguf, path: String) -> Report {
             vocab: config.vocab,
             window: config.window.as_ref().map(|window| window.tokens),
         }),
-        tokenizer: TokenizerReport {
-            kind: text(metadata, "tokenizer.ggml.model"),
-            pre: text(metadata, "tokenizer.ggml.pre"),
-            tokens: metadata.strings_opt("tokenizer.ggml.tokens").ok().flatten().map(|tokens| tokens.len()),
-        },
+        tokenizer: tokenizer(metadata),
         chat_template: metadata.get("tokenizer.chat_template").is_some(),
         chat_template_error: ChatTemplate::from_gguf(metadata).err().map(|error| error.to_string()),
         memory: None,
@@ -244,6 +240,19 @@ fn report(gguf: &Gguf, path: String) -> Report {
         supported: reason.is_none(),
         reason,
         tensors: None,
+    }
+}
+
+/// What the metadata says of the tokenizer: the lists of a GGUF, or the file of a folder.
+fn tokenizer(metadata: &Metadata) -> TokenizerReport {
+    if metadata.get("tokenizer.huggingface.json").is_some() {
+        let tokens = Tokenizer::from_gguf(metadata).ok().map(|tokenizer| tokenizer.vocab_size());
+        return TokenizerReport { kind: Some("tokenizer.json".to_owned()), pre: None, tokens };
+    }
+    TokenizerReport {
+        kind: text(metadata, "tokenizer.ggml.model"),
+        pre: text(metadata, "tokenizer.ggml.pre"),
+        tokens: metadata.strings_opt("tokenizer.ggml.tokens").ok().flatten().map(|tokens| tokens.len()),
     }
 }
 

@@ -1,8 +1,6 @@
 //! The tensors of a folder by the names of the convention.
 
-use std::collections::BTreeMap;
-
-use super::data;
+use super::{data, harmony};
 use super::family::{Part, Special};
 use super::shards::Shards;
 use super::{HuggingFaceError, Model};
@@ -29,18 +27,21 @@ const SENSES: &[&str] = &[
 /// All tensors of the language model, renamed. Those that are unknown are an error, since leaving one out would change the
 /// model.
 pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>, FormatError> {
-    let mut assembly = Assembly { model, tensors: Vec::new(), stacks: BTreeMap::new() };
+    let mut assembly = Assembly { model, shards, tensors: Vec::new() };
     for placed in shards.tensors.values() {
         assembly.add(&placed.tensor)?;
     }
-    assembly.finish()
+    // Without this, a decoder would take the embeddings.
+    if !model.tied && !assembly.tensors.iter().any(|tensor| tensor.name == "output.weight") {
+        return Err(HuggingFaceError::MissingTensor { tensor: "lm_head.weight".to_owned() }.into());
+    }
+    Ok(assembly.tensors)
 }
 
 struct Assembly<'a> {
     model: &'a Model<'a>,
+    shards: &'a Shards,
     tensors: Vec<Tensor>,
-    /// Experts by number for each tensor that they become.
-    stacks: BTreeMap<String, BTreeMap<u32, SafeTensor>>,
 }
 
 impl Assembly<'_> {
@@ -49,22 +50,19 @@ impl Assembly<'_> {
         if self.model.wrapped && SENSES.iter().any(|sense| name.starts_with(sense)) {
             return Ok(());
         }
-        // What every library computes for itself.
-        if [".inv_freq", ".cos_cached", ".sin_cached"].iter().any(|end| name.ends_with(end)) {
+        // What every library computes for itself, and layers that guess tokens further ahead.
+        if [".inv_freq", ".cos_cached", ".sin_cached"].iter().any(|end| name.ends_with(end))
+            || self.model.family.special == Special::Ernie && name.starts_with("mtp_")
+        {
             return Ok(());
         }
-        let unknown = || HuggingFaceError::UnknownTensor {
-            tensor: tensor.name.clone(),
-            model_type: self.model.family.model_types.join(" or "),
-        };
         if let Some((layer, part)) = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
-            let layer: u32 = layer.parse().map_err(|_| unknown())?;
-            if layer >= self.model.layers {
-                // Layers that guess tokens further ahead.
-                let ahead = self.model.family.special == Special::DeepSeek;
-                return if ahead { Ok(()) } else { Err(unknown().into()) };
+            let layer: u32 = layer.parse().map_err(|_| self.unknown(tensor))?;
+            if layer < self.model.layers {
+                return self.part(layer, part, tensor);
             }
-            return self.part(layer, part, tensor, unknown);
+            let ahead = self.model.family.special == Special::DeepSeek;
+            return if ahead { Ok(()) } else { Err(self.unknown(tensor).into()) };
         }
         let new = match name {
             "embed_tokens.weight" | "tok_embeddings.weight" => "token_embd.weight",
@@ -77,9 +75,20 @@ impl Assembly<'_> {
             "lm_head.weight" | "output.weight" if self.model.tied => return Ok(()),
             "lm_head.weight" | "output.weight" => "output.weight",
             "lm_head.bias" => "output.bias",
-            _ => return Err(unknown().into()),
+            _ => return Err(self.unknown(tensor).into()),
         };
-        self.tensors.push(data::renamed(new.to_owned(), tensor)?);
+        self.keep(new.to_owned(), tensor)
+    }
+
+    /// The error for a tensor whose name means nothing here.
+    fn unknown(&self, tensor: &SafeTensor) -> HuggingFaceError {
+        let model_type = self.model.family.model_types.join(" or ");
+        HuggingFaceError::UnknownTensor { tensor: tensor.name.clone(), model_type }
+    }
+
+    /// The same data under another name.
+    fn keep(&mut self, name: String, tensor: &SafeTensor) -> Result<(), FormatError> {
+        self.tensors.push(data::renamed(name, tensor)?);
         Ok(())
     }
 
@@ -88,81 +97,87 @@ impl Assembly<'_> {
     }
 
     /// A tensor of a layer.
-    fn part(
-        &mut self,
-        layer: u32,
-        name: &str,
-        tensor: &SafeTensor,
-        unknown: impl Fn() -> HuggingFaceError,
-    ) -> Result<(), FormatError> {
+    fn part(&mut self, layer: u32, name: &str, tensor: &SafeTensor) -> Result<(), FormatError> {
+        let parts = self.model.family.parts;
+        let find = |stem: &str| {
+            parts.iter().find_map(|(pattern, part)| Some((*part, matches(pattern, stem)?)))
+        };
+        // Some names have no `weight` behind them.
         let (stem, end) = match name.rsplit_once('.') {
-            Some((stem, "weight")) => (stem, "weight"),
-            Some((stem, "bias")) => (stem, "bias"),
+            Some((stem, end @ ("weight" | "bias"))) => (stem, end),
             _ => (name, "weight"),
         };
-        let found = self.model.family.parts.iter().find_map(|(pattern, part)| {
-            let expert = matches(pattern, stem)?;
-            Some((*part, expert))
-        });
-        let (part, expert) = found.ok_or_else(&unknown)?;
-        let new = |stem: &str| format!("blk.{layer}.{stem}.{end}");
+        let (part, expert) = find(stem).ok_or_else(|| self.unknown(tensor))?;
+        let behind = expert.map(|expert| format!(".{expert}")).unwrap_or_default();
+        let new = |stem: &str| format!("blk.{layer}.{stem}{behind}.{end}");
         match part {
-            Part::As(stem) => self.tensors.push(data::renamed(new(stem), tensor)?),
-            Part::PlusOne(stem) => self.tensors.push(data::plus_one(new(stem), tensor)?),
-            Part::Stack(stem) => {
-                let expert = expert.ok_or_else(unknown)?;
-                self.stacks.entry(new(stem)).or_default().insert(expert, tensor.clone());
+            Part::As(stem) => self.keep(new(stem), tensor),
+            Part::Bias(stem) => {
+                let flat = SafeTensor { shape: vec![tensor.shape.iter().product()], ..tensor.clone() };
+                self.keep(format!("blk.{layer}.{stem}.bias"), &flat)
             }
-            Part::GateUp(gate, up) => {
-                let (gate_rows, up_rows) = halves(tensor)?;
-                self.tensors.push(data::renamed(new(gate), &gate_rows)?);
-                self.tensors.push(data::renamed(new(up), &up_rows)?);
+            Part::PlusOne(stem) => {
+                self.tensors.push(data::plus_one(new(stem), tensor)?);
+                Ok(())
             }
-            Part::Ignore => {}
+            Part::GateUp => match data::experts(tensor)? {
+                Some(experts) => {
+                    for (expert, tensor) in experts.iter().enumerate() {
+                        let (gate, up) = data::halves(tensor)?;
+                        self.keep(format!("blk.{layer}.ffn_gate.{expert}.{end}"), &gate)?;
+                        self.keep(format!("blk.{layer}.ffn_up.{expert}.{end}"), &up)?;
+                    }
+                    Ok(())
+                }
+                None => Err(self.unknown(tensor).into()),
+            },
+            Part::Down => self.keep(new("ffn_down_exps"), tensor),
+            Part::Qkv => self.qkv(tensor, &new, 1),
+            Part::GroupedQkv => self.qkv(tensor, &new, self.model.kv_heads as usize),
+            Part::Harmony(part) => {
+                let scales = |end: &str| {
+                    let name = tensor.name.strip_suffix("_blocks").unwrap_or(&tensor.name);
+                    let name = format!("{name}{end}");
+                    let scales = self.shards.tensors.get(&name).map(|placed| &placed.tensor);
+                    scales.ok_or(HuggingFaceError::MissingTensor { tensor: name })
+                };
+                let made = harmony::tensors(part, &format!("blk.{layer}"), tensor, || scales("_scales"))?;
+                self.tensors.extend(made);
+                Ok(())
+            }
+        }
+    }
+
+    /// Queries, keys and values out of one matrix or bias, in so many groups of all three.
+    fn qkv(
+        &mut self,
+        tensor: &SafeTensor,
+        new: &dyn Fn(&str) -> String,
+        groups: usize,
+    ) -> Result<(), FormatError> {
+        let model = self.model;
+        let (head, heads, kv_heads) = (model.head_dim as usize, model.heads as usize, model.kv_heads as usize);
+        if groups == 0 || heads % groups != 0 || kv_heads % groups != 0 {
+            return Err(model.fields.wrong("num_key_value_heads", "a divisor of num_attention_heads").into());
+        }
+        let (queries, keys) = (heads / groups * head, kv_heads / groups * head);
+        let group = queries + 2 * keys;
+        let mut expected = tensor.shape.clone();
+        expected.iter_mut().take(1).for_each(|rows| *rows = groups * group);
+        data::expect(tensor, &expected)?;
+        for (name, first, rows) in
+            [("attn_q", 0, queries), ("attn_k", queries, keys), ("attn_v", queries + keys, keys)]
+        {
+            let parts: Vec<SafeTensor> = (0..groups)
+                .map(|index| data::rows(tensor, index * group + first, rows))
+                .collect::<Result<_, _>>()?;
+            match parts.as_slice() {
+                [one] => self.keep(new(name), one)?,
+                parts => self.keep(new(name), &data::join(&tensor.name, parts)?)?,
+            }
         }
         Ok(())
     }
-
-    fn finish(mut self) -> Result<Vec<Tensor>, FormatError> {
-        for (name, experts) in std::mem::take(&mut self.stacks) {
-            // Numbers from 0 without a gap.
-            if let Some((gap, _)) = (0_u32..).zip(experts.keys()).find(|(wanted, there)| wanted != *there) {
-                let tensor = format!("{name} (expert {gap})");
-                return Err(HuggingFaceError::MissingTensor { tensor }.into());
-            }
-            let experts: Vec<SafeTensor> = experts.into_values().collect();
-            let stacked = data::stack(&name, &experts)?;
-            self.tensors.push(data::renamed(name, &stacked)?);
-        }
-        // Without this, a decoder would take the embeddings.
-        if !self.model.tied && !self.tensors.iter().any(|tensor| tensor.name == "output.weight") {
-            return Err(HuggingFaceError::MissingTensor { tensor: "lm_head.weight".to_owned() }.into());
-        }
-        Ok(self.tensors)
-    }
-}
-
-/// The first and the second half of the rows, for each expert if there are some.
-fn halves(tensor: &SafeTensor) -> Result<(SafeTensor, SafeTensor), FormatError> {
-    let split = |tensor: &SafeTensor| {
-        let half = tensor.shape.first().copied().unwrap_or(0) / 2;
-        Ok::<_, HuggingFaceError>((data::rows(tensor, 0, half)?, data::rows(tensor, half, half)?))
-    };
-    let axis = usize::from(tensor.shape.len() > 2);
-    if !tensor.shape.get(axis).is_some_and(|rows| rows.is_multiple_of(2)) {
-        let mut expected = tensor.shape.clone();
-        expected.iter_mut().skip(axis).take(1).for_each(|rows| *rows += 1);
-        let actual = tensor.shape.clone();
-        return Err(HuggingFaceError::Shape { tensor: tensor.name.clone(), expected, actual }.into());
-    }
-    if axis == 0 {
-        return Ok(split(tensor)?);
-    }
-    let experts = tensor.shape.first().copied().unwrap_or(0);
-    let pairs: Vec<_> =
-        (0..experts).map(|expert| split(&data::row(tensor, expert)?)).collect::<Result<_, _>>()?;
-    let (first, second): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    Ok((data::stack(&tensor.name, &first)?, data::stack(&tensor.name, &second)?))
 }
 
 /// Whether a part's name is of this pattern, and the number in the place of its `*`.

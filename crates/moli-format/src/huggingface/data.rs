@@ -83,19 +83,29 @@ pub(super) fn rows(tensor: &SafeTensor, first: usize, count: usize) -> Result<Sa
 }
 
 /// Row `index` of the first dimension, without that dimension.
-pub(super) fn row(tensor: &SafeTensor, index: usize) -> Result<SafeTensor, HuggingFaceError> {
+fn row(tensor: &SafeTensor, index: usize) -> Result<SafeTensor, HuggingFaceError> {
     let mut row = rows(tensor, index, 1)?;
     row.shape.remove(0);
     Ok(row)
 }
 
-/// Tensors of one shape and type in one, with a dimension more in front.
-pub(super) fn stack(name: &str, parts: &[SafeTensor]) -> Result<SafeTensor, FormatError> {
-    let mut stacked = join(name, parts)?;
-    if let Some(first) = parts.first() {
-        stacked.shape = [&[parts.len()], first.shape.as_slice()].concat();
-    }
-    Ok(stacked)
+/// The tensors of all experts, the rows of the first dimension; `None` if there are no more than two dimensions.
+pub(super) fn experts(tensor: &SafeTensor) -> Result<Option<Vec<SafeTensor>>, HuggingFaceError> {
+    let &[count, _, _] = tensor.shape.as_slice() else { return Ok(None) };
+    (0..count).map(|expert| row(tensor, expert)).collect::<Result<_, _>>().map(Some)
+}
+
+/// The first and the second half of the rows.
+pub(super) fn halves(tensor: &SafeTensor) -> Result<(SafeTensor, SafeTensor), HuggingFaceError> {
+    let total = tensor.shape.first().copied().unwrap_or(0);
+    let half = total / 2;
+    // Of an odd number the second half would have a row less.
+    Ok((rows(tensor, 0, half)?, rows(tensor, half, total - half).and_then(|rest| {
+        let mut expected = rest.shape.clone();
+        expected.iter_mut().take(1).for_each(|rows| *rows = half);
+        expect(&rest, &expected)?;
+        Ok(rest)
+    })?))
 }
 
 /// Tensors of one type and row in one, the rows of each after those of the one before.

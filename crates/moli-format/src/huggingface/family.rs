@@ -26,19 +26,44 @@ pub(super) struct Family {
     pub(super) special: Special,
 }
 
-/// What becomes of a part of a layer. `blk.N.` stands before a new name, `.weight` or `.bias` behind it.
-#[derive(Clone, Copy)]
+/// What becomes of a part of a layer. `blk.N.` stands before a new name, `.weight` or `.bias` behind it. The number of an expert,
+/// the `*` in a part's name, becomes a `.N` behind the new one, as in files of before experts were stacked: so they stay
+/// where they are.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Part {
     /// It gets this name.
     As(&'static str),
+    /// It gets this name, and is a bias whatever its own name says.
+    Bias(&'static str),
     /// It gets this name and has 1 added: the norm's code adds it.
     PlusOne(&'static str),
-    /// One of the experts' matrices, whose number is the `*`: they are stacked to one tensor of this name.
-    Stack(&'static str),
-    /// The rows of a gate and those of what it gates, one after the other, for each expert where there are some.
-    GateUp(&'static str, &'static str),
-    /// Nothing: the decoder computes it.
-    Ignore,
+    /// The rows of a gate and those of what it gates, one after the other, for each expert if there are some.
+    GateUp,
+    /// The way back of all experts.
+    Down,
+    /// Queries, keys and values, one after the other.
+    Qkv,
+    /// For each head of keys its queries, then the key, then the value.
+    GroupedQkv,
+    /// gpt-oss: gates and what they gate in turns, of all experts.
+    Harmony(Harmony),
+}
+
+/// What gpt-oss has of its experts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Harmony {
+    /// Matrices with their inputs as rows.
+    GateUp,
+    /// The same for the way back.
+    Down,
+    GateUpBias,
+    DownBias,
+    /// Blocks of 4 bits; their scales are looked up beside them.
+    GateUpBlocks,
+    /// The same for the way back.
+    DownBlocks,
+    /// Read with the blocks.
+    Scales,
 }
 
 /// Layers with a sliding window.
@@ -53,14 +78,26 @@ pub(super) enum Window {
 }
 
 /// Parameters that only some families have.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Special {
     None,
+    /// Experts whose number is `num_local_experts` or `num_experts`, with widths of their own or not.
+    Experts,
+    /// Norms that count from one, scaled embeddings and soft caps.
     Gemma,
+    /// Factors on the embeddings, the residual stream, the scores and the logits; experts or not.
+    Granite,
+    /// The same in other terms.
+    MiniCpm,
+    /// Layers without rotary embedding.
+    SmolLm3,
+    Ernie,
     DeepSeek,
+    GptOss,
+    Baichuan,
 }
 
-use Part::{As, Stack};
+use Part::As;
 
 const SILU: &[&str] = &["silu", "swish"];
 const GELU_TANH: &[&str] = &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"];
@@ -85,20 +122,149 @@ const QK_NORMS: [(&str, Part); 2] =
 /// Experts one by one, and as newer libraries save them.
 const EXPERTS: [(&str, Part); 6] = [
     ("mlp.gate", As("ffn_gate_inp")),
-    ("mlp.experts.*.gate_proj", Stack("ffn_gate_exps")),
-    ("mlp.experts.*.up_proj", Stack("ffn_up_exps")),
-    ("mlp.experts.*.down_proj", Stack("ffn_down_exps")),
-    ("mlp.experts.gate_up_proj", Part::GateUp("ffn_gate_exps", "ffn_up_exps")),
-    ("mlp.experts.down_proj", As("ffn_down_exps")),
+    ("mlp.experts.*.gate_proj", As("ffn_gate")),
+    ("mlp.experts.*.up_proj", As("ffn_up")),
+    ("mlp.experts.*.down_proj", As("ffn_down")),
+    ("mlp.experts.gate_up_proj", Part::GateUp),
+    ("mlp.experts.down_proj", Part::Down),
+];
+/// Experts that every token goes through.
+const SHARED: [(&str, Part); 3] = [
+    ("mlp.shared_experts.gate_proj", As("ffn_gate_shexp")),
+    ("mlp.shared_experts.up_proj", As("ffn_up_shexp")),
+    ("mlp.shared_experts.down_proj", As("ffn_down_shexp")),
 ];
 
 const LLAMA_PARTS: &[(&str, Part)] = &join::<9>(&[&ATTENTION, &MLP, &NORMS]);
-const QWEN3_PARTS: &[(&str, Part)] = &join::<11>(&[&ATTENTION, &MLP, &NORMS, &QK_NORMS]);
-const QWEN3_MOE_PARTS: &[(&str, Part)] = &join::<17>(&[&ATTENTION, &MLP, &NORMS, &QK_NORMS, &EXPERTS]);
+const QWEN3_PARTS: &[(&str, Part)] = &join::<17>(&[&ATTENTION, &MLP, &NORMS, &QK_NORMS, &EXPERTS]);
+const MIXTRAL_PARTS: &[(&str, Part)] = &join::<16>(&[
+    &ATTENTION,
+    &NORMS,
+    &EXPERTS,
+    &[
+        ("block_sparse_moe.gate", As("ffn_gate_inp")),
+        ("block_sparse_moe.experts.*.w1", As("ffn_gate")),
+        ("block_sparse_moe.experts.*.w3", As("ffn_up")),
+        ("block_sparse_moe.experts.*.w2", As("ffn_down")),
+    ],
+]);
+const QWEN2_MOE_PARTS: &[(&str, Part)] = &join::<19>(&[
+    &ATTENTION,
+    &MLP,
+    &NORMS,
+    &EXPERTS,
+    &[
+        ("mlp.shared_expert.gate_proj", As("ffn_gate_shexp")),
+        ("mlp.shared_expert.up_proj", As("ffn_up_shexp")),
+        ("mlp.shared_expert.down_proj", As("ffn_down_shexp")),
+        ("mlp.shared_expert_gate", As("ffn_gate_inp_shexp")),
+    ],
+]);
+/// Q, K and V in one matrix, gate and up in another.
+const PHI3_PARTS: &[(&str, Part)] = &join::<7>(&[
+    &NORMS,
+    &[
+        ("self_attn.qkv_proj", As("attn_qkv")),
+        ("self_attn.o_proj", As("attn_output")),
+        ("mlp.gate_up_proj", As("ffn_up")),
+        ("mlp.down_proj", As("ffn_down")),
+        // As some of its descendants name it.
+        ("mlp.gate_proj", As("ffn_gate")),
+    ],
+]);
+/// Norms before and behind attention and the feed-forward network.
+const GLM4_PARTS: &[(&str, Part)] = &join::<10>(&[
+    &ATTENTION,
+    &[
+        ("mlp.gate_up_proj", As("ffn_up")),
+        ("mlp.down_proj", As("ffn_down")),
+        ("input_layernorm", As("attn_norm")),
+        ("post_self_attn_layernorm", As("post_attention_norm")),
+        ("post_attention_layernorm", As("ffn_norm")),
+        ("post_mlp_layernorm", As("post_ffw_norm")),
+    ],
+]);
+/// Norms behind them only.
+const OLMO2_PARTS: &[(&str, Part)] = &join::<11>(&[
+    &ATTENTION,
+    &MLP,
+    &QK_NORMS,
+    &[
+        ("post_attention_layernorm", As("post_attention_norm")),
+        ("post_feedforward_layernorm", As("post_ffw_norm")),
+    ],
+]);
+const GRANITE_MOE_PARTS: &[(&str, Part)] = &join::<9>(&[
+    &ATTENTION,
+    &NORMS,
+    &[
+        ("block_sparse_moe.router.layer", As("ffn_gate_inp")),
+        ("block_sparse_moe.input_linear", Part::GateUp),
+        ("block_sparse_moe.output_linear", Part::Down),
+    ],
+]);
+const ERNIE_PARTS: &[(&str, Part)] = &join::<19>(&[
+    &ATTENTION,
+    &MLP,
+    &NORMS,
+    &EXPERTS,
+    &SHARED,
+    &[("mlp.moe_statics.e_score_correction_bias", Part::Bias("exp_probs_b"))],
+]);
+/// Keys and values from a latent vector (arXiv:2405.04434).
+const DEEPSEEK_PARTS: &[(&str, Part)] = &join::<23>(&[
+    &MLP,
+    &NORMS,
+    &EXPERTS,
+    &SHARED,
+    &[
+        ("self_attn.q_proj", As("attn_q")),
+        ("self_attn.q_a_proj", As("attn_q_a")),
+        ("self_attn.q_a_layernorm", As("attn_q_a_norm")),
+        ("self_attn.q_b_proj", As("attn_q_b")),
+        ("self_attn.kv_a_proj_with_mqa", As("attn_kv_a_mqa")),
+        ("self_attn.kv_a_layernorm", As("attn_kv_a_norm")),
+        ("self_attn.kv_b_proj", As("attn_kv_b")),
+        ("self_attn.o_proj", As("attn_output")),
+        ("mlp.gate.e_score_correction_bias", Part::Bias("exp_probs_b")),
+    ],
+]);
+const GPT_OSS_PARTS: &[(&str, Part)] = &join::<15>(&[
+    &ATTENTION,
+    &[
+        ("input_layernorm", As("attn_norm")),
+        ("post_attention_layernorm", As("post_attention_norm")),
+        ("self_attn.sinks", As("attn_sinks")),
+        ("mlp.router", As("ffn_gate_inp")),
+        ("mlp.experts.gate_up_proj", Part::Harmony(Harmony::GateUp)),
+        ("mlp.experts.gate_up_proj_bias", Part::Harmony(Harmony::GateUpBias)),
+        ("mlp.experts.gate_up_proj_blocks", Part::Harmony(Harmony::GateUpBlocks)),
+        ("mlp.experts.gate_up_proj_scales", Part::Harmony(Harmony::Scales)),
+        ("mlp.experts.down_proj", Part::Harmony(Harmony::Down)),
+        ("mlp.experts.down_proj_bias", Part::Harmony(Harmony::DownBias)),
+        ("mlp.experts.down_proj_blocks", Part::Harmony(Harmony::DownBlocks)),
+    ],
+]);
+const STARCODER2_PARTS: &[(&str, Part)] = &join::<8>(&[
+    &ATTENTION,
+    &NORMS,
+    &[("mlp.c_fc", As("ffn_up")), ("mlp.c_proj", As("ffn_down"))],
+]);
+const INTERNLM2_PARTS: &[(&str, Part)] = &[
+    ("attention.wqkv", Part::GroupedQkv),
+    ("attention.wo", As("attn_output")),
+    ("feed_forward.w1", As("ffn_gate")),
+    ("feed_forward.w3", As("ffn_up")),
+    ("feed_forward.w2", As("ffn_down")),
+    ("attention_norm", As("attn_norm")),
+    ("ffn_norm", As("ffn_norm")),
+];
+const BAICHUAN_PARTS: &[(&str, Part)] =
+    &join::<7>(&[&MLP, &NORMS, &[("self_attn.W_pack", Part::Qkv), ("self_attn.o_proj", As("attn_output"))]]);
 
 /// Tables one after the other; `N` is the sum of their lengths.
 const fn join<const N: usize>(tables: &[&[(&'static str, Part)]]) -> [(&'static str, Part); N] {
-    let mut all = [("", Part::Ignore); N];
+    let mut all = [("", Part::Qkv); N];
     let (mut table, mut filled) = (0, 0);
     while table < tables.len() {
         let mut row = 0;
@@ -143,6 +309,10 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("use_bidirectional_attention", 0.0),
     ("use_parallel_residual", 0.0),
     ("use_qk_norm", 0.0),
+    ("swiglu_alpha", 1.702),
+    ("swiglu_limit", 7.0),
+    ("rope_interleave", 1.0),
+    ("moe_layer_freq", 1.0),
 ];
 
 /// What most families share.
@@ -181,6 +351,34 @@ const GEMMA3_PARTS: &[(&str, Part)] = &join::<13>(&[
     ],
 ]);
 
+const GEMMA3: Family = Family {
+    model_types: &["gemma3_text", "gemma3"],
+    architecture: "gemma3",
+    activations: GELU_TANH,
+    defaults: &[
+        ("rms_norm_eps", 1e-6),
+        ("head_dim", 256.0),
+        ("num_attention_heads", 8.0),
+        ("num_key_value_heads", 4.0),
+        ("max_position_embeddings", 131_072.0),
+        ("query_pre_attn_scalar", 256.0),
+        ("sliding_window", 4096.0),
+        ("rope_theta", 1e6),
+        ("vocab_size", 262_208.0),
+    ],
+    tied: true,
+    window: Window::Period(6),
+    parts: GEMMA3_PARTS,
+    reads: &["query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping"],
+    special: Special::Gemma,
+    ..PLAIN
+};
+
+const QWEN3_DEFAULTS: &[(&str, f64)] = &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("head_dim", 128.0)];
+const ERNIE_DEFAULTS: &[(&str, f64)] = &[("rms_norm_eps", 1e-5), ("rope_theta", 5e5)];
+const GRANITE_FACTORS: &[&str] =
+    &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling", "num_local_experts"];
+
 static FAMILIES: &[Family] = &[
     Family { model_types: &["llama"], architecture: "llama", halves: true, ..PLAIN },
     Family {
@@ -191,32 +389,205 @@ static FAMILIES: &[Family] = &[
         defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("sliding_window", 4096.0)],
         ..PLAIN
     },
+    Family {
+        model_types: &["mixtral"],
+        architecture: "llama",
+        halves: true,
+        window: Window::All,
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e6), ("num_experts_per_tok", 2.0)],
+        parts: MIXTRAL_PARTS,
+        reads: &["num_local_experts"],
+        special: Special::Experts,
+        ..PLAIN
+    },
     Family { model_types: &["qwen2"], architecture: "qwen2", ..PLAIN },
     Family {
-        model_types: &["qwen3"],
-        architecture: "qwen3",
+        model_types: &["qwen2_moe"],
+        architecture: "qwen2moe",
+        parts: QWEN2_MOE_PARTS,
+        reads: &["num_experts"],
+        special: Special::Experts,
+        ..PLAIN
+    },
+    Family { model_types: &["qwen3"], architecture: "qwen3", defaults: QWEN3_DEFAULTS, parts: QWEN3_PARTS, ..PLAIN },
+    Family {
+        model_types: &["qwen3_moe"],
+        architecture: "qwen3moe",
         parts: QWEN3_PARTS,
-        defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("head_dim", 128.0)],
+        reads: &["num_experts", "num_local_experts"],
+        special: Special::Experts,
         ..PLAIN
     },
     Family {
-        model_types: &["gemma3_text", "gemma3"],
-        architecture: "gemma3",
+        model_types: &["gemma"],
+        architecture: "gemma",
         activations: GEMMA_GELU,
+        defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("head_dim", 256.0)],
+        tied: true,
+        parts: GEMMA_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["gemma2"],
+        architecture: "gemma2",
+        activations: GELU_TANH,
         defaults: &[
             ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
             ("head_dim", 256.0),
             ("num_attention_heads", 8.0),
             ("num_key_value_heads", 4.0),
-            ("max_position_embeddings", 131_072.0),
+            ("max_position_embeddings", 8192.0),
             ("query_pre_attn_scalar", 256.0),
             ("sliding_window", 4096.0),
+            ("attn_logit_softcapping", 50.0),
+            ("final_logit_softcapping", 30.0),
+        ],
+        window: Window::Period(2),
+        ..GEMMA3
+    },
+    GEMMA3,
+    Family {
+        model_types: &["phi3"],
+        architecture: "phi3",
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 4096.0)],
+        window: Window::All,
+        parts: PHI3_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["smollm3"],
+        architecture: "smollm3",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 2e6),
+            ("num_key_value_heads", 4.0),
+            ("no_rope_layer_interval", 4.0),
         ],
         tied: true,
-        window: Window::Period(6),
-        parts: GEMMA3_PARTS,
-        reads: &["query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping"],
-        special: Special::Gemma,
+        halves: true,
+        reads: &["no_rope_layer_interval"],
+        special: Special::SmolLm3,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["glm4"],
+        architecture: "glm4",
+        defaults: &[
+            ("rms_norm_eps", 1.5625e-7),
+            ("rope_theta", 1e4),
+            ("head_dim", 128.0),
+            ("num_key_value_heads", 2.0),
+            ("partial_rotary_factor", 0.5),
+        ],
+        parts: GLM4_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["granite"],
+        architecture: "granite",
+        halves: true,
+        reads: GRANITE_FACTORS,
+        special: Special::Granite,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["granitemoe"],
+        architecture: "granitemoe",
+        halves: true,
+        parts: GRANITE_MOE_PARTS,
+        reads: GRANITE_FACTORS,
+        special: Special::Granite,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["olmo2"],
+        architecture: "olmo2",
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4)],
+        parts: OLMO2_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["internlm2"],
+        architecture: "internlm2",
+        halves: true,
+        parts: INTERNLM2_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["baichuan"],
+        architecture: "baichuan",
+        halves: true,
+        parts: BAICHUAN_PARTS,
+        special: Special::Baichuan,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["minicpm"],
+        architecture: "minicpm",
+        defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("scale_emb", 1.0), ("scale_depth", 1.0), ("dim_model_base", 1.0)],
+        tied: true,
+        halves: true,
+        reads: &["scale_emb", "scale_depth", "dim_model_base"],
+        special: Special::MiniCpm,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["exaone4"],
+        architecture: "exaone4",
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4), ("sliding_window", 4096.0)],
+        window: Window::Period(4),
+        parts: OLMO2_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["ernie4_5"],
+        architecture: "ernie4_5",
+        defaults: ERNIE_DEFAULTS,
+        tied: true,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["ernie4_5_moe"],
+        architecture: "ernie4_5-moe",
+        defaults: ERNIE_DEFAULTS,
+        tied: true,
+        parts: ERNIE_PARTS,
+        special: Special::Ernie,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["deepseek_v2", "deepseek_v3"],
+        architecture: "deepseek2",
+        parts: DEEPSEEK_PARTS,
+        reads: &["n_routed_experts", "q_lora_rank", "kv_lora_rank", "routed_scaling_factor"],
+        special: Special::DeepSeek,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["gpt_oss"],
+        architecture: "gpt-oss",
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 150_000.0),
+            ("head_dim", 64.0),
+            ("sliding_window", 128.0),
+            ("num_experts_per_tok", 4.0),
+        ],
+        window: Window::Period(2),
+        parts: GPT_OSS_PARTS,
+        reads: &["num_local_experts"],
+        special: Special::GptOss,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["starcoder2"],
+        architecture: "starcoder2",
+        activations: GELU_TANH,
+        defaults: &[("norm_epsilon", 1e-5), ("rope_theta", 1e4)],
+        tied: true,
+        window: Window::All,
+        parts: STARCODER2_PARTS,
         ..PLAIN
     },
 ];

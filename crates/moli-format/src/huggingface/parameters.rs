@@ -17,9 +17,14 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     entries.put("vocab_size", fields.need_count("vocab_size")?);
     entries.put("attention.head_count", model.heads);
     entries.put("attention.head_count_kv", model.kv_heads);
-    entries.put("attention.key_length", model.head_dim);
-    entries.put("attention.value_length", model.head_dim);
-    entries.float("attention.layer_norm_rms_epsilon", fields.need_number("rms_norm_eps")?);
+    if model.family.special != Special::DeepSeek {
+        entries.put("attention.key_length", model.head_dim);
+        entries.put("attention.value_length", model.head_dim);
+    }
+    match fields.number("norm_epsilon")? {
+        Some(epsilon) => entries.float("attention.layer_norm_epsilon", epsilon),
+        None => entries.float("attention.layer_norm_rms_epsilon", fields.need_number("rms_norm_eps")?),
+    }
     if model.family.halves {
         entries.plain("moli.rope.halves", true);
     }
@@ -32,8 +37,13 @@ fn refuse(model: &Model<'_>) -> Result<(), HuggingFaceError> {
     let fields = &model.fields;
     for fields in [fields, &model.root] {
         if let Some(quantized) = fields.object("quantization_config")? {
-            let method = quantized.text("quant_method")?.unwrap_or("an unnamed method").to_owned();
-            return Err(HuggingFaceError::Quantized { method });
+            match quantized.text("quant_method")? {
+                Some("mxfp4") if model.family.special == Special::GptOss => {}
+                method => {
+                    let method = method.unwrap_or("an unnamed method").to_owned();
+                    return Err(HuggingFaceError::Quantized { method });
+                }
+            }
         }
     }
     for field in ["hidden_activation", "hidden_act", "activation_function"] {
@@ -124,6 +134,7 @@ fn layer_kinds(model: &Model<'_>) -> Result<Option<Vec<bool>>, HuggingFaceError>
 fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
     let fields = &model.fields;
     match model.family.special {
+        Special::None | Special::Baichuan => Ok(()),
         Special::Gemma => {
             if let Some(scalar) = positive(fields, "query_pre_attn_scalar")? {
                 entries.float("attention.scale", scalar.sqrt().recip());
@@ -135,8 +146,146 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             }
             Ok(())
         }
-        _ => Ok(()),
+        Special::Granite => {
+            for (field, key) in [
+                ("embedding_multiplier", "embedding_scale"),
+                ("residual_multiplier", "residual_scale"),
+                ("attention_multiplier", "attention.scale"),
+                ("logits_scaling", "logit_scale"),
+            ] {
+                entries.float(key, positive(fields, field)?.unwrap_or(1.0));
+            }
+            if fields.count("num_local_experts")?.is_some_and(|count| count > 0) {
+                experts(model, "num_local_experts", "num_experts_per_tok", entries)?;
+            }
+            Ok(())
+        }
+        Special::MiniCpm => {
+            let need = |field: &str| positive(fields, field)?.ok_or_else(|| fields.missing(field));
+            entries.float("embedding_scale", need("scale_emb")?);
+            entries.float("residual_scale", need("scale_depth")? / f64::from(model.layers).sqrt());
+            entries.float("logit_scale", f64::from(model.hidden) / need("dim_model_base")?);
+            Ok(())
+        }
+        Special::SmolLm3 => rotated(model, entries),
+        Special::Experts => {
+            let field = if fields.get("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
+            experts(model, field, "num_experts_per_tok", entries)?;
+            if let Some(width) = fields.count("shared_expert_intermediate_size")? {
+                entries.put("expert_shared_feed_forward_length", width);
+            }
+            if let Some(normalised) = fields.flag("norm_topk_prob")? {
+                entries.put("expert_weights_norm", normalised);
+            }
+            sparse_layers(model, entries)
+        }
+        Special::Ernie => {
+            experts(model, "moe_num_experts", "moe_k", entries)?;
+            let (width, shared) =
+                (fields.need_count("moe_intermediate_size")?, fields.count("moe_num_shared_experts")?.unwrap_or(0));
+            entries.put("expert_shared_count", shared);
+            entries.put("expert_shared_feed_forward_length", shared.saturating_mul(width));
+            let interval = fields.count("moe_layer_interval")?.unwrap_or(1);
+            let first = fields.count("moe_layer_start_index")?.unwrap_or(0);
+            entries.put("interleave_moe_layer_step", interval);
+            entries.put("leading_dense_block_count", first);
+            match fields.number("moe_layer_end_index")? {
+                // -1: the last.
+                Some(last) if last >= 0.0 && last < f64::from(model.layers) - 1.0 => {
+                    Err(fields.unsupported("moe_layer_end_index"))
+                }
+                _ => Ok(()),
+            }
+        }
+        Special::DeepSeek => latent(model, entries),
+        Special::GptOss => experts(model, "num_local_experts", "num_experts_per_tok", entries),
     }
+}
+
+/// Experts: how many, how many of them for a token, and their width.
+fn experts(model: &Model<'_>, count: &str, used: &str, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    entries.put("expert_count", fields.need_count(count)?);
+    entries.put("expert_used_count", fields.need_count(used)?);
+    let width = match fields.count("moe_intermediate_size")? {
+        Some(width) => width,
+        None => fields.need_count("intermediate_size")?,
+    };
+    entries.put("expert_feed_forward_length", width);
+    Ok(())
+}
+
+/// The layers that have experts, where it is not all: each `decoder_sparse_step`th that `mlp_only_layers` does not list.
+fn sparse_layers(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    let step = fields.count("decoder_sparse_step")?.unwrap_or(1);
+    if step == 0 {
+        return Err(fields.wrong("decoder_sparse_step", "a positive integer"));
+    }
+    if step > 1 {
+        entries.put("interleave_moe_layer_step", step);
+    }
+    let dense = fields.numbers("mlp_only_layers")?.unwrap_or_default();
+    if !dense.is_empty() {
+        let has = |layer: u32| (layer + 1).is_multiple_of(step) && !dense.contains(&f64::from(layer));
+        entries.put("expert_layers", (0..model.layers).map(has).collect::<Vec<bool>>());
+    }
+    Ok(())
+}
+
+/// The layers that rotate, which `no_rope_layers` has as 1 or each but the last of some.
+fn rotated(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    const FIELD: &str = "no_rope_layers";
+    let fields = &model.fields;
+    let rotated: Vec<bool> = match fields.numbers(FIELD)? {
+        Some(flags) if flags.len() == model.layers as usize => flags.iter().map(|&flag| flag != 0.0).collect(),
+        Some(_) => return Err(fields.wrong(FIELD, "as long as num_hidden_layers")),
+        None => match fields.need_count("no_rope_layer_interval")? {
+            0 => return Err(fields.wrong("no_rope_layer_interval", "a positive integer")),
+            interval => (1..=model.layers).map(|layer| !layer.is_multiple_of(interval)).collect(),
+        },
+    };
+    entries.put("rope.layers", rotated);
+    Ok(())
+}
+
+/// DeepSeek: keys and values from a latent vector, and a router with groups (arXiv:2405.04434, arXiv:2412.19437).
+fn latent(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    let rotated = fields.need_count("qk_rope_head_dim")?;
+    entries.put("attention.key_length", fields.need_count("qk_nope_head_dim")?.saturating_add(rotated));
+    entries.put("attention.value_length", fields.need_count("v_head_dim")?);
+    entries.put("attention.kv_lora_rank", fields.need_count("kv_lora_rank")?);
+    if let Some(rank) = fields.count("q_lora_rank")? {
+        entries.put("attention.q_lora_rank", rank);
+    }
+    if fields.count("n_routed_experts")?.is_none_or(|count| count == 0) {
+        return Ok(());
+    }
+    experts(model, "n_routed_experts", "num_experts_per_tok", entries)?;
+    entries.put("expert_shared_count", fields.count("n_shared_experts")?.unwrap_or(0));
+    entries.put("leading_dense_block_count", fields.count("first_k_dense_replace")?.unwrap_or(0));
+    entries.float("expert_weights_scale", positive(fields, "routed_scaling_factor")?.unwrap_or(1.0));
+    entries.put("expert_weights_norm", fields.flag("norm_topk_prob")?.unwrap_or(false));
+    let third = fields.text("model_type")? == Some("deepseek_v3");
+    let gating: u32 = match fields.text("scoring_func")? {
+        Some("softmax") => 1,
+        Some("sigmoid") => 2,
+        None => if third { 2 } else { 1 },
+        Some(_) => return Err(fields.unsupported("scoring_func")),
+    };
+    entries.put("expert_gating_func", gating);
+    let grouped = match fields.text("topk_method")? {
+        Some("greedy") => false,
+        Some("group_limited_greedy" | "noaux_tc") => true,
+        None => third,
+        Some(_) => return Err(fields.unsupported("topk_method")),
+    };
+    if grouped {
+        entries.put("expert_group_count", fields.need_count("n_group")?);
+        entries.put("expert_group_used_count", fields.need_count("topk_group")?);
+    }
+    Ok(())
 }
 
 /// A number above 0, where there is one.

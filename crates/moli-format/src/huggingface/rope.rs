@@ -18,12 +18,7 @@ pub(super) fn write(
         Some(parameters) => Kinds::new(fields, parameters)?,
         None => Kinds { global: fields.object("rope_scaling")?, local: None },
     };
-    let base = base(fields, kinds.global.as_ref())?;
-    let base = match base {
-        Some(base) => base,
-        None if model.family.special == Special::Gemma => 1e6,
-        None => return Err(fields.missing("rope_theta")),
-    };
+    let base = base(fields, kinds.global.as_ref())?.ok_or_else(|| fields.missing("rope_theta"))?;
     entries.float("rope.freq_base", base);
     if model.family.architecture == "gemma3" {
         let local = match &kinds.local {
@@ -91,6 +86,9 @@ fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32,
     };
     if !(0.0..=1.0).contains(&factor) {
         return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
+    }
+    if model.family.special == Special::DeepSeek {
+        return model.fields.need_count("qk_rope_head_dim");
     }
     Ok((f64::from(model.head_dim) * factor) as u32)
 }
@@ -169,6 +167,7 @@ fn long(
         None if stretch > 1.0 => (1.0 + stretch.ln() / f64::from(original).ln()).sqrt(),
         None => 1.0,
     };
+    entries.put("rope.scaling.type", "longrope");
     entries.put("rope.scaling.original_context_length", original);
     entries.float("rope.scaling.attn_factor", attention);
     for (field, name) in
@@ -198,6 +197,15 @@ fn yarn(model: &Model<'_>, scaling: &Fields<'_>, entries: &mut Entries) -> Resul
             entries.float(&format!("rope.scaling.{key}"), beta);
         }
     }
+    if model.family.special == Special::DeepSeek {
+        // A factor on the scores instead, which the decoder computes from this.
+        let (one, all) = (scaling.number("mscale")?, scaling.number("mscale_all_dim")?);
+        if one != all || scaling.get("attention_factor").is_some() {
+            return Err(scaling.unsupported("mscale"));
+        }
+        entries.float("rope.scaling.yarn_log_multiplier", 0.1 * all.unwrap_or(0.0));
+        return Ok(());
+    }
     // The convention multiplies what follows from the factor; these fields replace it.
     let usual = mscale(stretch, 1.0);
     let wanted = match (scaling.number("attention_factor")?, scaling.number("mscale")?, scaling.number("mscale_all_dim")?) {
@@ -208,10 +216,13 @@ fn yarn(model: &Model<'_>, scaling: &Fields<'_>, entries: &mut Entries) -> Resul
     if wanted != usual {
         entries.float("rope.scaling.attn_factor", wanted / usual);
     }
-    if scaling.flag("truncate")? == Some(false) {
-        entries.plain("moli.rope.yarn_truncate", false);
+    // Whether the ramp ends at whole pairs is a matter of the architecture in the convention.
+    let fractions = model.family.special == Special::GptOss;
+    match scaling.flag("truncate")? {
+        Some(whole) if whole == fractions => Err(scaling.unsupported("truncate")),
+        None if fractions => Err(scaling.missing("truncate")),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// YaRN's factor on the turned elements.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Entries, HuggingFaceError, Model, fields};
+use super::{Entries, Model, fields};
 use crate::{FormatError, ReadMode};
 
 /// Bytes of a `tokenizer.json`, at most. The largest have 40 MB.
