@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use moli_format::{Gguf, ReadMode, TensorType};
-use moli_model::{ARCHITECTURES, BackendKind, Batch, KvType, LoadOptions, ModelError, PAGE_TOKENS, load};
+use moli_model::{BackendKind, Batch, KvType, LoadOptions, ModelError, PAGE_TOKENS, load};
 use moli_testkit::TinyModel;
 
 /// Longer than a KV page and than the tiny Gemma's window.
@@ -52,8 +52,8 @@ fn relative_difference(ours: &[f32], theirs: &[f32]) -> f64 {
 fn cpu_and_candle_agree_on_every_architecture_and_format() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    for architecture in ARCHITECTURES {
-        for matrix in moli_kernels::SUPPORTED {
+    for architecture in TinyModel::ARCHITECTURES {
+        for matrix in moli_kernels::QUANTIZABLE {
             let float = matrix.block_len() == 1;
             let embedding = if float { TensorType::F32 } else { TensorType::Q8_0 };
             TinyModel { matrix, embedding, ..TinyModel::new(architecture) }.write(&path).unwrap();

@@ -43,7 +43,7 @@ pub(crate) struct MemoryArgs {
     /// and said, or refused [default: what the system allows]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     mem_budget: Option<MemoryBudget>,
-    /// How keys and values are stored: f16 or q8_0, which takes about half [default: f16, or q8_0 where memory is scarce]
+    /// How keys and values are stored: f16; q8_0, which takes about half; f32 [default: f16, or q8_0 where memory is scarce]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
     /// Memory for the beginnings of earlier prompts beyond the context's own, such as 200M; 0: none [default: none for

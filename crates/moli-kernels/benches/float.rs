@@ -104,6 +104,7 @@ fn attention(c: &mut Criterion) {
                             scale: 1.0 / (head_dim as f32).sqrt(),
                             soft_cap: None,
                             window: None,
+                            sinks: None,
                         };
                         let name = format!("{model}/{kind}/{isa:?}/{} threads", pool.threads());
                         group.bench_function(BenchmarkId::new(what, name), |b| {

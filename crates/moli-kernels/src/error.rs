@@ -52,6 +52,12 @@ pub enum KernelError {
         /// The type.
         ttype: TensorType,
     },
+    /// A tensor type whose blocks are read, but not made here.
+    #[error("there is no quantiser for the tensor type {ttype}")]
+    NoQuantizer {
+        /// The type.
+        ttype: TensorType,
+    },
     /// An instruction set that this processor does not have.
     #[error("this processor does not have the instruction set {isa}")]
     UnsupportedIsa {

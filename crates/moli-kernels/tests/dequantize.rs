@@ -1,15 +1,16 @@
 //! Dequantising against an independent implementation, and the quantisers against dequantising.
 //!
-//! `fixtures/blocks.bin` holds, for each type, random blocks (with finite scales, one of them subnormal) and the values that
-//! the Python package `gguf` 0.19 makes of them: type number, bytes of blocks and count of values as little-endian u32, then
-//! the blocks, then the values as f32.
+//! `fixtures/blocks.bin` and `fixtures/codebooks.bin` (of `scripts/block-fixtures.py`) hold, for each type, random blocks
+//! (with finite scales, one of them subnormal) and the values that the Python package `gguf` 0.19 makes of them: type number,
+//! bytes of blocks and count of values as little-endian u32, then the blocks, then the values as f32.
 
 #![allow(clippy::unwrap_used)]
 
 use moli_format::TensorType;
-use moli_kernels::{KernelError, dequantize, is_supported, quantize};
+use moli_kernels::{KernelError, QUANTIZABLE, SUPPORTED, dequantize, is_supported, quantize};
 
-const FIXTURE: &[u8] = include_bytes!("fixtures/blocks.bin");
+const FIXTURES: [&[u8]; 2] =
+    [include_bytes!("fixtures/blocks.bin"), include_bytes!("fixtures/codebooks.bin")];
 
 fn u32_at(bytes: &[u8]) -> (u32, &[u8]) {
     let (head, rest) = bytes.split_at(4);
@@ -18,8 +19,9 @@ fn u32_at(bytes: &[u8]) -> (u32, &[u8]) {
 
 #[test]
 fn blocks_mean_what_the_reference_says_bit_for_bit() {
-    let mut rest = FIXTURE;
-    let mut types = 0;
+    let fixtures = FIXTURES.concat();
+    let mut rest = fixtures.as_slice();
+    let mut types = Vec::new();
     while !rest.is_empty() {
         let (id, r) = u32_at(rest);
         let (bytes, r) = u32_at(r);
@@ -27,8 +29,8 @@ fn blocks_mean_what_the_reference_says_bit_for_bit() {
         let (blocks, r) = r.split_at(bytes as usize);
         let (expected, r) = r.split_at(4 * values as usize);
         rest = r;
-        types += 1;
         let ttype = TensorType::from_id(id).unwrap();
+        types.push(ttype);
         let mut out = vec![0.0; values as usize];
         dequantize(ttype, blocks, &mut out).unwrap();
         for (k, (actual, expected)) in out.iter().zip(expected.as_chunks().0).enumerate() {
@@ -40,7 +42,8 @@ fn blocks_mean_what_the_reference_says_bit_for_bit() {
             );
         }
     }
-    assert_eq!(types, 12);
+    // All but F32.
+    assert!(SUPPORTED[1..].iter().all(|ttype| types.contains(ttype)), "{types:?}");
 }
 
 /// The greatest error of each quantiser on values in -1..1, in units of the range (2) or of the extreme (1).
@@ -65,6 +68,7 @@ fn quantizing_errs_by_less_than_a_named_bound() {
         (TensorType::Q5K, 0.04),
         (TensorType::Q6K, 0.04),
     ];
+    assert_eq!(bounds.map(|(ttype, _)| ttype).len(), QUANTIZABLE.len());
     let mut state = 1u64;
     let x: Vec<f32> = (0..4096)
         .map(|_| {
@@ -91,11 +95,14 @@ fn quantizing_errs_by_less_than_a_named_bound() {
 #[test]
 fn types_without_kernels_and_partial_blocks_are_errors() {
     let supported = TensorType::ALL.iter().filter(|t| is_supported(**t)).count();
-    assert_eq!(supported, 13);
-    let ttype = TensorType::IQ2XS;
+    assert_eq!(supported, 26);
+    let ttype = TensorType::Q8_1;
     let unsupported = KernelError::UnsupportedType { ttype };
     assert_eq!(dequantize(ttype, &[], &mut []), Err(unsupported.clone()));
     assert_eq!(quantize(ttype, &[], &mut Vec::new()), Err(unsupported));
+    for ttype in SUPPORTED.into_iter().filter(|t| !QUANTIZABLE.contains(t)) {
+        assert_eq!(quantize(ttype, &[], &mut Vec::new()), Err(KernelError::NoQuantizer { ttype }));
+    }
     let ttype = TensorType::Q6K;
     let partial = KernelError::PartialBlock { ttype, block: 256, cols: 255 };
     assert_eq!(dequantize(ttype, &[0; 210], &mut [0.0; 255]), Err(partial.clone()));

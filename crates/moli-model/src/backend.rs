@@ -8,7 +8,7 @@ use moli_format::Tensor;
 use moli_kernels::{KvSlot, RopeAngles, RopeStyle};
 
 use crate::config::Activation;
-use crate::weights::Linear;
+use crate::weights::{Linear, Norm};
 use crate::{KvType, ModelError};
 
 /// The shape of attention in one layer.
@@ -22,6 +22,8 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Factor on the scores.
     pub scale: f32,
+    /// `c` in `c * tanh(score / c)`.
+    pub soft_cap: Option<f32>,
     /// Keys that a query sees, itself included; `None`: all.
     pub window: Option<usize>,
 }
@@ -117,6 +119,9 @@ pub trait Backend: Send {
     /// What the device reports.
     fn write_page(&mut self, cache: &mut Self::Cache, page: u32, bytes: &[u8]) -> Result<(), ModelError>;
 
+    /// Rows of a buffer that are in use.
+    fn rows(&self, x: &Self::Buffer) -> usize;
+
     /// A buffer's rows in use, where the host reads them: in the buffer itself, or in `copy`.
     ///
     /// # Errors
@@ -132,11 +137,11 @@ pub trait Backend: Send {
         out: &mut Self::Buffer,
     ) -> Result<(), ModelError>;
 
-    /// RMS norm of each row (arXiv:1910.07467): `out = gain * x / sqrt(mean(x²) + eps)`.
-    fn rms_norm(
+    /// A norm of each row: `out = gain * x / sqrt(mean(x²) + eps)`, or LayerNorm.
+    fn norm(
         &mut self,
         x: &Self::Buffer,
-        gain: &Self::Vector,
+        norm: &Norm<Self::Vector>,
         eps: f32,
         out: &mut Self::Buffer,
     ) -> Result<(), ModelError>;
@@ -176,10 +181,13 @@ pub trait Backend: Send {
         rows: &Rows<'_>,
     ) -> Result<(), ModelError>;
 
-    /// Causal attention of each row over its own sequence, `out: [rows, heads * head_dim]`.
+    /// Causal attention of each row over its own sequence, `out: [rows, heads * head_dim]`. `sinks`, `[heads]`: the score of a
+    /// further key of each head, whose value is 0.
+    #[allow(clippy::too_many_arguments, reason = "they are what attention is of")]
     fn attention(
         &mut self,
         q: &Self::Buffer,
+        sinks: Option<&Self::Vector>,
         cache: &Self::Cache,
         layer: usize,
         spec: &AttentionSpec,
@@ -193,6 +201,34 @@ pub trait Backend: Send {
         gate: &mut Self::Buffer,
         up: &Self::Buffer,
         activation: Activation,
+    ) -> Result<(), ModelError>;
+
+    /// `x = activation(x)`.
+    fn activate(&mut self, x: &mut Self::Buffer, activation: Activation) -> Result<(), ModelError>;
+
+    /// `x = factor * x`.
+    fn scale(&mut self, x: &mut Self::Buffer, factor: f32) -> Result<(), ModelError>;
+
+    /// Puts `rows` rows of `cols` zeros in use.
+    fn zero(&mut self, x: &mut Self::Buffer, rows: usize, cols: usize) -> Result<(), ModelError>;
+
+    /// Copies columns, of each row `to[to_start + i] = from[from_start + i]` for `i` below `count`.
+    fn copy_columns(
+        &mut self,
+        from: &Self::Buffer,
+        from_start: usize,
+        to: &mut Self::Buffer,
+        to_start: usize,
+        count: usize,
+    ) -> Result<(), ModelError>;
+
+    /// `to[rows[i]] += weights[i] * from[i]`, each product and sum rounded once.
+    fn scatter_add(
+        &mut self,
+        from: &Self::Buffer,
+        rows: &[u32],
+        weights: &[f32],
+        to: &mut Self::Buffer,
     ) -> Result<(), ModelError>;
 
     /// `x += y`.

@@ -14,7 +14,7 @@ use moli_kernels::{RopeAngles, RopeStyle};
 
 use crate::backend::{AttentionSpec, Rows};
 use crate::config::Activation;
-use crate::weights::Linear;
+use crate::weights::{Linear, Norm};
 use crate::{Backend, KvType, ModelError, PAGE_TOKENS};
 
 /// A candle device.
@@ -67,6 +67,7 @@ impl CandleBackend {
     fn attend(
         &self,
         q: &candle_core::Tensor,
+        sinks: Option<&candle_core::Tensor>,
         cache: &(candle_core::Tensor, candle_core::Tensor),
         spec: &AttentionSpec,
         pages: &[u32],
@@ -95,7 +96,10 @@ impl CandleBackend {
             group * rows,
             spec.head_dim,
         ))?;
-        let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * f64::from(spec.scale))?;
+        let mut scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * f64::from(spec.scale))?;
+        if let Some(cap) = spec.soft_cap {
+            scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
+        }
         let mask = positions.iter().flat_map(|&position| {
             let (position, window) = (position as usize, spec.window.unwrap_or(usize::MAX));
             (0..keys).map(move |key| {
@@ -109,8 +113,17 @@ impl CandleBackend {
             group * rows,
             keys,
         ))?;
-        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+        let max = scores.max_keepdim(D::Minus1)?;
+        let weights = scores.broadcast_sub(&max)?.exp()?;
+        let mut total = weights.sum_keepdim(D::Minus1)?;
+        if let Some(sinks) = sinks {
+            // The rows of `total` are [kv_heads, group * rows, 1].
+            let sinks =
+                sinks.reshape((spec.kv_heads, group, 1))?.broadcast_as((spec.kv_heads, group, rows))?;
+            let sinks = sinks.contiguous()?.reshape((spec.kv_heads, group * rows, 1))?;
+            total = (total + sinks.sub(&max)?.exp()?)?;
+        }
+        let weights = weights.broadcast_div(&total)?;
         weights
             .matmul(&v)?
             .reshape((spec.kv_heads, group, rows, spec.head_dim))?
@@ -244,6 +257,10 @@ impl Backend for CandleBackend {
         Ok(())
     }
 
+    fn rows(&self, x: &Self::Buffer) -> usize {
+        x.dims().first().copied().unwrap_or(0)
+    }
+
     fn download<'a>(&mut self, x: &'a Self::Buffer, copy: &'a mut Vec<f32>) -> Result<&'a [f32], ModelError> {
         *copy = x.flatten_all().and_then(|x| x.to_vec1()).during("download")?;
         Ok(copy)
@@ -264,14 +281,24 @@ impl Backend for CandleBackend {
         Ok(())
     }
 
-    fn rms_norm(
+    fn norm(
         &mut self,
         x: &Self::Buffer,
-        gain: &Self::Vector,
+        norm: &Norm<Self::Vector>,
         eps: f32,
         out: &mut Self::Buffer,
     ) -> Result<(), ModelError> {
-        *out = rms_norm(x, gain, eps).during("RMS norm")?;
+        let normed = || match norm {
+            Norm::Rms { gain } => rms_norm(x, gain, eps),
+            Norm::Layer { gain, bias } => {
+                let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+                let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+                let normed =
+                    centred.broadcast_div(&(variance + f64::from(eps))?.sqrt()?)?.broadcast_mul(gain)?;
+                bias.as_ref().map_or(Ok(normed.clone()), |bias| normed.broadcast_add(bias))
+            }
+        };
+        *out = normed().during("norm")?;
         Ok(())
     }
 
@@ -370,6 +397,7 @@ impl Backend for CandleBackend {
     fn attention(
         &mut self,
         q: &Self::Buffer,
+        sinks: Option<&Self::Vector>,
         cache: &Self::Cache,
         layer: usize,
         spec: &AttentionSpec,
@@ -383,7 +411,7 @@ impl Backend for CandleBackend {
             let positions = &rows.positions[first..first + len];
             let part = q
                 .narrow(0, first, len)
-                .and_then(|q| self.attend(&q, &cache.layers[layer], spec, pages, positions))
+                .and_then(|q| self.attend(&q, sinks, &cache.layers[layer], spec, pages, positions))
                 .during("attention")?;
             attended.push(part);
             first += len;
@@ -398,11 +426,69 @@ impl Backend for CandleBackend {
         up: &Self::Buffer,
         activation: Activation,
     ) -> Result<(), ModelError> {
-        let activated = match activation {
-            Activation::Silu => gate.silu(),
-            Activation::GeluTanh => gate.gelu(),
+        let product = || match activation {
+            Activation::Silu => gate.silu()? * up,
+            Activation::GeluTanh => gate.gelu()? * up,
+            Activation::SwigluClamped => {
+                let clamped = gate.minimum(7.0)?;
+                let factor = ((&clamped * -1.702)?.exp()? + 1.0)?.recip()?;
+                (clamped * factor)? * (up.clamp(-7.0, 7.0)? + 1.0)?
+            }
         };
-        *gate = activated.and_then(|gate| gate * up).during("gated activation")?;
+        *gate = product().during("gated activation")?;
+        Ok(())
+    }
+
+    fn activate(&mut self, x: &mut Self::Buffer, activation: Activation) -> Result<(), ModelError> {
+        let activated = match activation {
+            Activation::Silu => x.silu(),
+            Activation::GeluTanh => x.gelu(),
+            Activation::SwigluClamped => return Err(ModelError::NoGate),
+        };
+        *x = activated.during("activation")?;
+        Ok(())
+    }
+
+    fn scale(&mut self, x: &mut Self::Buffer, factor: f32) -> Result<(), ModelError> {
+        *x = (&*x * f64::from(factor)).during("scaling")?;
+        Ok(())
+    }
+
+    fn zero(&mut self, x: &mut Self::Buffer, rows: usize, cols: usize) -> Result<(), ModelError> {
+        *x = candle_core::Tensor::zeros((rows, cols), DType::F32, &self.device).during("zeros")?;
+        Ok(())
+    }
+
+    fn copy_columns(
+        &mut self,
+        from: &Self::Buffer,
+        from_start: usize,
+        to: &mut Self::Buffer,
+        to_start: usize,
+        count: usize,
+    ) -> Result<(), ModelError> {
+        let (rows, after) = (to.dims()[0], to_start + count);
+        let copied = || {
+            let part = from.narrow(1, from_start, count)?;
+            to.slice_assign(&[0..rows, to_start..after], &part.contiguous()?)
+        };
+        *to = copied().during("copying columns")?;
+        Ok(())
+    }
+
+    fn scatter_add(
+        &mut self,
+        from: &Self::Buffer,
+        rows: &[u32],
+        weights: &[f32],
+        to: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let added = || {
+            let weights = candle_core::Tensor::from_slice(weights, (weights.len(), 1), &self.device)?;
+            let rows = self.indices(rows.iter().map(|&row| row as usize))?;
+            to.index_add(&rows, &from.broadcast_mul(&weights)?, 0)
+        };
+        *to = added().during("adding rows")?;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use moli_kernels::{
 
 use crate::backend::{AttentionSpec, Rows};
 use crate::config::Activation;
-use crate::weights::Linear;
+use crate::weights::{Linear, Norm};
 use crate::{Backend, KvType, ModelError};
 
 pub use cache::CpuCache;
@@ -28,7 +28,7 @@ pub struct CpuBackend {
     scratch: Scratch,
 }
 
-/// Activations, `[rows, cols]` f32; the allocation is for the largest batch.
+/// Activations, `[rows, cols]` f32; the allocation is for the largest batch of the widest rows that go in.
 pub struct CpuBuffer {
     data: Vec<f32>,
     rows: usize,
@@ -45,11 +45,11 @@ impl CpuBuffer {
         &mut self.data[..self.rows * self.cols]
     }
 
-    /// Puts `rows` in use.
+    /// Puts `rows` rows of `cols` columns in use.
     ///
     /// The logits' buffer alone starts smaller than its limit and grows: a prompt needs one row of it, scoring many.
-    fn resize(&mut self, rows: usize) -> &mut [f32] {
-        self.rows = rows;
+    fn resize(&mut self, rows: usize, cols: usize) -> &mut [f32] {
+        (self.rows, self.cols) = (rows, cols);
         if self.data.len() < rows * self.cols {
             self.data.resize(rows * self.cols, 0.0);
         }
@@ -143,6 +143,10 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn rows(&self, x: &Self::Buffer) -> usize {
+        x.rows
+    }
+
     fn download<'a>(&mut self, x: &'a Self::Buffer, _: &'a mut Vec<f32>) -> Result<&'a [f32], ModelError> {
         Ok(x.data())
     }
@@ -154,8 +158,8 @@ impl Backend for CpuBackend {
         scale: f32,
         out: &mut Self::Buffer,
     ) -> Result<(), ModelError> {
-        let cols = out.cols;
-        for (row, &token) in out.resize(tokens.len()).chunks_exact_mut(cols).zip(tokens) {
+        let cols = table.cols();
+        for (row, &token) in out.resize(tokens.len(), cols).chunks_exact_mut(cols).zip(tokens) {
             table.dequantize_row(token as usize, row)?;
         }
         if scale != 1.0 {
@@ -164,14 +168,21 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn rms_norm(
+    fn norm(
         &mut self,
         x: &Self::Buffer,
-        gain: &Self::Vector,
+        norm: &Norm<Self::Vector>,
         eps: f32,
         out: &mut Self::Buffer,
     ) -> Result<(), ModelError> {
-        self.kernels.rms_norm(&self.pool, x.data(), gain, eps, out.resize(x.rows));
+        let out = out.resize(x.rows, x.cols);
+        match norm {
+            Norm::Rms { gain } => self.kernels.rms_norm(&self.pool, x.data(), gain, eps, out),
+            Norm::Layer { gain, bias } => {
+                let bias = bias.as_deref().unwrap_or_default();
+                self.kernels.layer_norm(&self.pool, x.data(), (gain, bias), eps, out);
+            }
+        }
         Ok(())
     }
 
@@ -196,7 +207,7 @@ impl Backend for CpuBackend {
         let products = into.iter_mut().map(|(linear, out)| Product {
             weights: &linear.weight,
             bias: linear.bias.as_deref(),
-            out: out.resize(x.rows),
+            out: out.resize(x.rows, linear.weight.rows()),
         });
         Ok(kernels.matmul_all(pool, products, activations, scratch)?)
     }
@@ -230,6 +241,7 @@ impl Backend for CpuBackend {
     fn attention(
         &mut self,
         q: &Self::Buffer,
+        sinks: Option<&Self::Vector>,
         cache: &Self::Cache,
         layer: usize,
         spec: &AttentionSpec,
@@ -248,10 +260,11 @@ impl Backend for CpuBackend {
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
             scale: spec.scale,
-            soft_cap: None,
+            soft_cap: spec.soft_cap,
             window: spec.window,
+            sinks: sinks.map(Vec::as_slice),
         };
-        Ok(self.kernels.attention(&self.pool, &args, out.resize(q.rows))?)
+        Ok(self.kernels.attention(&self.pool, &args, out.resize(q.rows, q.cols))?)
     }
 
     fn gated(
@@ -263,6 +276,59 @@ impl Backend for CpuBackend {
         match activation {
             Activation::Silu => self.kernels.swiglu(&self.pool, gate.data_mut(), up.data()),
             Activation::GeluTanh => self.kernels.geglu(&self.pool, gate.data_mut(), up.data()),
+            Activation::SwigluClamped => {
+                self.kernels.swiglu_clamped(&self.pool, gate.data_mut(), up.data());
+            }
+        }
+        Ok(())
+    }
+
+    fn activate(&mut self, x: &mut Self::Buffer, activation: Activation) -> Result<(), ModelError> {
+        match activation {
+            Activation::Silu => self.kernels.silu(&self.pool, x.data_mut()),
+            Activation::GeluTanh => self.kernels.gelu(&self.pool, x.data_mut()),
+            Activation::SwigluClamped => return Err(ModelError::NoGate),
+        }
+        Ok(())
+    }
+
+    fn scale(&mut self, x: &mut Self::Buffer, factor: f32) -> Result<(), ModelError> {
+        self.kernels.scale(&self.pool, x.data_mut(), factor);
+        Ok(())
+    }
+
+    fn zero(&mut self, x: &mut Self::Buffer, rows: usize, cols: usize) -> Result<(), ModelError> {
+        x.resize(rows, cols).fill(0.0);
+        Ok(())
+    }
+
+    fn copy_columns(
+        &mut self,
+        from: &Self::Buffer,
+        from_start: usize,
+        to: &mut Self::Buffer,
+        to_start: usize,
+        count: usize,
+    ) -> Result<(), ModelError> {
+        let (from_cols, to_cols) = (from.cols, to.cols);
+        let rows = to.data_mut().chunks_exact_mut(to_cols).zip(from.data().chunks_exact(from_cols));
+        for (to, from) in rows {
+            to[to_start..to_start + count].copy_from_slice(&from[from_start..from_start + count]);
+        }
+        Ok(())
+    }
+
+    fn scatter_add(
+        &mut self,
+        from: &Self::Buffer,
+        rows: &[u32],
+        weights: &[f32],
+        to: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let cols = from.cols;
+        for ((from, &row), &weight) in from.data().chunks_exact(cols).zip(rows).zip(weights) {
+            let start = row as usize * cols;
+            self.kernels.add_scaled(&mut to.data_mut()[start..start + cols], from, weight);
         }
         Ok(())
     }
@@ -279,7 +345,7 @@ impl Backend for CpuBackend {
 
     fn select(&mut self, x: &Self::Buffer, rows: &[u32], out: &mut Self::Buffer) -> Result<(), ModelError> {
         let cols = x.cols;
-        for (to, &row) in out.resize(rows.len()).chunks_exact_mut(cols).zip(rows) {
+        for (to, &row) in out.resize(rows.len(), cols).chunks_exact_mut(cols).zip(rows) {
             let start = row as usize * cols;
             to.copy_from_slice(&x.data()[start..start + cols]);
         }

@@ -1,7 +1,7 @@
 //! The forward pass.
 //!
-//! One pre-norm transformer decoder, read top to bottom in `Decoder::compute`; what differs between architectures is a
-//! field of [`Config`] or an optional tensor. Every buffer is allocated when the model is loaded.
+//! One transformer decoder, read top to bottom from `Decoder::compute`; what differs between architectures is a field of
+//! [`Config`] or an optional tensor. Every buffer is allocated when the model is loaded.
 //!
 //! One arithmetic: a row's result depends on its own token, position and earlier keys and values only, bit for bit,
 //! whatever else is in the batch and however the prompt was cut into batches.
@@ -10,9 +10,11 @@ use moli_format::Gguf;
 use moli_kernels::{KvSlot, RopeAngles};
 
 use crate::backend::{AttentionSpec, Rows};
-use crate::weights::Weights;
+use crate::experts::Routes;
+use crate::weights::{Attention, FeedForward, LatentAttention, Layer, Mixture, Mlp, Norm, Weights};
 use crate::{
-    Backend, Batch, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope, Runtime, pages_of,
+    Backend, Batch, Config, Latent, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope, Runtime,
+    pages_of,
 };
 
 /// A model on a backend.
@@ -27,8 +29,6 @@ pub struct Decoder<B: Backend> {
     angles: RopeAngles,
     angles_local: RopeAngles,
     slots: Vec<KvSlot>,
-    /// The logits, of a device whose memory the host does not read.
-    downloaded: Vec<f32>,
 }
 
 /// Activations of one batch; every buffer is `[rows, …]`.
@@ -37,7 +37,7 @@ struct Scratch<B: Backend> {
     x: B::Buffer,
     /// What a norm or a projection makes of it, `[hidden]`.
     h: B::Buffer,
-    /// What the second norm makes of that, `[hidden]`.
+    /// What attention or the feed-forward network gives, or the second norm makes of that, `[hidden]`.
     normed: B::Buffer,
     q: B::Buffer,
     k: B::Buffer,
@@ -46,10 +46,87 @@ struct Scratch<B: Backend> {
     attended: B::Buffer,
     gate: B::Buffer,
     up: B::Buffer,
+    experts: Option<ExpertScratch<B>>,
+    latent: Option<LatentScratch<B>>,
     /// Rows whose logits are wanted, `[hidden]`.
     last: B::Buffer,
     last_normed: B::Buffer,
     logits: B::Buffer,
+    /// What the host reads of a device whose memory it does not see.
+    downloaded: Vec<f32>,
+}
+
+/// What layers with experts need more.
+struct ExpertScratch<B: Backend> {
+    /// The router's logits, `[experts]`; the shared expert's weight, `[1]`.
+    logits: B::Buffer,
+    /// The rows of one expert, `[hidden]`.
+    rows: B::Buffer,
+    /// What it makes of them, `[hidden]`.
+    out: B::Buffer,
+    routes: Routes,
+    /// All rows, and a weight for each.
+    all: (Vec<u32>, Vec<f32>),
+}
+
+/// What latent attention needs more.
+struct LatentScratch<B: Backend> {
+    /// The query's bottleneck, and that normed, `[q_rank]`.
+    q_down: [B::Buffer; 2],
+    /// The queries of all heads, `[heads * (plain + rotated)]`; the values later, `[heads * value]`.
+    heads: B::Buffer,
+    /// Their rotated parts, `[heads * rotated]`.
+    rotated: B::Buffer,
+    /// The latent vector and the key's rotated part, `[kv_rank + rotated]`.
+    kv: B::Buffer,
+    /// A part of one head, and what a matrix makes of it.
+    parts: [B::Buffer; 2],
+}
+
+impl<B: Backend> Scratch<B> {
+    fn new(backend: &B, config: &Config, max_rows: usize) -> Result<Self, ModelError> {
+        let buffer = |cols: usize| backend.buffer(max_rows, cols);
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (hidden, ffn) = (config.hidden, config.widest_ffn());
+        let outputs = MAX_OUTPUTS.min(max_rows);
+        let experts = config.experts.as_ref().map(|experts| {
+            Ok::<_, ModelError>(ExpertScratch {
+                logits: buffer(experts.count)?,
+                rows: buffer(hidden)?,
+                out: buffer(hidden)?,
+                routes: Routes::default(),
+                all: (Vec::with_capacity(max_rows), Vec::with_capacity(max_rows)),
+            })
+        });
+        let latent = config.latent.map(|latent| {
+            let part = latent.kv_rank.max(latent.plain).max(latent.value);
+            let q_rank = latent.q_rank.unwrap_or(1);
+            Ok::<_, ModelError>(LatentScratch {
+                q_down: [buffer(q_rank)?, buffer(q_rank)?],
+                heads: buffer(config.q_width().max(config.attended_width()).max(q))?,
+                rotated: buffer(config.heads * latent.rotated)?,
+                kv: buffer(latent.width())?,
+                parts: [buffer(part)?, buffer(part)?],
+            })
+        });
+        Ok(Self {
+            x: buffer(hidden)?,
+            h: buffer(hidden)?,
+            normed: buffer(hidden)?,
+            q: buffer(q)?,
+            k: buffer(kv)?,
+            v: buffer(kv)?,
+            attended: buffer(q)?,
+            gate: buffer(ffn)?,
+            up: buffer(ffn)?,
+            experts: experts.transpose()?,
+            latent: latent.transpose()?,
+            last: backend.buffer(outputs, hidden)?,
+            last_normed: backend.buffer(outputs, hidden)?,
+            logits: backend.buffer(1, config.vocab)?,
+            downloaded: Vec::new(),
+        })
+    }
 }
 
 impl<B: Backend> Decoder<B> {
@@ -64,27 +141,11 @@ impl<B: Backend> Decoder<B> {
             .ok_or_else(|| ModelError::MissingTensor { name: embeddings.to_owned() })?
             .rows();
         let config = Config::from_metadata(gguf.metadata(), vocab)?;
-        let weights = Weights::load(gguf, &config, &backend)?;
+        let weights = Weights::load(gguf, &config, options.context, &backend)?;
 
         let max_rows = options.max_rows.max(1);
-        let kv_width = config.kv_heads * config.head_dim;
-        backend.reserve(max_rows, config.hidden.max(config.heads * config.head_dim).max(config.ffn))?;
-        let buffer = |cols: usize| backend.buffer(max_rows, cols);
-        let outputs = MAX_OUTPUTS.min(max_rows);
-        let scratch = Scratch {
-            x: buffer(config.hidden)?,
-            h: buffer(config.hidden)?,
-            normed: buffer(config.hidden)?,
-            q: buffer(config.heads * config.head_dim)?,
-            k: buffer(kv_width)?,
-            v: buffer(kv_width)?,
-            attended: buffer(config.heads * config.head_dim)?,
-            gate: buffer(config.ffn)?,
-            up: buffer(config.ffn)?,
-            last: backend.buffer(outputs, config.hidden)?,
-            last_normed: backend.buffer(outputs, config.hidden)?,
-            logits: backend.buffer(1, config.vocab)?,
-        };
+        backend.reserve(max_rows, config.widest_input())?;
+        let scratch = Scratch::new(&backend, &config, max_rows)?;
         let pages = pages_of(options.context);
         let cache = backend.cache(config.layers, pages, config.kv_heads, config.head_dim, options.kv_type)?;
         Ok(Self {
@@ -98,24 +159,12 @@ impl<B: Backend> Decoder<B> {
             pages,
             max_rows,
             slots: Vec::with_capacity(max_rows),
-            downloaded: Vec::new(),
         })
     }
 
     /// Logits of the wanted rows. `self.slots` and the batch have been checked.
     fn compute(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
-        let Self {
-            backend: b,
-            config: c,
-            weights: w,
-            scratch: s,
-            cache,
-            angles,
-            angles_local,
-            downloaded,
-            ..
-        } = self;
-        let eps = c.norm_eps;
+        let Self { backend: b, config: c, weights: w, scratch: s, cache, angles, angles_local, .. } = self;
         let rows = Rows {
             positions: batch.positions,
             sequences: batch.sequences,
@@ -130,44 +179,44 @@ impl<B: Backend> Decoder<B> {
         b.embed(&w.token_embd, batch.tokens, c.embedding_scale, &mut s.x)?;
         for (i, layer) in w.layers.iter().enumerate() {
             // Attention: which earlier tokens matter here, and what they say.
-            b.rms_norm(&s.x, &layer.attn_norm, eps, &mut s.h)?;
-            b.project(&s.h, &mut [(&layer.q, &mut s.q), (&layer.k, &mut s.k), (&layer.v, &mut s.v)])?;
-            if let Some(gain) = &layer.q_norm {
-                b.rms_norm_heads(&mut s.q, gain, eps)?;
+            let angles = if c.window_of(i).is_some() { &*angles_local } else { &*angles };
+            let angles = c.rotated[i].then_some(angles);
+            let input = normed(b, &s.x, layer.attn_norm.as_ref(), c.norm_eps, &mut s.h)?;
+            match &layer.attention {
+                Attention::Heads { q, k, v, q_norm, k_norm } => {
+                    b.project(input, &mut [(q, &mut s.q), (k, &mut s.k), (v, &mut s.v)])?;
+                    for (x, gain) in [(&mut s.q, q_norm), (&mut s.k, k_norm)] {
+                        if let Some(gain) = gain {
+                            b.rms_norm_heads(x, gain, c.norm_eps)?;
+                        }
+                        if let Some(angles) = angles {
+                            b.rope(x, angles, c.rope.style, c.head_dim)?;
+                        }
+                    }
+                }
+                Attention::Latent(attention) => latent_queries(b, c, attention, angles, s)?,
             }
-            if let Some(gain) = &layer.k_norm {
-                b.rms_norm_heads(&mut s.k, gain, eps)?;
-            }
-            let window = c.window_of(i);
-            let angles = if window.is_some() { &*angles_local } else { &*angles };
-            b.rope(&mut s.q, angles, c.rope.style, c.head_dim)?;
-            b.rope(&mut s.k, angles, c.rope.style, c.head_dim)?;
             let spec = AttentionSpec {
                 heads: c.heads,
                 kv_heads: c.kv_heads,
                 head_dim: c.head_dim,
                 scale: c.attention_scale,
-                window,
+                soft_cap: c.attention_soft_cap,
+                window: c.window_of(i),
             };
-            b.store(cache, i, &spec, &s.k, &s.v, &rows)?;
-            b.attention(&s.q, cache, i, &spec, &rows, &mut s.attended)?;
-            b.project(&s.attended, &mut [(&layer.o, &mut s.h)])?;
-            if let Some(gain) = &layer.post_attn_norm {
-                b.rms_norm(&s.h, gain, eps, &mut s.normed)?;
-                std::mem::swap(&mut s.h, &mut s.normed);
+            // A latent vector is key and value.
+            let values = if c.latent.is_some() { &s.k } else { &s.v };
+            b.store(cache, i, &spec, &s.k, values, &rows)?;
+            b.attention(&s.q, layer.sinks.as_ref(), cache, i, &spec, &rows, &mut s.attended)?;
+            if let Attention::Latent(attention) = &layer.attention {
+                latent_values(b, c, attention, s)?;
             }
-            b.add(&mut s.x, &s.h)?;
+            b.project(&s.attended, &mut [(&layer.o, &mut s.normed)])?;
+            add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
 
             // Feed-forward: what each token makes of it by itself.
-            b.rms_norm(&s.x, &layer.ffn_norm, eps, &mut s.h)?;
-            b.project(&s.h, &mut [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)])?;
-            b.gated(&mut s.gate, &s.up, c.activation)?;
-            b.project(&s.gate, &mut [(&layer.down, &mut s.h)])?;
-            if let Some(gain) = &layer.post_ffn_norm {
-                b.rms_norm(&s.h, gain, eps, &mut s.normed)?;
-                std::mem::swap(&mut s.h, &mut s.normed);
-            }
-            b.add(&mut s.x, &s.h)?;
+            feed_forward(b, c, layer, s)?;
+            add_to_stream(b, c, layer.post_ffn_norm.as_ref(), s)?;
         }
 
         if batch.outputs.is_empty() {
@@ -175,12 +224,15 @@ impl<B: Backend> Decoder<B> {
         }
         // The output head is a large matrix: only the rows that were asked for go through it.
         b.select(&s.x, batch.outputs, &mut s.last)?;
-        b.rms_norm(&s.last, &w.output_norm, eps, &mut s.last_normed)?;
+        b.norm(&s.last, &w.output_norm, c.norm_eps, &mut s.last_normed)?;
         b.project(&s.last_normed, &mut [(&w.output, &mut s.logits)])?;
+        if c.logit_scale != 1.0 {
+            b.scale(&mut s.logits, c.logit_scale)?;
+        }
         if let Some(cap) = c.logit_soft_cap {
             b.soft_cap(&mut s.logits, cap)?;
         }
-        b.download(&s.logits, downloaded)
+        b.download(&s.logits, &mut s.downloaded)
     }
 
     /// Refuses a batch that contradicts itself or the model, and finds the rows' slots.
@@ -289,12 +341,195 @@ impl<B: Backend> Runtime for Decoder<B> {
     }
 }
 
+/// `x` through a norm into `h`, or itself where there is none.
+fn normed<'a, B: Backend>(
+    b: &mut B,
+    x: &'a B::Buffer,
+    norm: Option<&Norm<B::Vector>>,
+    eps: f32,
+    h: &'a mut B::Buffer,
+) -> Result<&'a B::Buffer, ModelError> {
+    match norm {
+        Some(norm) => b.norm(x, norm, eps, h).map(|()| &*h),
+        None => Ok(x),
+    }
+}
+
+/// Adds `s.normed`, through its norm where there is one, to the residual stream.
+fn add_to_stream<B: Backend>(
+    b: &mut B,
+    c: &Config,
+    norm: Option<&Norm<B::Vector>>,
+    s: &mut Scratch<B>,
+) -> Result<(), ModelError> {
+    if let Some(norm) = norm {
+        b.norm(&s.normed, norm, c.norm_eps, &mut s.h)?;
+        std::mem::swap(&mut s.h, &mut s.normed);
+    }
+    if c.residual_scale != 1.0 {
+        b.scale(&mut s.normed, c.residual_scale)?;
+    }
+    b.add(&mut s.x, &s.normed)
+}
+
+/// The feed-forward network of a layer, of `s.x` into `s.normed`.
+fn feed_forward<B: Backend>(
+    b: &mut B,
+    c: &Config,
+    layer: &Layer<B>,
+    s: &mut Scratch<B>,
+) -> Result<(), ModelError> {
+    let Scratch { x, h, normed: out, gate, up, experts, downloaded, .. } = s;
+    let input = normed(b, x, layer.ffn_norm.as_ref(), c.norm_eps, h)?;
+    match (&layer.ffn, experts) {
+        (FeedForward::Dense(network), _) => mlp(b, c, network, input, (gate, up), out),
+        (FeedForward::Experts(mixture), Some(scratch)) => {
+            mix(b, c, mixture, input, scratch, (gate, up, downloaded), out)
+        }
+        // The scratch is made for the configuration that the layers follow.
+        (FeedForward::Experts(_), None) => Ok(()),
+    }
+}
+
+/// `down · (activation(gate · x) * (up · x))`, or without a gate `down · activation(up · x)`.
+fn mlp<B: Backend>(
+    b: &mut B,
+    c: &Config,
+    network: &Mlp<B>,
+    x: &B::Buffer,
+    (gate, up): (&mut B::Buffer, &mut B::Buffer),
+    out: &mut B::Buffer,
+) -> Result<(), ModelError> {
+    match &network.gate {
+        Some(matrix) => {
+            b.project(x, &mut [(matrix, &mut *gate), (&network.up, &mut *up)])?;
+            b.gated(gate, up, c.activation)?;
+            b.project(gate, &mut [(&network.down, out)])
+        }
+        None => {
+            b.project(x, &mut [(&network.up, &mut *up)])?;
+            b.activate(up, c.activation)?;
+            b.project(up, &mut [(&network.down, out)])
+        }
+    }
+}
+
+/// Each row through the experts that the router chooses for it, weighted and added up.
+fn mix<B: Backend>(
+    b: &mut B,
+    c: &Config,
+    mixture: &Mixture<B>,
+    x: &B::Buffer,
+    s: &mut ExpertScratch<B>,
+    (gate, up, downloaded): (&mut B::Buffer, &mut B::Buffer, &mut Vec<f32>),
+    out: &mut B::Buffer,
+) -> Result<(), ModelError> {
+    let Some(experts) = &c.experts else { return Ok(()) };
+    let count = b.rows(x);
+    b.project(x, &mut [(&mixture.router, &mut s.logits)])?;
+    s.routes.choose(experts, b.download(&s.logits, downloaded)?, mixture.choice_bias.as_deref());
+    b.zero(out, count, c.hidden)?;
+    s.routes.each(|expert, rows, weights| {
+        b.select(x, rows, &mut s.rows)?;
+        mlp(b, c, &mixture.experts[expert], &s.rows, (&mut *gate, &mut *up), &mut s.out)?;
+        b.scatter_add(&s.out, rows, weights, out)
+    })?;
+    let Some(shared) = &mixture.shared else { return Ok(()) };
+    mlp(b, c, shared, x, (gate, up), &mut s.out)?;
+    let Some(gate) = &mixture.shared_gate else { return b.add(out, &s.out) };
+    b.project(x, &mut [(gate, &mut s.logits)])?;
+    let (rows, weights) = &mut s.all;
+    rows.clear();
+    rows.extend(0..count as u32);
+    weights.clear();
+    weights.extend(b.download(&s.logits, downloaded)?.iter().map(|x| 1.0 / (1.0 + (-x).exp())));
+    b.scatter_add(&s.out, rows, weights, out)
+}
+
+/// Queries and the key of latent attention into `s.q` and `s.k`: what is compared is `[latent vector, rotated part]`.
+fn latent_queries<B: Backend>(
+    b: &mut B,
+    c: &Config,
+    w: &LatentAttention<B>,
+    angles: Option<&RopeAngles>,
+    s: &mut Scratch<B>,
+) -> Result<(), ModelError> {
+    let (Some(l), Some(Latent { kv_rank, plain, rotated, .. })) = (&mut s.latent, c.latent) else {
+        return Ok(());
+    };
+    let (width, head_dim) = (kv_rank + rotated, plain + rotated);
+    let x = if c.pre_norm { &s.h } else { &s.x };
+    let [part, made] = &mut l.parts;
+
+    // The key: the normed latent vector, and its rotated part, the same for all heads.
+    b.project(x, &mut [(&w.kv_down, &mut l.kv)])?;
+    let count = b.rows(&l.kv);
+    b.zero(part, count, kv_rank)?;
+    b.copy_columns(&l.kv, 0, part, 0, kv_rank)?;
+    b.norm(part, &w.kv_norm, c.norm_eps, made)?;
+    b.zero(&mut l.rotated, count, rotated)?;
+    b.copy_columns(&l.kv, kv_rank, &mut l.rotated, 0, rotated)?;
+    if let Some(angles) = angles {
+        b.rope(&mut l.rotated, angles, c.rope.style, rotated)?;
+    }
+    b.zero(&mut s.k, count, width)?;
+    b.copy_columns(made, 0, &mut s.k, 0, kv_rank)?;
+    b.copy_columns(&l.rotated, 0, &mut s.k, kv_rank, rotated)?;
+
+    // The queries: the plain part of each goes to the latent space.
+    match &w.q_down {
+        Some((down, norm)) => {
+            let [low, low_normed] = &mut l.q_down;
+            b.project(x, &mut [(down, &mut *low)])?;
+            b.norm(low, norm, c.norm_eps, low_normed)?;
+            b.project(low_normed, &mut [(&w.q, &mut l.heads)])?;
+        }
+        None => b.project(x, &mut [(&w.q, &mut l.heads)])?,
+    }
+    b.zero(&mut l.rotated, count, c.heads * rotated)?;
+    for head in 0..c.heads {
+        b.copy_columns(&l.heads, head * head_dim + plain, &mut l.rotated, head * rotated, rotated)?;
+    }
+    if let Some(angles) = angles {
+        b.rope(&mut l.rotated, angles, c.rope.style, rotated)?;
+    }
+    b.zero(&mut s.q, count, c.heads * width)?;
+    for (head, to_latent) in w.to_latent.iter().enumerate() {
+        b.zero(part, count, plain)?;
+        b.copy_columns(&l.heads, head * head_dim, part, 0, plain)?;
+        b.project(part, &mut [(to_latent, &mut *made)])?;
+        b.copy_columns(made, 0, &mut s.q, head * width, kv_rank)?;
+        b.copy_columns(&l.rotated, head * rotated, &mut s.q, head * width + kv_rank, rotated)?;
+    }
+    Ok(())
+}
+
+/// `s.attended`, what latent attention found, of each head from the latent space to its value.
+fn latent_values<B: Backend>(
+    b: &mut B,
+    c: &Config,
+    w: &LatentAttention<B>,
+    s: &mut Scratch<B>,
+) -> Result<(), ModelError> {
+    let (Some(l), Some(Latent { kv_rank, rotated, value, .. })) = (&mut s.latent, c.latent) else {
+        return Ok(());
+    };
+    let count = b.rows(&s.attended);
+    let [part, made] = &mut l.parts;
+    b.zero(&mut l.heads, count, c.heads * value)?;
+    for (head, to_value) in w.to_value.iter().enumerate() {
+        b.zero(part, count, kv_rank)?;
+        b.copy_columns(&s.attended, head * (kv_rank + rotated), part, 0, kv_rank)?;
+        b.project(part, &mut [(to_value, &mut *made)])?;
+        b.copy_columns(made, 0, &mut l.heads, head * value, value)?;
+    }
+    std::mem::swap(&mut s.attended, &mut l.heads);
+    Ok(())
+}
+
 /// The angles of one kind of layer, with room for the largest batch.
 fn rope_angles(rope: &Rope, factors: Option<&[f32]>, max_rows: usize) -> Result<RopeAngles, ModelError> {
-    // Linear scaling is one factor for all pairs; Llama 3.1 has a factor of its own for each.
-    let scaled = |pair: usize| factors.and_then(|all| all.get(pair)).unwrap_or(&1.0) * rope.position_divisor;
-    let factors: Vec<f32> = (0..rope.dims / 2).map(scaled).collect();
-    let mut angles = RopeAngles::new(rope.dims, rope.base, Some(&factors));
+    let mut angles = rope.angles(factors);
     angles.reserve(max_rows)?;
     Ok(angles)
 }

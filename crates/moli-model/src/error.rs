@@ -73,6 +73,9 @@ pub enum ModelError {
         /// The type's name.
         found: &'static str,
     },
+    /// The activation is one of a gated network, and the network has no gate.
+    #[error("the activation needs a gate, and the feed-forward network has none")]
+    NoGate,
     /// A weight that has to be finite is not.
     #[error("tensor `{name}` holds {value} at element {index}")]
     WeightNotFinite {
@@ -118,7 +121,7 @@ pub enum ModelError {
         actual: usize,
     },
     /// A name that is none of a type of keys and values.
-    #[error("there is no KV type `{name}`: it is f16 or q8_0")]
+    #[error("there is no KV type `{name}`: it is f16, q8_0 or f32")]
     UnknownKvType {
         /// The name.
         name: String,

@@ -61,9 +61,15 @@ impl Footprint {
         let embeddings =
             gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |table| table.data.len() as u64);
 
-        let row = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.ffn;
+        let experts = config.experts.as_ref().map_or(0, |e| e.count + 2 * config.hidden + 2);
+        let latent = config.latent.map_or(0, |l| {
+            let part = l.kv_rank.max(l.plain).max(l.value);
+            let heads = config.q_width().max(config.attended_width()).max(q) + config.heads * l.rotated;
+            2 * l.q_rank.unwrap_or(1) + heads + l.width() + 2 * part
+        });
+        let row = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn() + experts + latent;
         let outputs = MAX_OUTPUTS.min(max_rows);
-        let widest = config.hidden.max(q).max(config.ffn);
+        let widest = config.widest_input();
         let angles = RopeAngles::bytes(config.rope.dims, max_rows)
             .saturating_add(RopeAngles::bytes(config.rope_local.dims, max_rows));
         let activations = [

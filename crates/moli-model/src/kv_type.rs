@@ -16,17 +16,20 @@ pub enum KvType {
     /// Integers of 8 bits with a scale for each 32 elements of a head: about half the memory, and for long contexts about
     /// half of what attention reads.
     Q8_0,
+    /// As computed: twice the memory of f16, for comparisons with what computes in f32.
+    F32,
 }
 
 impl KvType {
     /// All types.
-    pub const ALL: [Self; 2] = [Self::F16, Self::Q8_0];
+    pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::F32];
 
-    /// The name: `f16`, `q8_0`.
+    /// The name: `f16`, `q8_0`, `f32`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
             Self::Q8_0 => "q8_0",
+            Self::F32 => "f32",
         }
     }
 
@@ -34,6 +37,7 @@ impl KvType {
     pub fn page_bytes(self, layers: usize, kv_heads: usize, head_dim: usize) -> Option<u64> {
         let half = size_of::<u16>();
         let head = match self {
+            Self::F32 => head_dim.checked_mul(size_of::<f32>())?,
             Self::F16 => head_dim.checked_mul(half)?,
             Self::Q8_0 => head_dim.checked_add(head_dim.div_ceil(KV_BLOCK).checked_mul(half)?)?,
         };
@@ -67,7 +71,7 @@ mod tests {
             assert_eq!(kv_type.to_string().to_uppercase().parse::<KvType>().unwrap(), kv_type);
         }
         let error = "q4_0".parse::<KvType>().unwrap_err();
-        assert_eq!(error.to_string(), "there is no KV type `q4_0`: it is f16 or q8_0");
+        assert_eq!(error.to_string(), "there is no KV type `q4_0`: it is f16, q8_0 or f32");
         assert_eq!(KvType::default(), KvType::F16);
     }
 

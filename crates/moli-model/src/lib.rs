@@ -16,6 +16,7 @@ mod config;
 pub mod cpu;
 pub mod decoder;
 mod error;
+mod experts;
 mod footprint;
 pub mod kv;
 mod kv_type;
@@ -23,7 +24,9 @@ mod runtime;
 pub mod weights;
 
 pub use backend::Backend;
-pub use config::{ARCHITECTURES, Activation, Config, Rope, SlidingWindow};
+pub use config::{
+    ARCHITECTURES, Activation, Config, Experts, Gating, Latent, QkNorm, Rope, SlidingWindow, Yarn,
+};
 pub use error::ModelError;
 pub use footprint::{Footprint, Load};
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};

@@ -4,10 +4,11 @@
 //! error: leaving it out would change the model in silence.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
-use moli_format::{Gguf, Tensor, TensorType};
+use moli_format::{Bytes, Gguf, Tensor, TensorType};
 
-use crate::{Backend, Config, ModelError};
+use crate::{Backend, Config, Experts, Latent, ModelError, QkNorm};
 
 /// A matrix `[outputs, inputs]` and, where the model has one, a bias of `[outputs]`.
 pub struct Linear<B: Backend + ?Sized> {
@@ -17,34 +18,107 @@ pub struct Linear<B: Backend + ?Sized> {
     pub bias: Option<B::Vector>,
 }
 
+/// A norm of rows.
+pub enum Norm<V> {
+    /// RMS norm (arXiv:1910.07467).
+    Rms {
+        /// What the normed row is multiplied by.
+        gain: V,
+    },
+    /// LayerNorm (arXiv:1607.06450).
+    Layer {
+        /// What the normed row is multiplied by.
+        gain: V,
+        /// What is added then.
+        bias: Option<V>,
+    },
+}
+
 /// One transformer block.
 pub struct Layer<B: Backend> {
-    /// Gain of the norm before attention.
-    pub attn_norm: B::Vector,
-    /// Queries, `[heads * head_dim, hidden]`.
-    pub q: Linear<B>,
-    /// Keys, `[kv_heads * head_dim, hidden]`.
-    pub k: Linear<B>,
-    /// Values, `[kv_heads * head_dim, hidden]`.
-    pub v: Linear<B>,
-    /// Gain of the norm of each query head, `[head_dim]`.
-    pub q_norm: Option<B::Vector>,
-    /// Gain of the norm of each key head, `[head_dim]`.
-    pub k_norm: Option<B::Vector>,
-    /// Output of attention, `[hidden, heads * head_dim]`.
+    /// Before attention.
+    pub attn_norm: Option<Norm<B::Vector>>,
+    /// Queries, keys and values.
+    pub attention: Attention<B>,
+    /// A score of each head for a key without a value, `[heads]`.
+    pub sinks: Option<B::Vector>,
+    /// Output of attention, `[hidden, attended width]`.
     pub o: Linear<B>,
-    /// Gain of the norm after attention.
-    pub post_attn_norm: Option<B::Vector>,
-    /// Gain of the norm before the feed-forward network.
-    pub ffn_norm: B::Vector,
+    /// After attention.
+    pub post_attn_norm: Option<Norm<B::Vector>>,
+    /// Before the feed-forward network.
+    pub ffn_norm: Option<Norm<B::Vector>>,
+    /// The feed-forward network.
+    pub ffn: FeedForward<B>,
+    /// After the feed-forward network.
+    pub post_ffn_norm: Option<Norm<B::Vector>>,
+}
+
+/// Where queries, keys and values come from.
+pub enum Attention<B: Backend> {
+    /// A matrix for each.
+    Heads {
+        /// Queries, `[heads * head_dim, hidden]`.
+        q: Linear<B>,
+        /// Keys, `[kv_heads * head_dim, hidden]`.
+        k: Linear<B>,
+        /// Values, `[kv_heads * head_dim, hidden]`.
+        v: Linear<B>,
+        /// Gain of the norm of queries: of each head, or of all together.
+        q_norm: Option<B::Vector>,
+        /// Gain of the norm of keys.
+        k_norm: Option<B::Vector>,
+    },
+    /// A latent vector for keys and values; see [`Latent`].
+    Latent(Box<LatentAttention<B>>),
+}
+
+/// The matrices of latent attention.
+pub struct LatentAttention<B: Backend> {
+    /// The query's bottleneck, `[q_rank, hidden]`, and the norm in it.
+    pub q_down: Option<(Linear<B>, Norm<B::Vector>)>,
+    /// Queries, `[heads * head_dim, hidden or q_rank]`.
+    pub q: Linear<B>,
+    /// The latent vector and the rotated part of the key, `[kv_rank + rotated, hidden]`.
+    pub kv_down: Linear<B>,
+    /// The norm of the latent vector.
+    pub kv_norm: Norm<B::Vector>,
+    /// Of each head: the plain part of a query to the latent space, `[kv_rank, plain]`.
+    pub to_latent: Vec<Linear<B>>,
+    /// Of each head: what was found there to the value, `[value, kv_rank]`.
+    pub to_value: Vec<Linear<B>>,
+}
+
+/// What each token goes through by itself.
+pub enum FeedForward<B: Backend> {
+    /// One network.
+    Dense(Mlp<B>),
+    /// A few of many.
+    Experts(Box<Mixture<B>>),
+}
+
+/// `down · (activation(gate · x) * (up · x))`, or without a gate `down · activation(up · x)`.
+pub struct Mlp<B: Backend> {
     /// The gate, `[ffn, hidden]`.
-    pub gate: Linear<B>,
+    pub gate: Option<Linear<B>>,
     /// What is gated, `[ffn, hidden]`.
     pub up: Linear<B>,
     /// Back to the residual stream, `[hidden, ffn]`.
     pub down: Linear<B>,
-    /// Gain of the norm after the feed-forward network.
-    pub post_ffn_norm: Option<B::Vector>,
+}
+
+/// Experts and what chooses among them.
+pub struct Mixture<B: Backend> {
+    /// A logit for each expert, `[experts, hidden]`.
+    pub router: Linear<B>,
+    /// What is added to the experts' scores for the choice alone, `[experts]`.
+    pub choice_bias: Option<Vec<f32>>,
+    /// The experts.
+    pub experts: Vec<Mlp<B>>,
+    /// The one that every token goes through.
+    pub shared: Option<Mlp<B>>,
+    /// A weight for the shared one, `[1, hidden]`, through a sigmoid.
+    pub shared_gate: Option<Linear<B>>,
 }
 
 /// All tensors of a model.
@@ -53,58 +127,37 @@ pub struct Weights<B: Backend> {
     pub token_embd: B::Matrix,
     /// The blocks, in order.
     pub layers: Vec<Layer<B>>,
-    /// Gain of the last norm.
-    pub output_norm: B::Vector,
+    /// The last norm.
+    pub output_norm: Norm<B::Vector>,
     /// Logits, `[vocab, hidden]`; the embeddings again in models that tie them.
     pub output: Linear<B>,
-    /// Divisors of the rotary frequencies, `[rope.dims / 2]` (Llama 3.1's long context).
+    /// Factors on the rotary wavelengths, `[rope.dims / 2]` (Llama 3.1; LongRoPE, arXiv:2402.13753).
     pub rope_factors: Option<Vec<f32>>,
 }
 
 impl<B: Backend> Weights<B> {
-    /// Takes the tensors from a file.
+    /// Takes the tensors from a file; `context`: tokens of the longest sequence, by which LongRoPE chooses its factors.
     ///
     /// # Errors
     /// Names the tensor that is missing, of another shape or type, not finite, or of no use to the decoder.
-    pub fn load(gguf: &Gguf, config: &Config, backend: &B) -> Result<Self, ModelError> {
-        let mut loader = Loader { gguf, backend, used: HashSet::new() };
-        let (hidden, ffn, vocab) = (config.hidden, config.ffn, config.vocab);
-        let (q_rows, kv_rows) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    pub fn load(gguf: &Gguf, config: &Config, context: usize, backend: &B) -> Result<Self, ModelError> {
+        let mut loader = Loader { gguf, config, backend, used: HashSet::new() };
+        let (hidden, vocab) = (config.hidden, config.vocab);
 
         // Grown as the tensors are found: a file that claims a thousand layers reserves nothing for them.
         let mut layers = Vec::new();
         for i in 0..config.layers {
-            let name = |suffix: &str| format!("blk.{i}.{suffix}");
-            let norm = |loader: &mut Loader<'_, B>, wanted: bool, suffix: &str, len: usize| {
-                wanted.then(|| loader.vector(&name(suffix), len)).transpose()
-            };
-            let qkv_bias = if config.qkv_bias { Bias::Required } else { Bias::Optional };
-            layers.push(Layer {
-                attn_norm: loader.vector(&name("attn_norm.weight"), hidden)?,
-                q: loader.linear(&name("attn_q"), q_rows, hidden, qkv_bias)?,
-                k: loader.linear(&name("attn_k"), kv_rows, hidden, qkv_bias)?,
-                v: loader.linear(&name("attn_v"), kv_rows, hidden, qkv_bias)?,
-                q_norm: norm(&mut loader, config.qk_norm, "attn_q_norm.weight", config.head_dim)?,
-                k_norm: norm(&mut loader, config.qk_norm, "attn_k_norm.weight", config.head_dim)?,
-                o: loader.linear(&name("attn_output"), hidden, q_rows, Bias::Optional)?,
-                post_attn_norm: norm(&mut loader, config.post_norm, "post_attention_norm.weight", hidden)?,
-                ffn_norm: loader.vector(&name("ffn_norm.weight"), hidden)?,
-                gate: loader.linear(&name("ffn_gate"), ffn, hidden, Bias::Optional)?,
-                up: loader.linear(&name("ffn_up"), ffn, hidden, Bias::Optional)?,
-                down: loader.linear(&name("ffn_down"), hidden, ffn, Bias::Optional)?,
-                post_ffn_norm: norm(&mut loader, config.post_norm, "post_ffw_norm.weight", hidden)?,
-            });
+            layers.push(loader.layer(i)?);
         }
-
         let token_embd = loader.matrix("token_embd.weight", vocab, hidden)?;
-        let output_norm = loader.vector("output_norm.weight", hidden)?;
+        let output_norm = loader.norm("output_norm", hidden)?;
         let output = if gguf.tensor("output.weight").is_some() {
             loader.linear("output", vocab, hidden, Bias::Optional)?
         } else {
             Linear { weight: token_embd.clone(), bias: None }
         };
-        let rope_factors = loader.rope_factors(config)?;
-        loader.all_used(config)?;
+        let rope_factors = loader.rope_factors(context)?;
+        loader.all_used()?;
         Ok(Self { token_embd, layers, output_norm, output, rope_factors })
     }
 }
@@ -117,20 +170,207 @@ enum Bias {
 
 struct Loader<'a, B: Backend> {
     gguf: &'a Gguf,
+    config: &'a Config,
     backend: &'a B,
     used: HashSet<String>,
 }
 
-impl<B: Backend> Loader<'_, B> {
+impl<'a, B: Backend> Loader<'a, B> {
+    fn layer(&mut self, i: usize) -> Result<Layer<B>, ModelError> {
+        let config = self.config;
+        let hidden = config.hidden;
+        let name = |suffix: &str| format!("blk.{i}.{suffix}");
+        // What gpt-oss calls the norm after attention is the one before the feed-forward network.
+        let before_ffn = if self.has(&name("ffn_norm.weight")) { "ffn_norm" } else { "post_attention_norm" };
+        let norm = |loader: &mut Self, wanted: bool, stem: &str| {
+            wanted.then(|| loader.norm(&name(stem), hidden)).transpose()
+        };
+        Ok(Layer {
+            attn_norm: norm(self, config.pre_norm, "attn_norm")?,
+            attention: match &config.latent {
+                Some(latent) => Attention::Latent(Box::new(self.latent(i, latent)?)),
+                None => self.heads(i)?,
+            },
+            sinks: config.sinks.then(|| self.vector(&name("attn_sinks.weight"), config.heads)).transpose()?,
+            o: self.linear(&name("attn_output"), hidden, config.attended_width(), Bias::Optional)?,
+            post_attn_norm: norm(self, config.post_norm, "post_attention_norm")?,
+            ffn_norm: norm(self, config.pre_norm, before_ffn)?,
+            ffn: match &config.experts {
+                Some(experts) if experts.layers.get(i) == Some(&true) => {
+                    FeedForward::Experts(Box::new(self.mixture(i, experts)?))
+                }
+                _ => FeedForward::Dense(self.mlp(&name("ffn"), "", config.ffn)?),
+            },
+            post_ffn_norm: norm(self, config.post_norm, "post_ffw_norm")?,
+        })
+    }
+
+    fn heads(&mut self, i: usize) -> Result<Attention<B>, ModelError> {
+        let config = self.config;
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let name = |suffix: &str| format!("blk.{i}.{suffix}");
+        let bias = if config.qkv_bias { Bias::Required } else { Bias::Optional };
+        // Three tensors, or the rows of one after the other in one tensor.
+        let fused = name("attn_qkv");
+        let mut part = |stem: &str, rows: Range<usize>| {
+            if self.has(&format!("{fused}.weight")) {
+                self.rows_of(&fused, rows, q + 2 * kv, config.hidden, bias)
+            } else {
+                self.linear(&name(stem), rows.len(), config.hidden, bias)
+            }
+        };
+        let (q_linear, k, v) =
+            (part("attn_q", 0..q)?, part("attn_k", q..q + kv)?, part("attn_v", q + kv..q + 2 * kv)?);
+        let mut norm = |stem: &str, row: usize| {
+            let len = match config.qk_norm {
+                QkNorm::None => return Ok(None),
+                QkNorm::Head => config.head_dim,
+                QkNorm::Row => row,
+            };
+            self.vector(&name(stem), len).map(Some)
+        };
+        let (q_norm, k_norm) = (norm("attn_q_norm.weight", q)?, norm("attn_k_norm.weight", kv)?);
+        Ok(Attention::Heads { q: q_linear, k, v, q_norm, k_norm })
+    }
+
+    fn latent(&mut self, i: usize, latent: &Latent) -> Result<LatentAttention<B>, ModelError> {
+        let config = self.config;
+        let name = |suffix: &str| format!("blk.{i}.{suffix}");
+        let (hidden, rank) = (config.hidden, latent.kv_rank);
+        let q_down = match latent.q_rank {
+            Some(rank) => Some((
+                self.linear(&name("attn_q_a"), rank, hidden, Bias::Optional)?,
+                self.norm(&name("attn_q_a_norm"), rank)?,
+            )),
+            None => None,
+        };
+        let q = if q_down.is_some() { "attn_q_b" } else { "attn_q" };
+        let (to_latent, to_value) = if self.has(&name("attn_kv_b.weight")) {
+            self.latent_of_old(&name("attn_kv_b"), latent)?
+        } else {
+            let mut each = |stem: &str, rows: usize, cols: usize| {
+                (0..config.heads)
+                    .map(|head| self.slice(&name(stem), head, config.heads, rows, cols, Bias::Optional))
+                    .collect::<Result<Vec<_>, _>>()
+            };
+            (each("attn_k_b", rank, latent.plain)?, each("attn_v_b", latent.value, rank)?)
+        };
+        Ok(LatentAttention {
+            q: self.linear(&name(q), config.q_width(), latent.q_rank.unwrap_or(hidden), Bias::Optional)?,
+            q_down,
+            kv_down: self.linear(&name("attn_kv_a_mqa"), latent.width(), hidden, Bias::Optional)?,
+            kv_norm: self.norm(&name("attn_kv_a_norm"), rank)?,
+            to_latent,
+            to_value,
+        })
+    }
+
+    /// Files of before the latent form have, head after head, the matrix from the latent vector to the key above that to the
+    /// value. The first is needed the other way round.
+    fn latent_of_old(
+        &mut self,
+        stem: &str,
+        latent: &Latent,
+    ) -> Result<(Vec<Linear<B>>, Vec<Linear<B>>), ModelError> {
+        let (heads, rank) = (self.config.heads, latent.kv_rank);
+        let head_rows = latent.plain + latent.value;
+        let tensor = self.tensor(&format!("{stem}.weight"), &[rank, heads * head_rows])?;
+        let (mut to_latent, mut to_value) = (Vec::new(), Vec::new());
+        for head in 0..heads {
+            let first = head * head_rows;
+            let keys = rows(tensor, first..first + latent.plain)?;
+            let mut values = vec![0.0; latent.plain * rank];
+            moli_kernels::dequantize(keys.ttype, &keys.data, &mut values)?;
+            let turned = (0..rank).flat_map(|r| (0..latent.plain).map(move |p| (p, r)));
+            let data = turned.flat_map(|(p, r)| values[p * rank + r].to_le_bytes()).collect();
+            to_latent.push(Tensor {
+                ttype: TensorType::F32,
+                dims: vec![latent.plain as u64, rank as u64],
+                data: Bytes::from_vec(data),
+                ..keys
+            });
+            to_value.push(rows(tensor, first + latent.plain..first + head_rows)?);
+        }
+        let linear = |tensor: Tensor| Ok(Linear { weight: self.backend.matrix(&tensor)?, bias: None });
+        let all = |tensors: Vec<Tensor>| tensors.into_iter().map(linear).collect::<Result<_, ModelError>>();
+        Ok((all(to_latent)?, all(to_value)?))
+    }
+
+    /// The network `{stem}_gate{suffix}`, `{stem}_up{suffix}`, `{stem}_down{suffix}`.
+    fn mlp(&mut self, stem: &str, suffix: &str, ffn: usize) -> Result<Mlp<B>, ModelError> {
+        let hidden = self.config.hidden;
+        let (gate, up) = (format!("{stem}_gate{suffix}"), format!("{stem}_up{suffix}"));
+        // The gate in a tensor of its own, or as the first half of the other.
+        let fused = self.config.gated && !self.has(&format!("{gate}.weight"));
+        Ok(Mlp {
+            gate: if fused {
+                Some(self.rows_of(&up, 0..ffn, 2 * ffn, hidden, Bias::Optional)?)
+            } else if self.config.gated {
+                Some(self.linear(&gate, ffn, hidden, Bias::Optional)?)
+            } else {
+                None
+            },
+            up: if fused {
+                self.rows_of(&up, ffn..2 * ffn, 2 * ffn, hidden, Bias::Optional)?
+            } else {
+                self.linear(&up, ffn, hidden, Bias::Optional)?
+            },
+            down: self.linear(&format!("{stem}_down{suffix}"), hidden, ffn, Bias::Optional)?,
+        })
+    }
+
+    fn mixture(&mut self, i: usize, experts: &Experts) -> Result<Mixture<B>, ModelError> {
+        let hidden = self.config.hidden;
+        let name = |suffix: &str| format!("blk.{i}.{suffix}");
+        let choice_bias = name("exp_probs_b.bias");
+        let shared_gate = name("ffn_gate_inp_shexp");
+        let mut all = Vec::new();
+        for expert in 0..experts.count {
+            // One tensor for all experts, or, in files of 2023, one for each.
+            let mut linear = |stem: &str, rows: usize, cols: usize| {
+                let all = name(&format!("{stem}_exps"));
+                if self.has(&format!("{all}.weight")) {
+                    self.slice(&all, expert, experts.count, rows, cols, Bias::Optional)
+                } else {
+                    self.linear(&name(&format!("{stem}.{expert}")), rows, cols, Bias::Optional)
+                }
+            };
+            all.push(Mlp {
+                gate: Some(linear("ffn_gate", experts.ffn, hidden)?),
+                up: linear("ffn_up", experts.ffn, hidden)?,
+                down: linear("ffn_down", hidden, experts.ffn)?,
+            });
+        }
+        Ok(Mixture {
+            router: self.linear(&name("ffn_gate_inp"), experts.count, hidden, Bias::Optional)?,
+            choice_bias: match self.has(&choice_bias) {
+                true => Some(self.floats(&choice_bias, experts.count)?),
+                false => None,
+            },
+            experts: all,
+            shared: match experts.shared_ffn {
+                0 => None,
+                ffn => Some(self.mlp(&name("ffn"), "_shexp", ffn)?),
+            },
+            shared_gate: match self.has(&format!("{shared_gate}.weight")) {
+                true => Some(self.linear(&shared_gate, 1, hidden, Bias::Optional)?),
+                false => None,
+            },
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.gguf.tensor(name).is_some()
+    }
+
     /// The tensor of that name, if its shape is the expected one (contiguous dimension first).
-    fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<&Tensor, ModelError> {
+    fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<&'a Tensor, ModelError> {
         let tensor =
             self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
         let expected: Vec<u64> = expected.iter().map(|&n| n as u64).collect();
         // Writers may leave trailing dimensions of 1 in place.
-        let significant =
-            tensor.dims.iter().rposition(|&n| n != 1).map_or(1, |last| last + 1).max(expected.len());
-        if tensor.dims.get(..significant) != Some(expected.as_slice()) {
+        let significant = |dims: &[u64]| dims.iter().rposition(|&n| n != 1).map_or(0, |last| last + 1);
+        if tensor.dims.get(..significant(&tensor.dims)) != expected.get(..significant(&expected)) {
             return Err(ModelError::TensorShape {
                 name: name.to_owned(),
                 expected,
@@ -146,6 +386,16 @@ impl<B: Backend> Loader<'_, B> {
         backend.matrix(self.tensor(name, &[cols, rows])?)
     }
 
+    fn norm(&mut self, stem: &str, len: usize) -> Result<Norm<B::Vector>, ModelError> {
+        let gain = self.vector(&format!("{stem}.weight"), len)?;
+        if !self.config.layer_norm {
+            return Ok(Norm::Rms { gain });
+        }
+        let bias = format!("{stem}.bias");
+        let bias = self.has(&bias).then(|| self.vector(&bias, len)).transpose()?;
+        Ok(Norm::Layer { gain, bias })
+    }
+
     fn vector(&mut self, name: &str, len: usize) -> Result<B::Vector, ModelError> {
         let values = self.floats(name, len)?;
         self.backend.vector(values)
@@ -153,11 +403,18 @@ impl<B: Backend> Loader<'_, B> {
 
     /// A vector on the host: a float type, every element finite.
     fn floats(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
-        let tensor = self.tensor(name, &[len])?;
+        self.tensor(name, &[len])?;
+        self.all_floats(name)
+    }
+
+    /// The elements of a tensor that has been looked at, in their order.
+    fn all_floats(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let tensor =
+            self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
         if !matches!(tensor.ttype, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
             return Err(ModelError::TensorType { name: name.to_owned(), found: tensor.ttype.name() });
         }
-        let mut values = vec![0.0; len];
+        let mut values = vec![0.0; tensor.elements()];
         moli_kernels::dequantize(tensor.ttype, &tensor.data, &mut values)?;
         match values.iter().position(|value| !value.is_finite()) {
             Some(index) => {
@@ -174,24 +431,79 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Linear { weight, bias: present.then(|| self.vector(&name, rows)).transpose()? })
     }
 
-    /// `rope_freqs.weight`: what Llama 3.1's rotary scaling divides each frequency by.
-    fn rope_factors(&mut self, config: &Config) -> Result<Option<Vec<f32>>, ModelError> {
-        let name = "rope_freqs.weight";
-        if self.gguf.tensor(name).is_none() {
-            return Ok(None);
+    /// Some of the `all` rows of a matrix, and of its bias.
+    fn rows_of(
+        &mut self,
+        stem: &str,
+        range: Range<usize>,
+        all: usize,
+        cols: usize,
+        bias: Bias,
+    ) -> Result<Linear<B>, ModelError> {
+        let tensor = self.tensor(&format!("{stem}.weight"), &[cols, all])?;
+        let weight = self.backend.matrix(&rows(tensor, range.clone())?)?;
+        let name = format!("{stem}.bias");
+        let bias = match bias == Bias::Required || self.has(&name) {
+            true => Some(self.backend.vector(part(self.floats(&name, all)?, range))?),
+            false => None,
+        };
+        Ok(Linear { weight, bias })
+    }
+
+    /// One of `count` matrices, and of as many biases, that are in one tensor each.
+    fn slice(
+        &mut self,
+        stem: &str,
+        index: usize,
+        count: usize,
+        rows: usize,
+        cols: usize,
+        bias: Bias,
+    ) -> Result<Linear<B>, ModelError> {
+        let range = index * rows..(index + 1) * rows;
+        let tensor = self.tensor(&format!("{stem}.weight"), &[cols, rows, count])?;
+        let weight = self.backend.matrix(&self::rows(tensor, range.clone())?)?;
+        let name = format!("{stem}.bias");
+        let bias = match bias == Bias::Required || self.has(&name) {
+            true => {
+                self.tensor(&name, &[rows, count])?;
+                Some(self.backend.vector(part(self.all_floats(&name)?, range))?)
+            }
+            false => None,
+        };
+        Ok(Linear { weight, bias })
+    }
+
+    /// What each rotary wavelength is multiplied by: one list (Llama 3.1), or one for short and one for long sequences.
+    fn rope_factors(&mut self, context: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        let long = self.config.rope.original_context.is_some_and(|original| context > original);
+        let mut found = None;
+        for (name, wanted) in [
+            ("rope_freqs.weight", true),
+            ("rope_factors_long.weight", long),
+            ("rope_factors_short.weight", !long),
+        ] {
+            if self.has(name) {
+                let factors = self.positive(name)?;
+                found = if wanted { Some(factors) } else { found };
+            }
         }
-        let factors = self.floats(name, config.rope.dims / 2)?;
+        Ok(found)
+    }
+
+    fn positive(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let factors = self.floats(name, self.config.rope.dims / 2)?;
         match factors.iter().position(|&factor| factor <= 0.0) {
             Some(index) => Err(ModelError::OutOfRange {
                 key: format!("{name}[{index}]"),
                 value: factors[index].to_string(),
                 allowed: "above 0".to_owned(),
             }),
-            None => Ok(Some(factors)),
+            None => Ok(factors),
         }
     }
 
-    fn all_used(&self, config: &Config) -> Result<(), ModelError> {
+    fn all_used(&self) -> Result<(), ModelError> {
         let unused = self.gguf.tensors().find(|tensor| {
             // Inverse frequencies that converters of 2023 stored; they say nothing that the metadata doesn't.
             !self.used.contains(&tensor.name) && !tensor.name.contains(".attn_rot_embd")
@@ -199,9 +511,25 @@ impl<B: Backend> Loader<'_, B> {
         match unused {
             Some(tensor) => Err(ModelError::UnusedTensor {
                 name: tensor.name.clone(),
-                architecture: config.architecture.clone(),
+                architecture: self.config.architecture.clone(),
             }),
             None => Ok(()),
         }
     }
+}
+
+/// Rows of a matrix as a tensor of their own, in the same place.
+fn rows(tensor: &Tensor, range: Range<usize>) -> Result<Tensor, ModelError> {
+    let row = tensor.data.len() / tensor.rows().max(1);
+    let data = tensor.data.slice(range.start * row..range.end * row);
+    let data =
+        data.ok_or_else(|| ModelError::MissingTensor { name: format!("{}[{range:?}]", tensor.name) })?;
+    let dims = vec![tensor.cols() as u64, range.len() as u64];
+    Ok(Tensor { name: tensor.name.clone(), ttype: tensor.ttype, dims, data })
+}
+
+/// A part of a vector.
+fn part(mut values: Vec<f32>, range: Range<usize>) -> Vec<f32> {
+    values.truncate(range.end);
+    values.split_off(range.start.min(values.len()))
 }

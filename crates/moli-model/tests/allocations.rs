@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use moli_format::{Gguf, ReadMode, TensorType};
-use moli_model::{ARCHITECTURES, BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, load};
+use moli_model::{BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, load};
 use moli_testkit::TinyModel;
 
 struct Counting;
@@ -111,7 +111,7 @@ fn decode<const N: usize>(runtime: &mut dyn Runtime, sequences: &mut [Sequence; 
 /// One test, so that no other allocates at the same time.
 #[test]
 fn a_running_model_allocates_nothing() {
-    let models = ARCHITECTURES.iter().map(|&architecture| (architecture, TensorType::Q8_0));
+    let models = TinyModel::ARCHITECTURES.iter().map(|&architecture| (architecture, TensorType::Q8_0));
     let models = models.chain([("llama", TensorType::Q4K), ("llama", TensorType::F16)]);
     let models = models.flat_map(|model| KvType::ALL.map(|kv_type| (model, kv_type)));
     for (((architecture, matrix), kv_type), threads) in models.flat_map(|model| [(model, 1), (model, 2)]) {

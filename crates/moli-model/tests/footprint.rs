@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use moli_format::{Gguf, ReadMode, TensorType};
 use moli_model::{
-    ARCHITECTURES, BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS, load,
-    pages_of,
+    BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS, load, pages_of,
 };
 use moli_testkit::TinyModel;
 
@@ -85,7 +84,7 @@ fn a_model_takes_what_was_said_beforehand() {
     let path = folder.path().join("model.gguf");
     let small = Load { threads: 1, max_rows: 16, outputs: 1, context: 64 };
     let wide = Load { threads: 2, max_rows: 512, outputs: 5, context: 1600 };
-    for architecture in ARCHITECTURES {
+    for architecture in TinyModel::ARCHITECTURES {
         for matrix in [TensorType::Q8_0, TensorType::Q4K, TensorType::F16] {
             let model = TinyModel { matrix, layers: 6, ..TinyModel::new(architecture) };
             model.write(&path).unwrap();

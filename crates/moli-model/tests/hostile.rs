@@ -106,13 +106,13 @@ fn an_unknown_architecture() {
 #[test]
 fn features_that_would_be_ignored() {
     for (key, value) in [
-        ("llama.rope.scaling.type", Value::from("yarn")),
-        ("llama.expert_count", Value::from(8u32)),
+        ("llama.rope.scaling.type", Value::from("dynamic")),
+        ("llama.rope.scaling.attn_factor", Value::from(1.5f32)),
         ("llama.logit_scale", Value::from(0.5f32)),
         ("llama.residual_scale", Value::from(0.5f32)),
         ("llama.embedding_scale", Value::from(12.0f32)),
         ("llama.attention.clamp_kqv", Value::from(8.0f32)),
-        ("llama.attn_logit_softcapping", Value::from(50.0f32)),
+        ("llama.attention.max_alibi_bias", Value::from(8.0f32)),
         ("llama.attention.head_count_kv", Value::from(vec![2u32, 4])),
     ] {
         let error = error_with(key, value);

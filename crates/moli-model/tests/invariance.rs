@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use moli_format::{Gguf, ReadMode, TensorType};
-use moli_kernels::{Isa, SUPPORTED};
-use moli_model::{ARCHITECTURES, BackendKind, Batch, KvType, LoadOptions, Runtime, load, pages_of};
+use moli_kernels::{Isa, QUANTIZABLE};
+use moli_model::{BackendKind, Batch, KvType, LoadOptions, Runtime, load, pages_of};
 use moli_testkit::TinyModel;
 
 /// Longer than two pages and than the tiny Gemma's window.
@@ -27,7 +27,9 @@ fn ids(seed: u32) -> Vec<u32> {
 }
 
 fn architectures_and_kv_types() -> impl Iterator<Item = (&'static str, KvType)> {
-    ARCHITECTURES.into_iter().flat_map(|architecture| KvType::ALL.map(|kv_type| (architecture, kv_type)))
+    TinyModel::ARCHITECTURES
+        .into_iter()
+        .flat_map(|architecture| KvType::ALL.map(|kv_type| (architecture, kv_type)))
 }
 
 /// Bits of the last row's logits, the prompt read in chunks.
@@ -52,7 +54,7 @@ fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u
 #[test]
 fn chunks_threads_and_instruction_sets() {
     for (architecture, kv_type) in architectures_and_kv_types() {
-        for format in SUPPORTED {
+        for format in QUANTIZABLE {
             let what = format!("{architecture} {format:?} {kv_type}");
             let model = TinyModel { matrix: format, ..TinyModel::new(architecture) };
             let runtime = |threads, isa| runtime(&model, threads, isa, kv_type);
@@ -153,12 +155,12 @@ const Q8_0_BOUND: f64 = 0.03;
 
 #[test]
 fn q8_0_keys_and_values_are_near_f16() {
-    for architecture in ARCHITECTURES {
+    for architecture in TinyModel::ARCHITECTURES {
         // Whole blocks, and a last one that is shorter.
         for head_dim in [64, 80] {
             // Floats, since activations of 8 bits would be rounded otherwise where the keys and values are.
             let model = TinyModel { head_dim, matrix: TensorType::F32, ..TinyModel::new(architecture) };
-            let [f16, q8_0] = KvType::ALL.map(|kv_type| {
+            let [f16, q8_0, _] = KvType::ALL.map(|kv_type| {
                 let bits = last_logits(&mut *runtime(&model, 1, Isa::detect(), kv_type), &ids(5), 16);
                 bits.into_iter().map(|bits| f64::from(f32::from_bits(bits))).collect::<Vec<f64>>()
             });

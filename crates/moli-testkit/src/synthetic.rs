@@ -133,7 +133,7 @@ impl Mixture {
         if name.eq_ignore_ascii_case("q4_k_m") {
             return Some(Self::Q4KM);
         }
-        moli_kernels::SUPPORTED
+        moli_kernels::QUANTIZABLE
             .into_iter()
             .find(|ttype| ttype.name().eq_ignore_ascii_case(name))
             .map(Self::Pure)
@@ -184,7 +184,7 @@ impl Synthetic {
         let found = SHAPES.into_iter().find(|known| known.name == shape);
         let names = || SHAPES.map(|known| known.name).join(", ");
         let shape = found.ok_or_else(|| format!("no shape {shape}; there are {}", names()))?;
-        let types = || moli_kernels::SUPPORTED.map(|ttype| ttype.name().to_lowercase()).join(", ");
+        let types = || moli_kernels::QUANTIZABLE.map(|ttype| ttype.name().to_lowercase()).join(", ");
         let mixture = Mixture::named(mixture)
             .ok_or_else(|| format!("no mixture {mixture}; there are q4_k_m, {}", types()))?;
         Ok(Self { shape, mixture })
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn every_mixture_has_weights_of_the_right_size() {
-        for name in ["q4_k_m"].into_iter().chain(moli_kernels::SUPPORTED.map(TensorType::name)) {
+        for name in ["q4_k_m"].into_iter().chain(moli_kernels::QUANTIZABLE.map(TensorType::name)) {
             let gguf = small(name);
             for tensor in gguf.tensors().filter(|tensor| tensor.dims.len() == 2) {
                 let mut values = vec![0.0; tensor.elements()];

@@ -10,7 +10,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// A tiny model: the shape of a real one, every dimension small, weights drawn from a seed.
 #[derive(Debug, Clone)]
 pub struct TinyModel {
-    /// `llama`, `qwen2`, `qwen3` or `gemma3`.
+    /// One of [`ARCHITECTURES`](Self::ARCHITECTURES).
     pub architecture: &'static str,
     /// Type of the matrices.
     pub matrix: TensorType,
@@ -86,6 +86,9 @@ impl TinyFile {
 pub const CONTROL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
 impl TinyModel {
+    /// Those that it can be.
+    pub const ARCHITECTURES: [&str; 4] = ["llama", "qwen2", "qwen3", "gemma3"];
+
     /// A model of the architecture with Q8_0 weights; 256 columns, so that every format fits.
     pub fn new(architecture: &'static str) -> Self {
         Self {

@@ -4,7 +4,7 @@ use crate::bpe::{BpeOptions, RankedBpe};
 use crate::pretokenize::{self, PreTokenizer};
 use crate::special::{SpecialTokens, Strip};
 use crate::spm::ScoredBpe;
-use crate::tokenizer::{Inner, Merger};
+use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab};
 use crate::{TextError, eog, huggingface};
 use moli_format::Metadata;
@@ -31,19 +31,73 @@ pub(crate) fn load(metadata: &Metadata) -> Result<Inner, TextError> {
         return Ok(inner);
     }
     match metadata.str(MODEL)? {
-        "gpt2" => byte_level(metadata),
+        "gpt2" => match metadata.str_opt(PRE)? {
+            Some("gemma4" | "granite-embed-multi-311m" | "sarvam-moe") => spaced(metadata),
+            // A file without a name was made before there were names; it means the default.
+            pre => byte_level(metadata, pre.unwrap_or("default")),
+        },
+        "gemma4" => spaced(metadata),
         "llama" => sentence_piece(metadata),
         other => Err(TextError::Unsupported { what: MODEL, name: other.to_owned() }),
     }
 }
 
-fn byte_level(metadata: &Metadata) -> Result<Inner, TextError> {
+fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
     let mut vocab = vocab(metadata, Spelling::ByteLevel)?;
-    // A file without a name was made before there were names; it means the default.
-    let spec = pretokenize::spec(metadata.str_opt(PRE)?.unwrap_or("default"))?;
+    let spec = pretokenize::spec(pre)?;
     let special = Special::read(metadata, &vocab, None, None, None)?;
     let ends = eog::find(&mut vocab, special.ends());
     vocab.check_byte_level()?;
+    let options = BpeOptions {
+        ignore_merges: spec.ignore_merges,
+        byte_fallback: false,
+        unknown: None,
+        fuse_unknown: false,
+    };
+    let bpe = RankedBpe::new(&vocab, merges(metadata)?.into_iter(), options)?;
+    let (add_bos, add_eos) = special.flags(metadata, spec.add_bos)?;
+    Ok(Inner {
+        special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
+        merger: Merger::Pieces { pre: PreTokenizer::from_spec(&spec)?, bpe, nfc: spec.nfc },
+        bos: special.bos,
+        eos: special.eos,
+        add_bos,
+        add_eos,
+        space_prefix: SpacePrefix::Never,
+        ends,
+        vocab,
+    })
+}
+
+/// Gemma 4 and its kind: text with `▁` for spaces like SentencePiece's, and ranked merges. The vocabulary has all bytes.
+fn spaced(metadata: &Metadata) -> Result<Inner, TextError> {
+    let mut vocab = vocab(metadata, Spelling::SentencePiece)?;
+    let special = Special::read(metadata, &vocab, None, None, None)?;
+    let ends = eog::find(&mut vocab, special.ends());
+    let options = BpeOptions {
+        ignore_merges: false,
+        byte_fallback: true,
+        unknown: special.unknown,
+        fuse_unknown: true,
+    };
+    let bpe = RankedBpe::new(&vocab, merges(metadata)?.into_iter(), options)?;
+    let (add_bos, add_eos) = special.flags(metadata, true)?;
+    Ok(Inner {
+        special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
+        merger: Merger::Ranked(bpe),
+        bos: special.bos,
+        eos: special.eos,
+        // The first files of Gemma 4 say no, and the model is lost without.
+        add_bos: add_bos || special.bos.is_some(),
+        add_eos,
+        space_prefix: SpacePrefix::always(metadata.bool_opt(ADD_SPACE)?.unwrap_or(false)),
+        ends,
+        vocab,
+    })
+}
+
+/// The merges as pairs of tokens' texts, the most urgent first.
+fn merges(metadata: &Metadata) -> Result<Vec<(&str, &str)>, TextError> {
     let merges = metadata.strings(MERGES)?;
     let mut pairs = Vec::with_capacity(merges.len());
     for (index, merge) in merges.iter().enumerate() {
@@ -53,25 +107,7 @@ fn byte_level(metadata: &Metadata) -> Result<Inner, TextError> {
         let pair = cut.and_then(|at| Some((merge.get(..at)?, merge.get(at + 1..)?)));
         pairs.push(pair.ok_or_else(|| TextError::InvalidMerge { index, merge: merge.to_owned() })?);
     }
-    let options = BpeOptions {
-        ignore_merges: spec.ignore_merges,
-        byte_fallback: false,
-        unknown: None,
-        fuse_unknown: false,
-    };
-    let bpe = RankedBpe::new(&vocab, pairs.into_iter(), options)?;
-    let (add_bos, add_eos) = special.flags(metadata, spec.add_bos)?;
-    Ok(Inner {
-        special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
-        merger: Merger::Pieces { pre: PreTokenizer::from_spec(&spec)?, bpe, nfc: spec.nfc },
-        bos: special.bos,
-        eos: special.eos,
-        add_bos,
-        add_eos,
-        space_prefix: false,
-        ends,
-        vocab,
-    })
+    Ok(pairs)
 }
 
 fn sentence_piece(metadata: &Metadata) -> Result<Inner, TextError> {
@@ -91,7 +127,7 @@ fn sentence_piece(metadata: &Metadata) -> Result<Inner, TextError> {
         eos: special.eos,
         add_bos,
         add_eos,
-        space_prefix: metadata.bool_opt(ADD_SPACE)?.unwrap_or(true),
+        space_prefix: SpacePrefix::always(metadata.bool_opt(ADD_SPACE)?.unwrap_or(true)),
         ends,
         vocab,
     })

@@ -6,7 +6,7 @@
 use crate::bpe::{BpeOptions, RankedBpe};
 use crate::pretokenize::{Behavior, PreTokenizer, Stage};
 use crate::special::{SpecialTokens, Strip};
-use crate::tokenizer::{Inner, Merger};
+use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab, parse_byte_token};
 use crate::{TextError, eog};
 use serde_json::Value;
@@ -81,7 +81,7 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
         add_eos: add_eos && eos.is_some(),
         bos,
         eos,
-        space_prefix: normalizer.prepend || pre.prepend,
+        space_prefix: if normalizer.prepend { SpacePrefix::Always } else { pre.prepend },
         ends,
         vocab,
     })
@@ -206,18 +206,18 @@ impl Normal {
 }
 
 /// What the pre-tokenizer does.
-#[derive(Default)]
 struct Pre {
     stages: Vec<Stage>,
     byte_level: bool,
     escape: bool,
-    prepend: bool,
+    prepend: SpacePrefix,
 }
 
 impl Pre {
     fn read(value: &Value) -> Result<Self, TextError> {
         const WHAT: &str = "tokenizer.json pre_tokenizer";
-        let mut pre = Self::default();
+        let mut pre =
+            Self { stages: Vec::new(), byte_level: false, escape: false, prepend: SpacePrefix::Never };
         for part in sequence(value, "pretokenizers") {
             match kind(part) {
                 "" => {}
@@ -239,6 +239,10 @@ impl Pre {
                     let pattern = if flag(part, "individual_digits", false) { r"\p{N}" } else { r"\p{N}+" };
                     pre.stages.push(Stage::regex(pattern, Behavior::Isolated, false)?);
                 }
+                "Punctuation" => {
+                    let pattern = r"[\p{P}!-/:-@\[-`{-~]";
+                    pre.stages.push(Stage::regex(pattern, behavior(part)?, false)?);
+                }
                 "ByteLevel" => {
                     if flag(part, "add_prefix_space", true) {
                         return Err(unsupported(WHAT, "ByteLevel with add_prefix_space"));
@@ -257,9 +261,10 @@ impl Pre {
                     }
                     pre.escape = true;
                     pre.prepend = match part.get("prepend_scheme").and_then(Value::as_str) {
-                        Some("never") => false,
-                        Some("first" | "always") => true,
-                        _ => flag(part, "add_prefix_space", true),
+                        Some("first") => SpacePrefix::First,
+                        Some("never") => SpacePrefix::Never,
+                        None if !flag(part, "add_prefix_space", true) => SpacePrefix::Never,
+                        _ => SpacePrefix::Missing,
                     };
                 }
                 other => return Err(unsupported(WHAT, other)),
@@ -274,6 +279,8 @@ fn behavior(part: &Value) -> Result<Behavior, TextError> {
         "Isolated" => Ok(Behavior::Isolated),
         "Removed" => Ok(Behavior::Removed),
         "MergedWithPrevious" => Ok(Behavior::MergedWithPrevious),
+        "MergedWithNext" => Ok(Behavior::MergedWithNext),
+        "Contiguous" => Ok(Behavior::Contiguous),
         other => Err(unsupported("tokenizer.json Split behavior", other)),
     }
 }

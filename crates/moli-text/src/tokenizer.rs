@@ -45,9 +45,26 @@ pub(crate) struct Inner {
     pub(crate) eos: Option<u32>,
     pub(crate) add_bos: bool,
     pub(crate) add_eos: bool,
-    /// Whether text at the beginning and after a special token gets a space in front.
-    pub(crate) space_prefix: bool,
+    pub(crate) space_prefix: SpacePrefix,
     pub(crate) ends: BTreeSet<u32>,
+}
+
+/// Which stretches of text get a space in front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SpacePrefix {
+    Never,
+    /// The text's beginning, unless it has one there.
+    First,
+    /// The beginning and what follows a special token, unless it has one there.
+    Missing,
+    /// The beginning and what follows a special token.
+    Always,
+}
+
+impl SpacePrefix {
+    pub(crate) fn always(yes: bool) -> Self {
+        if yes { Self::Always } else { Self::Never }
+    }
 }
 
 impl Tokenizer {
@@ -55,8 +72,8 @@ impl Tokenizer {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Builds the tokenizer that a GGUF's `tokenizer.ggml.*` keys describe: byte-level BPE (`gpt2`) and SentencePiece
-    /// BPE (`llama`).
+    /// Builds the tokenizer that a GGUF's `tokenizer.ggml.*` keys describe: byte-level BPE (`gpt2`), SentencePiece
+    /// BPE (`llama`) and the ranked merges with spaces of `gemma4`.
     ///
     /// # Errors
     /// Every way in which the metadata can be incomplete, contradictory or unknown; see [`TextError`].
@@ -130,8 +147,11 @@ impl Tokenizer {
                 first_is_text.get_or_insert(true);
             }
         }
-        let start =
-            usize::from(inner.space_prefix && first_is_text == Some(true) && bytes.first() == Some(&b' '));
+        let start = usize::from(
+            inner.space_prefix != SpacePrefix::Never
+                && first_is_text == Some(true)
+                && bytes.first() == Some(&b' '),
+        );
         Ok(String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned())
     }
 
@@ -225,8 +245,15 @@ impl Inner {
                     after_special = true;
                 }
                 Fragment::Text(range) => {
+                    let begins = range.start == 0;
                     let text = text.get(range).unwrap_or("");
-                    self.encode_text(text, after_special, &mut scratch, ids)?;
+                    let prefix = match self.space_prefix {
+                        SpacePrefix::Never => false,
+                        SpacePrefix::First => begins && !text.starts_with([' ', SPACE]),
+                        SpacePrefix::Missing => after_special && !text.starts_with([' ', SPACE]),
+                        SpacePrefix::Always => after_special,
+                    };
+                    self.encode_text(text, prefix, &mut scratch, ids)?;
                     after_special = false;
                 }
             }
@@ -237,7 +264,7 @@ impl Inner {
     fn encode_text(
         &self,
         text: &str,
-        after_special: bool,
+        prefix: bool,
         scratch: &mut BpeScratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), TextError> {
@@ -250,18 +277,18 @@ impl Inner {
                 Ok(())
             }
             Merger::Scored(merger) => {
-                merger.encode(&self.vocab, &self.escape(text, after_special), ids);
+                merger.encode(&self.vocab, &self.escape(text, prefix), ids);
                 Ok(())
             }
-            Merger::Ranked(bpe) => bpe.encode(&self.vocab, &self.escape(text, after_special), scratch, ids),
+            Merger::Ranked(bpe) => bpe.encode(&self.vocab, &self.escape(text, prefix), scratch, ids),
         }
     }
 
-    /// Spaces to `▁`, with one in front where the model wants it.
-    fn escape(&self, text: &str, after_special: bool) -> String {
+    /// Spaces to `▁`, and one in front where `prefix` says so.
+    fn escape(&self, text: &str, prefix: bool) -> String {
         debug_assert_eq!(self.vocab.spelling(), Spelling::SentencePiece);
         let mut escaped = String::with_capacity(text.len() + text.len() / 2);
-        if self.space_prefix && after_special {
+        if prefix {
             escaped.push(SPACE);
         }
         escaped.extend(text.chars().map(|c| if c == ' ' { SPACE } else { c }));

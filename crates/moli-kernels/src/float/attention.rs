@@ -14,7 +14,7 @@
 //! is in the first-level cache uses it for all of them, several at a time.
 
 use super::parallel::Pieces;
-use super::{FloatOps, KvPages};
+use super::{FloatOps, KvPages, math};
 use crate::{KernelError, Pool};
 use half::f16;
 use std::cell::Cell;
@@ -59,6 +59,8 @@ pub struct AttentionArgs<'a> {
     pub soft_cap: Option<f32>,
     /// A sliding window of this many positions, the row's own included; at least 1.
     pub window: Option<usize>,
+    /// `[heads]`: scores of a further key of each head, whose value is 0 (attention sinks, arXiv:2508.10925).
+    pub sinks: Option<&'a [f32]>,
 }
 
 impl AttentionArgs<'_> {
@@ -96,6 +98,7 @@ impl AttentionArgs<'_> {
             ("attention queries", all, self.q.len()),
             ("attention output", all, out.len()),
             ("attention sequences", rows, self.sequences.len()),
+            ("attention sinks", self.heads, self.sinks.map_or(self.heads, <[f32]>::len)),
             ("attention values", pages, self.v_pages.count(self.kv_heads, self.head_dim)),
         ] {
             if expected != actual {
@@ -337,9 +340,16 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
     }
 }
 
-/// Divides by the sum of the exponentials.
-fn finish(total: f32, sums: &[f32], out: &mut [f32]) {
-    let inverse = 1.0 / total;
+/// Divides by the sum of the exponentials, the sink's included.
+fn finish((max, total): (f32, f32), sink: Option<f32>, sums: &[f32], out: &mut [f32]) {
+    let inverse = match sink {
+        None => 1.0 / total,
+        Some(sink) => {
+            let greatest = math::max(max, sink);
+            let rescale = math::exp(max - greatest);
+            rescale / total.mul_add(rescale, math::exp(sink - greatest))
+        }
+    };
     for (out, sum) in out.iter_mut().zip(sums) {
         *out = sum * inverse;
     }
@@ -406,6 +416,7 @@ pub(super) fn attention(
     let to_out = Pieces(out.as_mut_ptr());
     let (to_running, to_sums) = (Pieces(partials.running.as_mut_ptr()), Pieces(partials.sums.as_mut_ptr()));
 
+    let sink = |query: usize| args.sinks.and_then(|sinks| sinks.get(query % args.heads)).copied();
     let tasks = cut.blocks * args.kv_heads * cut.parts * cut.spans;
     let task = |task: usize, _: usize| {
         let (task, span) = (task / cut.spans, task % cut.spans);
@@ -438,7 +449,7 @@ pub(super) fn attention(
                 } else {
                     // SAFETY: `check` has seen that `out` is [rows, heads, dim], which holds this row and head; it is
                     // borrowed for the whole run, and only this task has this row and this head.
-                    finish(running.1, sums, unsafe { to_out.slice(query * dim, dim) });
+                    finish(*running, sink(query), sums, unsafe { to_out.slice(query * dim, dim) });
                 }
             }
         }
@@ -463,7 +474,7 @@ pub(super) fn attention(
                     (ops.merge)((&mut running[0], sums), part);
                 }
             }
-            finish(running[0].1, sums, out);
+            finish(running[0], sink(query), sums, out);
         }
     }
     scratch.partials = partials;

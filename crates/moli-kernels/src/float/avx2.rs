@@ -41,6 +41,14 @@ plain! {
         scalar::add(x, y);
     }
 
+    fn layer_norm(x: &mut [f32], gain: &[f32], bias: &[f32], eps: f32) {
+        scalar::layer_norm(x, gain, bias, eps);
+    }
+
+    fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
+        scalar::add_scaled(to, from, factor);
+    }
+
     fn scale(x: &mut [f32], s: f32) {
         scalar::scale(x, s);
     }
@@ -55,6 +63,18 @@ plain! {
 
     fn geglu(gate: &mut [f32], up: &[f32]) {
         scalar::geglu(gate, up);
+    }
+
+    fn swiglu_clamped(gate: &mut [f32], up: &[f32]) {
+        scalar::swiglu_clamped(gate, up);
+    }
+
+    fn silu(x: &mut [f32]) {
+        scalar::silu(x);
+    }
+
+    fn gelu(x: &mut [f32]) {
+        scalar::gelu(x);
     }
 
     fn rope_halves(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {

@@ -48,11 +48,16 @@ type Merge = fn((&mut (f32, f32), &mut [f32]), (&(f32, f32), &[f32]));
 #[derive(Clone, Copy)]
 pub(crate) struct FloatOps {
     rms_norm: fn(&mut [f32], &[f32], f32),
+    layer_norm: fn(&mut [f32], &[f32], &[f32], f32),
+    add_scaled: fn(&mut [f32], &[f32], f32),
     add: fn(&mut [f32], &[f32]),
     scale: fn(&mut [f32], f32),
     soft_cap: fn(&mut [f32], f32),
     swiglu: fn(&mut [f32], &[f32]),
     geglu: fn(&mut [f32], &[f32]),
+    swiglu_clamped: fn(&mut [f32], &[f32]),
+    silu: fn(&mut [f32]),
+    gelu: fn(&mut [f32]),
     rope_halves: Rope,
     rope_interleaved: Rope,
     max: fn(&[f32]) -> f32,
@@ -73,11 +78,16 @@ impl FloatOps {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512Vnni => FloatOps {
                 rms_norm: avx2::rms_norm,
+                layer_norm: avx2::layer_norm,
+                add_scaled: avx2::add_scaled,
                 add: avx2::add,
                 scale: avx2::scale,
                 soft_cap: avx2::soft_cap,
                 swiglu: avx2::swiglu,
                 geglu: avx2::geglu,
+                swiglu_clamped: avx2::swiglu_clamped,
+                silu: avx2::silu,
+                gelu: avx2::gelu,
                 rope_halves: avx2::rope_halves,
                 rope_interleaved: avx2::rope_interleaved,
                 max: avx2::max,
@@ -100,11 +110,16 @@ impl FloatOps {
             },
             _ => FloatOps {
                 rms_norm: scalar::rms_norm,
+                layer_norm: scalar::layer_norm,
+                add_scaled: scalar::add_scaled,
                 add: scalar::add,
                 scale: scalar::scale,
                 soft_cap: scalar::soft_cap,
                 swiglu: scalar::swiglu,
                 geglu: scalar::geglu,
+                swiglu_clamped: scalar::swiglu_clamped,
+                silu: scalar::silu,
+                gelu: scalar::gelu,
                 rope_halves: scalar::rope_halves,
                 rope_interleaved: scalar::rope_interleaved,
                 max: scalar::max,
@@ -161,6 +176,26 @@ impl Kernels {
     pub fn rms_norm_in_place(&self, pool: &Pool, x: &mut [f32], gain: &[f32], eps: f32) {
         debug_assert!(x.len().is_multiple_of(gain.len().max(1)));
         parallel::pieces(pool, x, gain.len(), &|_, x| (self.float.rms_norm)(x, gain, eps));
+    }
+
+    /// out = LayerNorm of each row of x (Ba et al., arXiv:1607.06450): `(x - mean) / sqrt(variance + eps) * gain + bias`.
+    ///
+    /// x, out: `[rows, n]`; gain: `[n]`; bias: `[n]`, or empty for none.
+    pub fn layer_norm(
+        &self,
+        pool: &Pool,
+        x: &[f32],
+        (gain, bias): (&[f32], &[f32]),
+        eps: f32,
+        out: &mut [f32],
+    ) {
+        debug_assert_eq!(x.len(), out.len());
+        parallel::pieces(pool, out, gain.len(), &|start, out| {
+            for (o, x) in out.iter_mut().zip(x.get(start..).unwrap_or_default()) {
+                *o = *x;
+            }
+            (self.float.layer_norm)(out, gain, bias, eps);
+        });
     }
 
     /// Rotates the first `2 * angles.half()` elements of each head; x: `[rows, heads, head_dim]`, row `r` by the angles'
@@ -251,6 +286,28 @@ impl Kernels {
     /// gate = gelu(gate) * up, elementwise, with the tanh form of GELU (GeGLU; Shazeer, arXiv:2002.05202).
     pub fn geglu(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
         self.pairwise(pool, gate, up, self.float.geglu);
+    }
+
+    /// gate = min(gate, 7) * sigmoid(1.702 gate) * (1 + up), up between -7 and 7, elementwise: gpt-oss's activation
+    /// (arXiv:2508.10925).
+    pub fn swiglu_clamped(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
+        self.pairwise(pool, gate, up, self.float.swiglu_clamped);
+    }
+
+    /// x = silu(x), elementwise.
+    pub fn silu(&self, pool: &Pool, x: &mut [f32]) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.silu)(x));
+    }
+
+    /// x = gelu(x), elementwise, by its tanh form.
+    pub fn gelu(&self, pool: &Pool, x: &mut [f32]) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.gelu)(x));
+    }
+
+    /// to += from * factor, elementwise, each product and sum rounded once.
+    pub fn add_scaled(&self, to: &mut [f32], from: &[f32], factor: f32) {
+        debug_assert_eq!(to.len(), from.len());
+        (self.float.add_scaled)(to, from, factor);
     }
 
     /// x += y, elementwise.

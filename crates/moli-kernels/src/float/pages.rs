@@ -8,7 +8,7 @@
 //! keys `[blocks, PAGE_TOKENS]`, those of values `[PAGE_TOKENS, blocks]`.
 //!
 //! What was stored is read exactly, as f32: an integer of 8 bits times a scale of 11 has no more than the 24 bits of its
-//! mantissa. From there on attention computes with both types alike.
+//! mantissa. From there on attention computes with all types alike.
 
 use super::attention::{Form, PAGE_TOKENS};
 use super::{FloatOps, KvSlot};
@@ -21,6 +21,8 @@ pub const KV_BLOCK: usize = 32;
 /// The keys or the values of one layer.
 #[derive(Clone, Copy, Debug)]
 pub enum KvPages<'a> {
+    /// As computed, in the order of [`KvPages::F16`].
+    F32(&'a [f32]),
     /// Half precision. Keys: `[pages, kv_heads, head_dim, PAGE_TOKENS]`; values: `[pages, kv_heads, PAGE_TOKENS, head_dim]`.
     F16(&'a [f16]),
     /// An element is its integer times its block's scale.
@@ -36,6 +38,8 @@ pub enum KvPages<'a> {
 /// [`KvPages`] to write to.
 #[derive(Debug)]
 pub enum KvPagesMut<'a> {
+    /// See [`KvPages::F32`].
+    F32(&'a mut [f32]),
     /// See [`KvPages::F16`].
     F16(&'a mut [f16]),
     /// See [`KvPages::Q8_0`].
@@ -59,6 +63,7 @@ impl KvPages<'_> {
             len / kv_heads.saturating_mul(width).saturating_mul(PAGE_TOKENS).max(1)
         };
         match self {
+            Self::F32(all) => pages(all.len(), head_dim),
             Self::F16(all) => pages(all.len(), head_dim),
             Self::Q8_0 { quants, scales } => {
                 pages(quants.len(), head_dim).min(pages(scales.len(), head_dim.div_ceil(KV_BLOCK)))
@@ -69,6 +74,7 @@ impl KvPages<'_> {
     /// The keys of one head in one page, the `at`-th of all, to `[dim, PAGE_TOKENS]`.
     pub(super) fn load_keys<F: Form>(&self, at: usize, dim: usize, to: &mut [f32]) {
         match self {
+            Self::F32(all) => to.copy_from_slice(&all[part(at, dim * PAGE_TOKENS)]),
             Self::F16(all) => F::to_f32(&all[part(at, dim * PAGE_TOKENS)], to),
             Self::Q8_0 { quants, scales } => {
                 let scales = &scales[part(at, dim.div_ceil(KV_BLOCK) * PAGE_TOKENS)];
@@ -89,6 +95,12 @@ impl KvPages<'_> {
     ) {
         let to = &mut to[..tokens * padded];
         match self {
+            Self::F32(all) => {
+                let from = &all[part(at, PAGE_TOKENS * dim)];
+                for (from, to) in from.chunks_exact(dim).zip(to.chunks_exact_mut(padded)) {
+                    to[..dim].copy_from_slice(from);
+                }
+            }
             Self::F16(all) => {
                 let from = &all[part(at, PAGE_TOKENS * dim)];
                 // Without padding all rows are one.
@@ -118,6 +130,7 @@ impl KvPagesMut<'_> {
     /// The same to read.
     fn reborrow(&self) -> KvPages<'_> {
         match self {
+            Self::F32(all) => KvPages::F32(all),
             Self::F16(all) => KvPages::F16(all),
             Self::Q8_0 { quants, scales } => KvPages::Q8_0 { quants, scales },
         }
@@ -127,6 +140,11 @@ impl KvPagesMut<'_> {
     fn store_key(&mut self, ops: &FloatOps, at: usize, token: usize, key: &[f32]) {
         let page = part(at, key.len() * PAGE_TOKENS);
         match self {
+            Self::F32(all) => {
+                for (to, key) in all[page].chunks_exact_mut(PAGE_TOKENS).zip(key) {
+                    to[token] = *key;
+                }
+            }
             Self::F16(all) => {
                 for (to, key) in all[page].chunks_exact_mut(PAGE_TOKENS).zip(key) {
                     to[token] = f16::from_f32(*key);
@@ -151,6 +169,7 @@ impl KvPagesMut<'_> {
     fn store_value(&mut self, ops: &FloatOps, at: usize, token: usize, value: &[f32]) {
         let row = at * PAGE_TOKENS + token;
         match self {
+            Self::F32(all) => all[part(row, value.len())].copy_from_slice(value),
             Self::F16(all) => (ops.to_f16)(value, &mut all[part(row, value.len())]),
             Self::Q8_0 { quants, scales } => {
                 let quants = quants[part(row, value.len())].chunks_mut(KV_BLOCK);

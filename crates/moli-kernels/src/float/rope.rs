@@ -18,6 +18,8 @@ pub enum RopeStyle {
 #[derive(Clone, Debug)]
 pub struct RopeAngles {
     inv_freq: Vec<f32>,
+    /// What cosines and sines are multiplied by.
+    magnitude: f32,
     /// `[rows, half]`
     cos: Vec<f32>,
     /// `[rows, half]`
@@ -36,7 +38,18 @@ impl RopeAngles {
             let factor = factors.and_then(|f| f.get(i)).map_or(1.0, |f| f64::from(*f));
             (f64::from(base).powf(-((2 * i) as f64) / (2 * half) as f64) / factor) as f32
         };
-        RopeAngles { inv_freq: (0..half).map(frequency).collect(), cos: Vec::new(), sin: Vec::new() }
+        RopeAngles {
+            inv_freq: (0..half).map(frequency).collect(),
+            magnitude: 1.0,
+            cos: Vec::new(),
+            sin: Vec::new(),
+        }
+    }
+
+    /// The same angles, whose cosines and sines are multiplied by this (YaRN's attention factor, arXiv:2309.00071).
+    #[must_use]
+    pub fn with_magnitude(self, magnitude: f32) -> Self {
+        Self { magnitude, ..self }
     }
 
     /// Room for `rows` rows, so that [`set`](RopeAngles::set) allocates nothing up to there.
@@ -65,8 +78,8 @@ impl RopeAngles {
         for &position in positions {
             for &frequency in &self.inv_freq {
                 let (sin, cos) = (f64::from(position) * f64::from(frequency)).sin_cos();
-                self.cos.push(cos as f32);
-                self.sin.push(sin as f32);
+                self.cos.push(cos as f32 * self.magnitude);
+                self.sin.push(sin as f32 * self.magnitude);
             }
         }
     }

@@ -57,6 +57,39 @@ pub(super) fn mul_gain(row: &mut [f32], gain: &[f32], scale: f32) {
     }
 }
 
+/// LayerNorm: each row less its mean, divided by its standard deviation, times gain, plus bias.
+///
+/// x: `[rows, gain.len()]`; bias: `[gain.len()]`, or empty for none.
+#[inline(always)]
+pub(super) fn layer_norm(x: &mut [f32], gain: &[f32], bias: &[f32], eps: f32) {
+    for row in x.chunks_exact_mut(gain.len().max(1)) {
+        let n = row.len() as f32;
+        let mean = lanes(row, |x, sum| sum + x) / n;
+        let variance = lanes(row, |x, sum| (x - mean).mul_add(x - mean, sum)) / n;
+        let scale = 1.0 / (variance + eps).sqrt();
+        for (x, g) in row.iter_mut().zip(gain) {
+            *x = ((*x - mean) * scale) * g;
+        }
+        add(row, bias);
+    }
+}
+
+/// A sum over a row in the 16 lanes.
+#[inline(always)]
+fn lanes(row: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    let (blocks, rest) = row.as_chunks::<16>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane = add(*x, *lane);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = add(*x, *lane);
+    }
+    tree(lanes)
+}
+
 /// x += y.
 #[inline(always)]
 pub(super) fn add(x: &mut [f32], y: &[f32]) {
@@ -94,6 +127,42 @@ pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
 pub(super) fn geglu(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = math::gelu(*g) * u;
+    }
+}
+
+/// gate = min(gate, 7) * sigmoid(1.702 gate) * (1 + up), with up between -7 and 7.
+#[inline(always)]
+pub(super) fn swiglu_clamped(gate: &mut [f32], up: &[f32]) {
+    const LIMIT: f32 = 7.0;
+    const ALPHA: f32 = 1.702;
+    for (g, u) in gate.iter_mut().zip(up) {
+        // A NaN stays one: `clamp` and the comparison keep it.
+        let gate = if *g > LIMIT { LIMIT } else { *g };
+        *g = math::silu(ALPHA * gate) / ALPHA * (1.0 + u.clamp(-LIMIT, LIMIT));
+    }
+}
+
+/// x = silu(x).
+#[inline(always)]
+pub(super) fn silu(x: &mut [f32]) {
+    for x in x {
+        *x = math::silu(*x);
+    }
+}
+
+/// x = gelu(x).
+#[inline(always)]
+pub(super) fn gelu(x: &mut [f32]) {
+    for x in x {
+        *x = math::gelu(*x);
+    }
+}
+
+/// to += from * factor.
+#[inline(always)]
+pub(super) fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.mul_add(factor, *to);
     }
 }
 

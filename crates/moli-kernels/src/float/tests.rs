@@ -69,6 +69,8 @@ fn row_operations_agree_between_instruction_sets() {
             };
             let mut norm = vec![0.0; 3 * n];
             k.rms_norm(&pool, x, &gain, 1e-5, &mut norm);
+            let mut layer_norm = vec![0.0; 3 * n];
+            k.layer_norm(&pool, x, (&gain, &y[..n]), 1e-5, &mut layer_norm);
             let mut halves = vec![f16::ZERO; 3 * n];
             (k.float.to_f16)(x, &mut halves);
             vec![
@@ -79,6 +81,11 @@ fn row_operations_agree_between_instruction_sets() {
                 copy(&|x| k.soft_cap(&pool, x, 5.0)),
                 copy(&|x| k.swiglu(&pool, x, &y)),
                 copy(&|x| k.geglu(&pool, x, &y)),
+                copy(&|x| k.swiglu_clamped(&pool, x, &y)),
+                copy(&|x| k.silu(&pool, x)),
+                copy(&|x| k.gelu(&pool, x)),
+                copy(&|x| k.add_scaled(x, &y, 0.7)),
+                layer_norm,
                 halves.iter().map(|h| h.to_f32()).collect(),
                 vec![k.log_sum_exp(x).max, k.log_sum_exp(x).log_sum as f32],
             ]
@@ -113,6 +120,40 @@ fn rms_norm_is_near_f64() {
             let bound = (n as f64 / 16.0 + 10.0) * f64::from(f32::EPSILON) * want.abs();
             assert!((f64::from(out[i]) - want).abs() <= bound, "n {n}, element {i}");
         }
+    }
+}
+
+#[test]
+fn layer_norm_is_near_f64() {
+    let (plain, _) = kernels();
+    let mut random = Random(4);
+    for n in lengths() {
+        let (x, gain, bias) = (random.floats(n, 3.0), random.floats(n, 1.0), random.floats(n, 1.0));
+        let mut out = vec![0.0; n];
+        plain.layer_norm(&Pool::new(1), &x, (&gain, &bias), 1e-5, &mut out);
+        let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64;
+        let variance = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n as f64;
+        for i in 0..n {
+            let want =
+                (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(gain[i]) + f64::from(bias[i]);
+            // Differences from the mean are below 16, some tens of roundings of 6e-8 each, magnified where the variance is small.
+            let bound = (n as f64 / 16.0 + 20.0) * 1e-6 / (variance + 1e-5).sqrt().min(1.0);
+            assert!((f64::from(out[i]) - want).abs() <= bound, "n {n}, element {i}: {} {want}", out[i]);
+        }
+    }
+}
+
+#[test]
+fn the_clamped_gate_is_near_f64() {
+    let (plain, _) = kernels();
+    let mut random = Random(8);
+    let (gate, up) = (random.floats(1000, 6.0), random.floats(1000, 6.0));
+    let mut out = gate.clone();
+    plain.swiglu_clamped(&Pool::new(1), &mut out, &up);
+    for ((gate, up), out) in gate.iter().zip(&up).zip(out) {
+        let (gate, up) = (f64::from(*gate).min(7.0), f64::from(*up).clamp(-7.0, 7.0));
+        let want = gate / (1.0 + (-1.702 * gate).exp()) * (up + 1.0);
+        assert!((f64::from(out) - want).abs() < 2e-5, "{gate} {up}: {out} {want}");
     }
 }
 

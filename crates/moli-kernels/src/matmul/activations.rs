@@ -19,7 +19,7 @@ const GRAIN: usize = 2 * 1024;
 /// all the matrices that share the input.
 ///
 /// A value is quantised to `q = round(x * (127 / m))`, ties to even, where `m` is the greatest magnitude of its block (32
-/// values, or 256 for the K types), and stands for `q * (m / 127)`. A block with a NaN or an infinity gets a scale of NaN,
+/// values, or 256 for weights in blocks of 256), and stands for `q * (m / 127)`. A block with a NaN or an infinity gets a scale of NaN,
 /// which every product then shows; a block whose `127 / m` is not finite (m is 0 or below 4e-37) counts as zeros.
 #[derive(Debug)]
 pub struct Activations {
@@ -65,7 +65,7 @@ impl Form {
     /// The form for a type that has kernels.
     pub(crate) fn of(ttype: TensorType) -> Self {
         match ttype.block_len() {
-            32 => Self::Blocks32,
+            32 | 64 => Self::Blocks32,
             256 => Self::Blocks256,
             _ => Self::Float,
         }
@@ -169,11 +169,12 @@ impl Activations {
             }
             return Ok(());
         }
-        let block = ttype.block_len();
-        if !self.cols.is_multiple_of(block) {
-            return Err(KernelError::PartialBlock { ttype, block, cols: self.cols });
+        // The columns are whole blocks of activations if they are whole blocks of weights, which are as long or twice.
+        let (block, cols) = (ttype.block_len(), self.cols);
+        if !cols.is_multiple_of(block) {
+            return Err(KernelError::PartialBlock { ttype, block, cols });
         }
-        let out = if form == Form::Blocks32 { &mut self.q32 } else { &mut self.q256 };
+        let (block, out) = if form == Form::Blocks32 { (32, &mut self.q32) } else { (256, &mut self.q256) };
         if out.ready {
             return Ok(());
         }

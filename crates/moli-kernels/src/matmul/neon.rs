@@ -1,7 +1,7 @@
 //! The aarch64 forms of [`Simd`] and [`Dwords`].
 //!
 //! 16 lanes are in four registers. The three instruction sets differ in how bytes are multiplied alone, which is
-//! [`Bytes`]; the rest is [`Neon`]. Weights are bytes with a sign everywhere: all formats but Q8_0 stay below 128.
+//! [`Bytes`]; the rest is [`Neon`]. Weights are bytes with a sign everywhere: formats without one stay below 128.
 //!
 //! Instructions that `std` offers in unstable functions only are written in assembly, one to a function.
 
@@ -275,7 +275,7 @@ impl<B: Bytes> Simd for Neon<B> {
                 let sums = B::sums::<F, T>(w[g], a);
                 for i in 0..4 {
                     // Each sub-scale is there twice, as i16.
-                    let scales = (F::LEN > 32).then(|| vshrq_n_s32::<16>(vld1q_s32(scales[g].add(4 * i))));
+                    let scales = F::SUB_SCALES.then(|| vshrq_n_s32::<16>(vld1q_s32(scales[g].add(4 * i))));
                     for t in 0..T {
                         acc[g][t][i] = match scales {
                             Some(scales) => vmlaq_s32(acc[g][t][i], sums[t][i], scales),
@@ -394,6 +394,11 @@ impl Dwords for uint32x4_t {
             let pattern = vreinterpretq_u8_s32(vld1q_s32(shuffle_pattern(from).as_ptr()));
             vreinterpretq_u32_u8(vqtbl1q_u8(vreinterpretq_u8_u32(self), pattern))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(self, table: [u8; 16]) -> Self {
+        unsafe { vreinterpretq_u32_u8(vqtbl1q_u8(vld1q_u8(table.as_ptr()), vreinterpretq_u8_u32(self))) }
     }
 
     #[inline(always)]

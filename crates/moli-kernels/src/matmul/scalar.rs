@@ -8,28 +8,15 @@ use half::{bf16, f16};
 use moli_format::TensorType;
 
 use super::{Job, MatmulFn, Panel};
-use crate::quant::unpack::{Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Unpacked};
+use crate::quant::by_type;
+use crate::quant::unpack::*;
 
 /// Tokens for which a block is taken apart once.
 const TOKENS: usize = 16;
 
 /// The product for a type that has kernels.
 pub(super) fn product(ttype: TensorType) -> MatmulFn {
-    match ttype {
-        TensorType::F16 => float::<2, F16>,
-        TensorType::BF16 => float::<2, Bf16>,
-        TensorType::Q4_0 => quantized::<Q4_0>,
-        TensorType::Q4_1 => quantized::<Q4_1>,
-        TensorType::Q5_0 => quantized::<Q5_0>,
-        TensorType::Q5_1 => quantized::<Q5_1>,
-        TensorType::Q8_0 => quantized::<Q8_0>,
-        TensorType::Q2K => quantized::<Q2K>,
-        TensorType::Q3K => quantized::<Q3K>,
-        TensorType::Q4K => quantized::<Q4K>,
-        TensorType::Q5K => quantized::<Q5K>,
-        TensorType::Q6K => quantized::<Q6K>,
-        _ => float::<4, F32>,
-    }
+    by_type!(ttype, quantized, float::<4, F32>, float::<2, F16>, float::<2, Bf16>)
 }
 
 /// # Safety
@@ -58,24 +45,27 @@ unsafe fn quantized<F: Format>(job: &Job<'_>, rows: Range<usize>, _: &mut Panel)
 }
 
 /// acc + block · (block number `b` of the activations).
-fn add_block<F: Format>(job: &Job<'_>, block: &Unpacked, b: usize, acc: f32) -> f32 {
+fn add_block<F: Format>(job: &Job<'_>, block: &Unpacked, b: usize, mut acc: f32) -> f32 {
     let input = &job.input;
-    let a = &input.q[b * F::LEN..(b + 1) * F::LEN];
-    let mut products = 0;
-    for (sub, (q, a)) in block.q.chunks(F::SUB).zip(a.chunks(F::SUB)).enumerate() {
-        let sum: i32 = q.iter().zip(a).map(|(q, a)| i32::from(q - F::OFFSET) * i32::from(*a)).sum();
-        products += i32::from(block.scales[sub]) * sum;
+    let all = &input.q[b * F::LEN..(b + 1) * F::LEN];
+    for (i, (q, a)) in block.q.chunks(F::SCALED).zip(all.chunks(F::SCALED)).enumerate() {
+        // The block of activations that these are in.
+        let b = (b * F::LEN + i * F::SCALED) / F::ACTIVATIONS;
+        let mut products = 0;
+        for (sub, (q, a)) in q.chunks(F::SUB).zip(a.chunks(F::SUB)).enumerate() {
+            let product = |(q, a): (&i8, &i8)| i32::from(i16::from(*q) - F::OFFSET) * i32::from(*a);
+            products += i32::from(block.scales[sub]) * q.iter().zip(a).map(product).sum::<i32>();
+        }
+        acc = (products as f32).mul_add(block.d[i] * input.d[b], acc);
+        if F::MIN && F::SUB_SCALES {
+            let sums = a.chunks(F::SUB).map(|a| a.iter().map(|a| i32::from(*a)).sum::<i32>());
+            let mins: i32 = sums.zip(&block.mins).map(|(sum, min)| i32::from(*min) * sum).sum();
+            acc = (mins as f32).mul_add(block.m * input.d[b], acc);
+        } else if F::MIN {
+            acc = block.m.mul_add(input.ds[b], acc);
+        }
     }
-    let acc = (products as f32).mul_add(block.d * input.d[b], acc);
-    if !F::MIN {
-        acc
-    } else if F::LEN == 32 {
-        block.m.mul_add(input.ds[b], acc)
-    } else {
-        let sums = a.chunks(F::SUB).map(|a| a.iter().map(|a| i32::from(*a)).sum::<i32>());
-        let mins: i32 = sums.zip(&block.mins).map(|(sum, min)| i32::from(*min) * sum).sum();
-        (mins as f32).mul_add(block.m * input.d[b], acc)
-    }
+    acc
 }
 
 /// An unquantised type of `N` bytes.

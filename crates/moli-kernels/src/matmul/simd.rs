@@ -30,7 +30,7 @@ pub(super) trait Simd {
     /// Tiles that are multiplied at a time with many tokens, and with how many of them: a token's activations are read once
     /// for all tiles.
     const TILES: usize;
-    /// The weights of Q8_0 count 128 too many.
+    /// Quantised values with a sign count 128 too many.
     const UNSIGNED: bool;
 
     unsafe fn zero() -> Self::Int;
@@ -49,10 +49,10 @@ pub(super) trait Simd {
     /// acc + the sum of the products of two i16 in each lane with the two in `pair`.
     unsafe fn add_pairs(lanes: *const i32, pair: i32, acc: Self::Int) -> Self::Int;
 
-    /// acc + the products of one sub-block with each token, times the sub-scales of K formats; for `G` tiles.
+    /// acc + the products of one sub-block with each token, times the sub-scale if there are any; for `G` tiles.
     ///
     /// `w`: `F::SUB / 4` quads of [`QUAD`](super::unpack::QUAD) bytes. `a`: `F::SUB` bytes for each token. `scales`: lanes,
-    /// read for blocks of 256 only.
+    /// read where there are sub-scales only.
     unsafe fn dot<F: Rows, const G: usize, const T: usize>(
         w: [*const u8; G],
         a: [*const i8; T],

@@ -8,10 +8,11 @@ use std::ops::Range;
 use moli_format::TensorType;
 
 use super::float::{self, Bf16, F16, F32};
-use super::tile::{Panel, product as tile_product, quantized};
+use super::tile::{Panel, product as tile_product};
 use super::unpack::Rows;
 use super::x86::{Avx512, Wide};
 use super::{Job, MatmulFn};
+use crate::quant::by_type;
 use crate::quant::unpack::*;
 use crate::vector::Vector;
 
@@ -130,5 +131,5 @@ pub(super) fn product(ttype: TensorType) -> MatmulFn {
         // SAFETY: the caller's promise.
         unsafe { float::product::<Float, F, 1>(job, rows) }
     }
-    quantized!(ttype, run, floats)
+    by_type!(ttype, run, floats::<F32>, floats::<F16>, floats::<Bf16>)
 }

@@ -3,7 +3,7 @@
 use moli_format::{Bytes, TensorType};
 
 use super::{Activations, Matrix, Product, Scratch};
-use crate::quant::SUPPORTED;
+use crate::quant::{QUANTIZABLE, SUPPORTED};
 use crate::{Isa, KernelError, Kernels, Pool, dequantize, quantize};
 
 /// A fixed sequence of numbers that look random (Marsaglia's xorshift).
@@ -35,10 +35,15 @@ impl Random {
     }
 }
 
-/// A matrix of random values.
+/// A matrix of random values; for types without a quantiser, of random blocks.
 fn matrix(ttype: TensorType, rows: usize, cols: usize, random: &mut Random) -> Matrix {
     let mut bytes = Vec::new();
-    quantize(ttype, &random.floats(rows * cols), &mut bytes).unwrap();
+    if QUANTIZABLE.contains(&ttype) {
+        quantize(ttype, &random.floats(rows * cols), &mut bytes).unwrap();
+    } else {
+        bytes = random.bytes(rows * ttype.row_bytes(cols).unwrap());
+        with_finite_scales(ttype, &mut bytes);
+    }
     Matrix::new(ttype, rows, cols, Bytes::from_vec(bytes)).unwrap()
 }
 
@@ -189,19 +194,36 @@ fn products_that_are_computed_together_are_the_same_and_get_their_bias() {
     }
 }
 
-/// Replaces the half-precision numbers of each block by 1, so that extreme bytes stay finite.
+/// Replaces the float scales of each block by numbers around 1, so that extreme bytes stay finite.
 fn with_finite_scales(ttype: TensorType, bytes: &mut [u8]) {
     let at: &[usize] = match ttype {
-        TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 => &[0],
+        TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 | TensorType::IQ4NL | TensorType::IQ4XS => {
+            &[0]
+        }
+        TensorType::IQ1S | TensorType::IQ2XXS | TensorType::IQ2XS | TensorType::IQ2S => &[0],
+        TensorType::IQ3XXS | TensorType::IQ3S => &[0],
         TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4K | TensorType::Q5K => &[0, 2],
         TensorType::Q2K => &[80, 82],
         TensorType::Q3K => &[108],
         TensorType::Q6K => &[208],
+        TensorType::TQ1_0 => &[52],
+        TensorType::TQ2_0 => &[64],
         _ => &[],
     };
     for block in bytes.chunks_exact_mut(ttype.block_bytes()) {
         for &at in at {
             block[at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+        }
+        match ttype {
+            TensorType::MXFP4 => block[0] = 126 + block[0] % 4,
+            TensorType::NVFP4 => block[..4].iter_mut().for_each(|scale| *scale = 0x28 + *scale % 32),
+            // 1 is 0x3c00, of which each 16 bits have four.
+            TensorType::IQ1M => {
+                for (byte, nibble) in [(49, 0x00), (51, 0x00), (53, 0xc0), (55, 0x30)] {
+                    block[byte] = block[byte] & 15 | nibble;
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -383,8 +405,8 @@ fn wrong_shapes_are_errors() {
     let cols = usize::MAX / 32 * 32;
     assert_eq!(new(Q8_0, 1, cols, 0), Err(KernelError::TooLarge { rows: 1, cols }));
     assert_eq!(new(Q8_0, usize::MAX, 32, 0), Err(KernelError::TooLarge { rows: usize::MAX, cols: 32 }));
-    let ttype = TensorType::IQ4XS;
-    assert_eq!(new(ttype, 1, 256, 136), Err(KernelError::UnsupportedType { ttype }));
+    let ttype = TensorType::Q8_1;
+    assert_eq!(new(ttype, 1, 256, 288), Err(KernelError::UnsupportedType { ttype }));
 
     let w = Matrix::new(Q4_0, 16, 64, bytes(16 * 36)).unwrap();
     let mut act = Activations::new(2, 64).unwrap();

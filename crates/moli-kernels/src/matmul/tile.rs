@@ -19,6 +19,7 @@ use super::float::{self, Bf16, F16, F32, Float};
 use super::simd::Simd;
 use super::unpack::{Dwords, Lanes, QUAD, Rows};
 use super::{FEW, Job, MatmulFn, TILE};
+use crate::quant::by_type;
 use crate::quant::unpack::*;
 
 /// Columns of a panel: two tiles of one and the activations that pass by share the first-level cache.
@@ -43,8 +44,8 @@ pub(crate) struct Panel {
 struct Tile {
     /// `[quad][row][4]`
     quants: [u8; COLS / 4 * QUAD],
-    /// `[block][row]`
-    d: [[f32; TILE]; COLS / 32],
+    /// `[scaled][row]`
+    d: [[f32; TILE]; COLS / 16],
     /// `[block][row]`
     m: [[f32; TILE]; COLS / 32],
     /// `[block][sub][row]`; see [`Lanes`].
@@ -57,7 +58,7 @@ impl Tile {
     const fn new() -> Self {
         Self {
             quants: [0; COLS / 4 * QUAD],
-            d: [[0.0; TILE]; COLS / 32],
+            d: [[0.0; TILE]; COLS / 16],
             m: [[0.0; TILE]; COLS / 32],
             scales: [[0; TILE]; COLS / 16],
             sums: [[0; TILE]; COLS / 32],
@@ -76,29 +77,6 @@ impl std::fmt::Debug for Panel {
         f.debug_struct("Panel").finish_non_exhaustive()
     }
 }
-
-/// A function for each type that has kernels.
-macro_rules! quantized {
-    ($ttype:expr, $run:ident, $floats:ident) => {
-        match $ttype {
-            TensorType::F16 => $floats::<F16>,
-            TensorType::BF16 => $floats::<Bf16>,
-            TensorType::Q4_0 => $run::<Q4_0>,
-            TensorType::Q4_1 => $run::<Q4_1>,
-            TensorType::Q5_0 => $run::<Q5_0>,
-            TensorType::Q5_1 => $run::<Q5_1>,
-            TensorType::Q8_0 => $run::<Q8_0>,
-            TensorType::Q2K => $run::<Q2K>,
-            TensorType::Q3K => $run::<Q3K>,
-            TensorType::Q4K => $run::<Q4K>,
-            TensorType::Q5K => $run::<Q5K>,
-            TensorType::Q6K => $run::<Q6K>,
-            _ => $floats::<F32>,
-        }
-    };
-}
-#[cfg(all(test, target_arch = "x86_64"))]
-pub(super) use quantized;
 
 /// The products of an instruction set: the text below, compiled with its features.
 macro_rules! forms {
@@ -121,7 +99,7 @@ macro_rules! forms {
                 // SAFETY: the caller's promise.
                 unsafe { float::product::<$vector, F, $registers>(job, rows) }
             }
-            quantized!(ttype, run, floats)
+            by_type!(ttype, run, floats::<F32>, floats::<F16>, floats::<Bf16>)
         }
     )*};
 }
@@ -187,7 +165,7 @@ unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, pan
         for col in (0..cols).step_by(step) {
             let blocks = step.min(cols - col) / F::LEN;
             let block = col / F::LEN;
-            let tokens = Tokens { first, tokens, block: first * (cols / F::LEN) + block };
+            let tokens = Tokens { first, tokens, at: first * cols + col };
             // SAFETY: the tiles' rows and columns are inside the matrix, the tokens inside the input.
             unsafe {
                 for g in 0..G {
@@ -208,8 +186,8 @@ unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, pan
 struct Tokens {
     first: usize,
     tokens: usize,
-    /// The first token's block of activations at the panel's first column.
-    block: usize,
+    /// The first token's activation at the panel's first column.
+    at: usize,
 }
 
 /// Unpacks `blocks` blocks of 16 rows, and asks for as many bytes of the next tile.
@@ -234,7 +212,7 @@ unsafe fn unpack<S: Simd, F: Rows, const G: usize>(
             for lane in (0..TILE).step_by(S::Rows::ROWS) {
                 let lanes = Lanes {
                     quants: tile.quants.as_mut_ptr().add(b * F::LEN / 4 * QUAD + 4 * lane),
-                    d: tile.d.as_mut_ptr().add(b).cast::<f32>().add(lane),
+                    d: tile.d.as_mut_ptr().add(b * F::LEN / F::SCALED).cast::<f32>().add(lane),
                     m: tile.m.as_mut_ptr().add(b).cast::<f32>().add(lane),
                     scales: tile.scales.as_mut_ptr().add(b * F::LEN / F::SUB).cast::<i32>().add(lane),
                     sums: tile.sums.as_mut_ptr().add(b * F::LEN / F::SUB / 2).cast::<i32>().add(lane),
@@ -303,28 +281,34 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
     panel: &mut Panel,
 ) {
     let input = &job.input;
-    let per_row = input.cols / F::LEN;
-    let first: [usize; T] = std::array::from_fn(|t| tokens.block + (token + t) * per_row);
-    debug_assert!((first[T - 1] + blocks) * F::LEN <= input.q.len() && tokens.first + token < input.rows);
+    let first: [usize; T] = std::array::from_fn(|t| tokens.at + (token + t) * input.cols);
+    debug_assert!(first[T - 1] + blocks * F::LEN <= input.q.len() && tokens.first + token < input.rows);
     let tiles: [&Tile; G] = std::array::from_fn(|g| &panel.tiles[g]);
-    // SAFETY: the caller's promise: block number `first[t] + b` is inside the input for each b below `blocks`, and so are
-    // the tiles' arrays.
+    // Powers of two that the quantised values count too many.
+    let excess = match F::OFFSET {
+        0 if F::SIGNED && S::UNSIGNED => Some(7),
+        0 => None,
+        offset => Some(offset.trailing_zeros() as i32),
+    };
+    // SAFETY: the caller's promise: the activations from `first[t]` are inside the input for all blocks, and so are the
+    // tiles' arrays.
     unsafe {
         let acc_at = panel.acc.as_mut_ptr().add(token).cast::<f32>();
         let acc_of = |g: usize, t: usize| acc_at.add((t * TILES + g) * TILE);
         let load = || std::array::from_fn(|g| std::array::from_fn(|t| S::load(acc_of(g, t))));
         let mut acc: [[S::Float; T]; G] = load();
-        for b in 0..blocks {
-            let subs = F::LEN / F::SUB;
+        for b in 0..blocks * (F::LEN / F::SCALED) {
+            let subs = F::SCALED / F::SUB;
+            let a = |t: usize, sub: usize| input.q.as_ptr().add(first[t] + b * F::SCALED + sub * F::SUB);
             let pair = |t: usize, i: usize| {
                 let all = if F::SUB == 16 { input.sums16 } else { input.sums32 };
-                all.as_ptr().add((first[t] + b) * subs + 2 * i).cast::<i32>().read_unaligned()
+                all.as_ptr().add(first[t] / F::SUB + b * subs + 2 * i).cast::<i32>().read_unaligned()
             };
             let sums: [*const i32; G] =
                 std::array::from_fn(|g| tiles[g].sums.as_ptr().add(b * subs / 2).cast::<i32>());
 
             let mut products = [[S::zero(); T]; G];
-            if F::LEN == 256 && F::OFFSET != 0 {
+            if F::SUB_SCALES && excess.is_some() {
                 for i in 0..subs / 2 {
                     for t in 0..T {
                         for g in 0..G {
@@ -334,34 +318,33 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
                 }
             }
             for sub in 0..subs {
-                let w = |g: usize| tiles[g].quants.as_ptr().add((b * F::LEN + sub * F::SUB) / 4 * QUAD);
+                let w = |g: usize| tiles[g].quants.as_ptr().add((b * F::SCALED + sub * F::SUB) / 4 * QUAD);
                 let scales = |g: usize| tiles[g].scales.as_ptr().add(b * subs + sub).cast();
-                let a = |t: usize| input.q.as_ptr().add((first[t] + b) * F::LEN + sub * F::SUB);
                 S::dot::<F, G, T>(
                     std::array::from_fn(w),
-                    std::array::from_fn(a),
+                    std::array::from_fn(|t| a(t, sub)),
                     std::array::from_fn(scales),
                     &mut products,
                 );
             }
-            let offset_bits = match F::TYPE {
-                TensorType::Q8_0 if S::UNSIGNED => Some(7),
-                _ if F::LEN == 32 && F::OFFSET != 0 => Some(F::OFFSET.trailing_zeros() as i32),
-                _ => None,
-            };
             for g in 0..G {
                 let d = tiles[g].d.as_ptr().add(b).cast::<f32>();
                 let m = tiles[g].m.as_ptr().add(b).cast::<f32>();
                 for t in 0..T {
-                    let block = first[t] + b;
+                    let block = (first[t] + b * F::SCALED) / F::ACTIVATIONS;
                     let mut sum = products[g][t];
-                    if let Some(bits) = offset_bits {
-                        sum = S::sub(sum, S::splat_shifted(*input.sums.get_unchecked(block), bits));
+                    if let Some(bits) = excess.filter(|_| !F::SUB_SCALES) {
+                        let sum_of = if F::SCALED == F::ACTIVATIONS {
+                            *input.sums.get_unchecked(block)
+                        } else {
+                            (0..F::SCALED).map(|k| i32::from(*a(t, 0).add(k))).sum()
+                        };
+                        sum = S::sub(sum, S::splat_shifted(sum_of, bits));
                     }
                     let scale = *input.d.get_unchecked(block);
                     let mut out = acc[g][t];
                     out = S::fma(S::to_float(sum), S::scaled(d, scale), out);
-                    if F::MIN && F::LEN == 32 {
+                    if F::MIN && !F::SUB_SCALES {
                         out = S::fma_splat(m, *input.ds.get_unchecked(block), out);
                     } else if F::MIN {
                         let mut mins = S::zero();

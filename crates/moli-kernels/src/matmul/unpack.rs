@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::quant::levels::{HALF_E4M3, IQ4_LEVELS, MXFP4_LEVELS, half_power, raised};
 use crate::quant::unpack::*;
 
 /// Bytes of 4 values of [`TILE`](super::TILE) rows in a panel.
@@ -47,6 +48,8 @@ pub(super) trait Dwords: Copy {
     unsafe fn negated_times(self, bits: i32) -> Self;
     /// Each dword made of its own bytes `from`; 0 where that is [`ZERO`].
     unsafe fn shuffle(self, from: [u8; 4]) -> Self;
+    /// The byte of `table` that each byte is the number of, below 16.
+    unsafe fn look_up(self, table: [u8; 16]) -> Self;
     /// Each i16 8 bits to the right, with its sign.
     unsafe fn high_bytes(self) -> Self;
     unsafe fn store(self, to: *mut i32);
@@ -74,7 +77,7 @@ pub(super) const FAR: usize = 16 << 10;
 pub(super) struct Lanes {
     /// Quantised values, `[quad][lane][4]`; [`QUAD`] bytes from a quad to the next.
     pub(super) quants: *mut u8,
-    /// `[lane]`, the scale of the block.
+    /// `[scaled][lane]`, the scales of the block: one, but for NVFP4; 16 floats from one to the next.
     pub(super) d: *mut f32,
     /// `[lane]`, the factor of the minima.
     pub(super) m: *mut f32,
@@ -91,8 +94,8 @@ pub(super) struct Lanes {
 
 /// A format that a vector kernel unpacks.
 pub(super) trait Rows: Format {
-    /// Unpacks one block of each of `V::ROWS` rows. The quantised values are bytes: unsigned, but those of Q8_0 have their
-    /// sign, or 128 too much where `UNSIGNED` asks for it.
+    /// Unpacks one block of each of `V::ROWS` rows. The quantised values are bytes: unsigned, but those with a sign keep it, or
+    /// count 128 too much where `UNSIGNED` asks for it.
     ///
     /// # Safety
     /// As for the methods of [`Dwords`]: each row has a whole block; the lanes have room for one.
@@ -266,6 +269,38 @@ impl Lanes {
         }
     }
 
+    /// 32 values of 4 bits, from quad number `quad`, which are looked up in a table.
+    ///
+    /// # Safety
+    /// As [`four_bits`](Self::four_bits).
+    #[inline(always)]
+    unsafe fn levels<V: Dwords>(self, quad: usize, qs: *const u8, stride: usize, table: [u8; 16]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (i, v) in V::transpose16(qs, stride).into_iter().enumerate() {
+                self.quad(quad + i, v.shifted(0, 15).look_up(table));
+                self.quad(quad + 4 + i, v.shifted(-4, 15).look_up(table));
+            }
+        }
+    }
+
+    /// 8 sub-scales of 1, for values with an offset of 1.
+    ///
+    /// # Safety
+    /// As [`quad`](Self::quad).
+    #[inline(always)]
+    unsafe fn plain_scales<V: Dwords>(self, any: V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for sub in 0..8 {
+                self.scale(sub, any.and(0).xor(0x0001_0001));
+            }
+            for pair in 0..4 {
+                self.sum(pair, any.and(0).xor(u32::MAX));
+            }
+        }
+    }
+
     /// 32 values of 5 bits.
     ///
     /// # Safety
@@ -399,6 +434,121 @@ rows! {
                     to.quad(32 * n + 16 + 8 * PART + i, v.shifted(-4, 15).or(bits(PART + 2)));
                 }
             } }
+        }
+    }
+    IQ4NL |block, stride, to| {
+        to.d::<V>(V::halves(block, stride));
+        to.levels::<V>(0, block.add(2), stride, const { iq4_levels(UNSIGNED) });
+    }
+    IQ4XS |block, stride, to| {
+        to.d::<V>(V::halves(block, stride));
+        let low = V::dwords(block.add(4), stride);
+        // The two bits of scales 0 and 1 are the lowest of the first byte, those of 2 and 3 its highest; then the second.
+        let high = V::dwords(block, stride).shuffle([2, 2, 3, 3]);
+        let [first, second] = [0x00ff_00ff, 0xff00_ff00];
+        let even = high.shifted(4, 0x30).and(first).or(high.shifted(0, 0x30).and(second));
+        let odd = high.shifted(2, 0x30).and(first).or(high.shifted(-2, 0x30).and(second));
+        let even = low.shifted(0, 15).or(even).sub_bytes(32);
+        let odd = low.shifted(-4, 15).or(odd).sub_bytes(32);
+        each! { J in 0 1 2 3 {
+            let (even, odd) = (byte_pair::<V, true, J, J>(even), byte_pair::<V, true, J, J>(odd));
+            to.scale(2 * J, even);
+            to.scale(2 * J + 1, odd);
+            if UNSIGNED {
+                to.sum(J, even.and(0xffff).or(odd.and(0xffff_0000)).negated_times(7));
+            }
+        } }
+        for sub in 0..8 {
+            to.levels::<V>(8 * sub, block.add(8 + 16 * sub), stride, const { iq4_levels(UNSIGNED) });
+        }
+    }
+    MXFP4 |block, stride, to| {
+        for row in 0..V::ROWS {
+            *to.d.add(row) = half_power(*block.add(row * stride));
+        }
+        to.levels::<V>(0, block.add(1), stride, const { raised(MXFP4_LEVELS, 16) });
+    }
+    NVFP4 |block, stride, to| {
+        for row in 0..V::ROWS {
+            for part in 0..4 {
+                let byte = *block.add(row * stride + part);
+                *to.d.add(part * super::TILE + row) = HALF_E4M3[usize::from(byte)];
+            }
+        }
+        let table = const { raised(MXFP4_LEVELS, if UNSIGNED { 128 } else { 0 }) };
+        for (i, v) in transpose32::<V>(block.add(4), stride).into_iter().enumerate() {
+            let quad = i / 2 * 4 + i % 2;
+            to.quad(quad, v.shifted(0, 15).look_up(table));
+            to.quad(quad + 2, v.shifted(-4, 15).look_up(table));
+        }
+    }
+    TQ2_0 |block, stride, to| {
+        to.d::<V>(V::halves(block.add(64), stride));
+        to.plain_scales(V::dwords(block, stride));
+        for n in 0..2 {
+            for (i, v) in transpose32::<V>(block.add(32 * n), stride).into_iter().enumerate() {
+                each! { J in 0 1 2 3 { to.quad(32 * n + 8 * J + i, v.shifted(-2 * J as i32, 3)); } }
+            }
+        }
+    }
+}
+
+/// [`IQ4_LEVELS`] as they are, or 128 more.
+const fn iq4_levels(unsigned: bool) -> [u8; 16] {
+    raised(IQ4_LEVELS, if unsigned { 128 } else { 0 })
+}
+
+/// Formats without a form of their own here: each row is taken apart by itself.
+macro_rules! row_by_row {
+    ($($name:ident)*) => {$(
+        impl Rows for $name {
+            #[inline(always)]
+            unsafe fn unpack_rows<V: Dwords, const UNSIGNED: bool>(block: *const u8, stride: usize, to: Lanes) {
+                // SAFETY: the caller's promise.
+                unsafe { each_row::<Self, V, UNSIGNED>(block, stride, to) }
+            }
+        }
+    )*};
+}
+
+row_by_row! { IQ1S IQ1M IQ2XXS IQ2XS IQ2S IQ3XXS IQ3S TQ1_0 }
+
+/// [`Rows::unpack_rows`] by [`Format::unpack`], for formats without minima.
+///
+/// # Safety
+/// As [`Rows::unpack_rows`].
+#[inline(always)]
+unsafe fn each_row<F: Format, V: Dwords, const UNSIGNED: bool>(block: *const u8, stride: usize, to: Lanes) {
+    const { assert!(!F::MIN) }
+    let signed = F::SIGNED && UNSIGNED;
+    let excess = if signed { 128 } else { F::OFFSET };
+    let mut unpacked = Unpacked::new();
+    for row in 0..V::ROWS {
+        // SAFETY: the caller's promise: there is a whole block, and the lanes have room for one.
+        unsafe {
+            F::unpack(std::slice::from_raw_parts(block.add(row * stride), F::BYTES), &mut unpacked);
+            for (quad, q) in unpacked.q.as_chunks::<4>().0.iter().enumerate().take(F::LEN / 4) {
+                if row == 0 {
+                    V::prefetch(to.ahead.wrapping_add(quad * to.ahead_step));
+                }
+                let bytes =
+                    u32::from_ne_bytes(q.map(i8::cast_unsigned)) ^ if signed { 0x8080_8080 } else { 0 };
+                to.quants.add(quad * QUAD + 4 * row).cast::<u32>().write_unaligned(bytes);
+            }
+            for (i, d) in unpacked.d.iter().enumerate().take(F::LEN / F::SCALED) {
+                *to.d.add(i * super::TILE + row) = *d;
+            }
+            if !F::SUB_SCALES {
+                continue;
+            }
+            let twice = |[a, b]: [i16; 2]| i32::from(b) << 16 | i32::from(a.cast_unsigned());
+            let scales = unpacked.scales.get(..F::LEN / F::SUB).unwrap_or_default();
+            for (sub, scale) in scales.iter().enumerate() {
+                *to.scales.add(sub * super::TILE + row) = twice([*scale; 2]);
+            }
+            for (i, pair) in scales.as_chunks::<2>().0.iter().enumerate().filter(|_| excess != 0) {
+                *to.sums.add(i * super::TILE + row) = twice(pair.map(|scale| -excess * scale));
+            }
         }
     }
 }

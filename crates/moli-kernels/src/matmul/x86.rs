@@ -7,8 +7,6 @@
 
 use std::arch::x86_64::*;
 
-use moli_format::TensorType;
-
 use super::simd::{Simd, safe_quads};
 use super::unpack::{Dwords, QUAD, Rows};
 
@@ -95,7 +93,7 @@ impl Simd for Avx2 {
         unsafe {
             let safe = const { safe_quads::<F>(2) };
             for g in 0..G {
-                let scales: [__m256i; 2] = if F::LEN == 32 {
+                let scales: [__m256i; 2] = if !F::SUB_SCALES {
                     [_mm256_set1_epi16(1); 2]
                 } else {
                     [_mm256_loadu_si256(scales[g].cast()), _mm256_loadu_si256(scales[g].add(8).cast())]
@@ -109,8 +107,8 @@ impl Simd for Avx2 {
                         for t in 0..T {
                             let a = _mm256_set1_epi32(a[t].add(4 * quad).cast::<i32>().read_unaligned());
                             for h in 0..2 {
-                                // Q8_0: the sign goes from the weight to the activation. 128 * 127 * 2 fits.
-                                let product = if matches!(F::TYPE, TensorType::Q8_0) {
+                                // The sign goes from the weight to the activation. 128 * 127 * 2 fits.
+                                let product = if F::SIGNED {
                                     _mm256_maddubs_epi16(_mm256_abs_epi8(w[h]), _mm256_sign_epi8(a, w[h]))
                                 } else {
                                     _mm256_maddubs_epi16(w[h], a)
@@ -232,7 +230,7 @@ impl<W: Wide> Simd for Avx512<W> {
         acc: &mut [[Self::Int; T]; G],
     ) {
         unsafe {
-            let mut sums = if F::LEN == 32 { *acc } else { [[W::splat(0); T]; G] };
+            let mut sums = if !F::SUB_SCALES { *acc } else { [[W::splat(0); T]; G] };
             for quad in 0..F::SUB / 4 {
                 let w: [W::Int; G] = std::array::from_fn(|g| W::load_int(w[g].add(quad * QUAD).cast()));
                 for t in 0..T {
@@ -242,7 +240,7 @@ impl<W: Wide> Simd for Avx512<W> {
                     }
                 }
             }
-            if F::LEN == 32 {
+            if !F::SUB_SCALES {
                 *acc = sums;
             } else {
                 for g in 0..G {

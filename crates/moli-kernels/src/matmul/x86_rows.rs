@@ -78,6 +78,11 @@ macro_rules! width {
         }
 
         #[inline(always)]
+        unsafe fn look_up(self, table: [u8; 16]) -> Self {
+            unsafe { $shuffle($spread(_mm_loadu_si128(table.as_ptr().cast())), self) }
+        }
+
+        #[inline(always)]
         unsafe fn high_bytes(self) -> Self {
             unsafe { $sign16::<8>(self) }
         }

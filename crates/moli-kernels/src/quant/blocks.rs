@@ -126,4 +126,113 @@ blocks! {
         scales: [u8; 16],
         d: Half,
     }
+    /// 256 values `d * (t - 1)` of three digits t.
+    BlockTQ1_0 = TQ1_0 {
+        /// Five digits a byte: digit `n` of a byte is the whole part of `3 * (byte * 3^n mod 256) / 256`. Value `32 n + l` is
+        /// digit n of byte l below 32, value `160 + 16 n + l` that of byte `32 + l`.
+        qs: [u8; 48],
+        /// Four digits a byte: value `240 + 4 n + l` is digit n of byte l.
+        qh: [u8; 4],
+        d: Half,
+    }
+    /// 256 values `d * (q - 1)`.
+    BlockTQ2_0 = TQ2_0 {
+        /// As in [`BlockQ2K`].
+        qs: [u8; 64],
+        d: Half,
+    }
+    /// 32 values `d * level`.
+    BlockIQ4NL = IQ4NL {
+        d: Half,
+        /// Numbers of levels, as in [`BlockQ4_0`].
+        qs: [u8; 16],
+    }
+    /// 256 values `d * scale * level`, a scale for each 32.
+    BlockIQ4XS = IQ4XS {
+        d: Half,
+        /// 8 scales of 6 bits, from -32. Bits `2 i` and up of these 16: the high two of scale `i`.
+        scales_h: [u8; 2],
+        /// The low four bits: scale `2 i` in the low half of byte `i`, scale `2 i + 1` in its high half.
+        scales_l: [u8; 4],
+        /// For each 32 values the numbers of their levels, as in [`BlockQ4_0`].
+        qs: [[u8; 16]; 8],
+    }
+    /// 32 values `2^(e - 128) * level`.
+    BlockMXFP4 = MXFP4 {
+        e: u8,
+        /// Numbers of levels, as in [`BlockQ4_0`].
+        qs: [u8; 16],
+    }
+    /// 64 values `d * level`, a d for each 16.
+    BlockNVFP4 = NVFP4 {
+        /// Floats with 4 bits of exponent and 3 of mantissa (E4M3) without their sign.
+        d: [u8; 4],
+        /// For each 16 values the numbers of their levels: value `k` in the low half of byte `k`, value `k + 8` in its high half.
+        qs: [[u8; 8]; 4],
+    }
+    /// 256 values `d / 8 * (2 scale + 1) * ±entry`, a scale for each 32.
+    BlockIQ2XXS = IQ2XXS {
+        d: Half,
+        /// For each 32 values the numbers of four entries of 8 values, then 32 bits: from the lowest, seven signs for each
+        /// entry (the eighth makes them even) and the scale.
+        qs: [[u8; 8]; 8],
+    }
+    /// 256 values `d / 8 * (2 scale + 1) * ±entry`, a scale for each 16.
+    BlockIQ2XS = IQ2XS {
+        d: Half,
+        /// For each 8 values the number of their entry in the low nine bits, and seven signs (the eighth makes them even).
+        qs: [[u8; 2]; 32],
+        /// Scale `2 i` in the low half of byte `i`, scale `2 i + 1` in its high half.
+        scales: [u8; 8],
+    }
+    /// 256 values `d / 8 * (2 scale + 1) * ±entry`, a scale for each 16.
+    BlockIQ2S = IQ2S {
+        d: Half,
+        /// For each 8 values the low eight bits of the number of their entry.
+        qs: [u8; 32],
+        /// For each 8 values their signs.
+        signs: [u8; 32],
+        /// Bits `2 j` and up of byte `i`: the high two bits of number `4 i + j`.
+        qh: [u8; 8],
+        /// As in [`BlockIQ2XS`].
+        scales: [u8; 8],
+    }
+    /// 256 values `d / 4 * (2 scale + 1) * ±entry`, a scale for each 32.
+    BlockIQ3XXS = IQ3XXS {
+        d: Half,
+        /// For each 4 values the number of their entry.
+        qs: [[u8; 8]; 8],
+        /// For each 32 values 32 bits, as in [`BlockIQ2XXS`].
+        signs: [[u8; 4]; 8],
+    }
+    /// 256 values `d * (2 scale + 1) * ±entry`, a scale for each 32.
+    BlockIQ3S = IQ3S {
+        d: Half,
+        /// For each 4 values the low eight bits of the number of their entry.
+        qs: [[u8; 2]; 32],
+        /// Bit `j` of byte `i`: the ninth bit of number `8 i + j`.
+        qh: [u8; 8],
+        /// For each 8 values their signs.
+        signs: [u8; 32],
+        /// As in [`BlockIQ2XS`].
+        scales: [u8; 4],
+    }
+    /// 256 values `d * (2 scale + 1) * (entry ± 1/8)`, a scale and a sign for each 32.
+    BlockIQ1S = IQ1S {
+        d: Half,
+        /// For each 8 values the low eight bits of the number of their entry.
+        qs: [[u8; 4]; 8],
+        /// For each 32 values, from the lowest bit: the high three bits of each of the four numbers, the scale, and whether
+        /// the eighth is subtracted.
+        qh: [[u8; 2]; 8],
+    }
+    /// 256 values `d * (2 scale + 1) * (entry ± 1/8)`, a scale for each 16, a sign for each 8.
+    BlockIQ1M = IQ1M {
+        /// As in [`BlockIQ1S`].
+        qs: [u8; 32],
+        /// For each 8 values four bits, low halves first: the high three bits of the number, and whether the eighth is subtracted.
+        qh: [u8; 16],
+        /// 16 bits for each 64 values: four scales of three bits, then four bits of d, whose lowest come first.
+        scales: [[u8; 2]; 4],
+    }
 }

@@ -1,20 +1,22 @@
 //! Quantised formats: what their blocks mean, and how to make them.
 
 pub(crate) mod blocks;
+mod grids;
+pub(crate) mod levels;
 mod quantize;
 pub(crate) mod unpack;
 
 pub(crate) use quantize::eight_bits;
-pub use quantize::quantize;
+pub use quantize::{QUANTIZABLE, quantize};
 
 use half::{bf16, f16};
 use moli_format::TensorType;
 
 use crate::KernelError;
-use unpack::{Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Unpacked};
+use unpack::*;
 
 /// The tensor types that have kernels.
-pub const SUPPORTED: [TensorType; 13] = [
+pub const SUPPORTED: [TensorType; 26] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::BF16,
@@ -28,7 +30,55 @@ pub const SUPPORTED: [TensorType; 13] = [
     TensorType::Q4K,
     TensorType::Q5K,
     TensorType::Q6K,
+    TensorType::IQ1S,
+    TensorType::IQ1M,
+    TensorType::IQ2XXS,
+    TensorType::IQ2XS,
+    TensorType::IQ2S,
+    TensorType::IQ3XXS,
+    TensorType::IQ3S,
+    TensorType::IQ4NL,
+    TensorType::IQ4XS,
+    TensorType::TQ1_0,
+    TensorType::TQ2_0,
+    TensorType::MXFP4,
+    TensorType::NVFP4,
 ];
+
+/// `$quantized` for the format of a type, or what is given for the floats (and for types without kernels).
+macro_rules! by_type {
+    ($ttype:expr, $quantized:ident, $f32:expr, $f16:expr, $bf16:expr) => {
+        match $ttype {
+            TensorType::F16 => $f16,
+            TensorType::BF16 => $bf16,
+            TensorType::Q4_0 => $quantized::<Q4_0>,
+            TensorType::Q4_1 => $quantized::<Q4_1>,
+            TensorType::Q5_0 => $quantized::<Q5_0>,
+            TensorType::Q5_1 => $quantized::<Q5_1>,
+            TensorType::Q8_0 => $quantized::<Q8_0>,
+            TensorType::Q2K => $quantized::<Q2K>,
+            TensorType::Q3K => $quantized::<Q3K>,
+            TensorType::Q4K => $quantized::<Q4K>,
+            TensorType::Q5K => $quantized::<Q5K>,
+            TensorType::Q6K => $quantized::<Q6K>,
+            TensorType::IQ1S => $quantized::<IQ1S>,
+            TensorType::IQ1M => $quantized::<IQ1M>,
+            TensorType::IQ2XXS => $quantized::<IQ2XXS>,
+            TensorType::IQ2XS => $quantized::<IQ2XS>,
+            TensorType::IQ2S => $quantized::<IQ2S>,
+            TensorType::IQ3XXS => $quantized::<IQ3XXS>,
+            TensorType::IQ3S => $quantized::<IQ3S>,
+            TensorType::IQ4NL => $quantized::<IQ4NL>,
+            TensorType::IQ4XS => $quantized::<IQ4XS>,
+            TensorType::TQ1_0 => $quantized::<TQ1_0>,
+            TensorType::TQ2_0 => $quantized::<TQ2_0>,
+            TensorType::MXFP4 => $quantized::<MXFP4>,
+            TensorType::NVFP4 => $quantized::<NVFP4>,
+            _ => $f32,
+        }
+    };
+}
+pub(crate) use by_type;
 
 /// True if tensors of this type can be dequantised and multiplied with.
 #[must_use]
@@ -51,22 +101,14 @@ pub fn dequantize(ttype: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<()
     if bytes.len() != expected {
         return Err(KernelError::Length { what: "bytes of blocks", expected, actual: bytes.len() });
     }
-    match ttype {
-        TensorType::F32 => convert(bytes, out, f32::from_le_bytes),
-        TensorType::F16 => convert(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-        TensorType::BF16 => convert(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-        TensorType::Q4_0 => blocks_of::<Q4_0>(bytes, out),
-        TensorType::Q4_1 => blocks_of::<Q4_1>(bytes, out),
-        TensorType::Q5_0 => blocks_of::<Q5_0>(bytes, out),
-        TensorType::Q5_1 => blocks_of::<Q5_1>(bytes, out),
-        TensorType::Q8_0 => blocks_of::<Q8_0>(bytes, out),
-        TensorType::Q2K => blocks_of::<Q2K>(bytes, out),
-        TensorType::Q3K => blocks_of::<Q3K>(bytes, out),
-        TensorType::Q4K => blocks_of::<Q4K>(bytes, out),
-        TensorType::Q5K => blocks_of::<Q5K>(bytes, out),
-        TensorType::Q6K => blocks_of::<Q6K>(bytes, out),
-        _ => return Err(KernelError::UnsupportedType { ttype }),
-    }
+    let dequantize: fn(&[u8], &mut [f32]) = by_type!(
+        ttype,
+        blocks_of,
+        |bytes, out| convert(bytes, out, f32::from_le_bytes),
+        |bytes, out| convert(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        |bytes, out| convert(bytes, out, |b| bf16::from_le_bytes(b).to_f32())
+    );
+    dequantize(bytes, out);
     Ok(())
 }
 
@@ -90,10 +132,10 @@ fn blocks_of<F: Format>(bytes: &[u8], out: &mut [f32]) {
     for (bytes, out) in bytes.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::LEN)) {
         F::unpack(bytes, &mut block);
         for (sub, (out, q)) in out.chunks_exact_mut(F::SUB).zip(block.q.chunks_exact(F::SUB)).enumerate() {
-            let scale = block.d * f32::from(block.scales[sub]);
+            let scale = block.d[sub * F::SUB / F::SCALED] * f32::from(block.scales[sub]);
             let min = block.m * f32::from(block.mins[sub]);
             for (value, q) in out.iter_mut().zip(q) {
-                let product = scale * f32::from(q - F::OFFSET);
+                let product = scale * f32::from(i16::from(*q) - F::OFFSET);
                 *value = if F::MIN { product + min } else { product };
             }
         }

@@ -7,15 +7,35 @@ use moli_format::TensorType;
 use super::row_bytes;
 use crate::KernelError;
 
+/// The tensor types that [`quantize`] makes blocks of.
+pub const QUANTIZABLE: [TensorType; 13] = [
+    TensorType::F32,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q8_0,
+    TensorType::Q2K,
+    TensorType::Q3K,
+    TensorType::Q4K,
+    TensorType::Q5K,
+    TensorType::Q6K,
+];
+
 /// Appends the blocks of `x` to `out`. `x` is whole blocks of the type.
 ///
 /// Values that are not finite give blocks of no meaning.
 ///
 /// # Errors
-/// [`KernelError::UnsupportedType`] and [`KernelError::PartialBlock`].
+/// [`KernelError::UnsupportedType`], [`KernelError::NoQuantizer`] and [`KernelError::PartialBlock`].
 pub fn quantize(ttype: TensorType, x: &[f32], out: &mut Vec<u8>) -> Result<(), KernelError> {
     if !super::is_supported(ttype) {
         return Err(KernelError::UnsupportedType { ttype });
+    }
+    if !QUANTIZABLE.contains(&ttype) {
+        return Err(KernelError::NoQuantizer { ttype });
     }
     out.reserve(row_bytes(ttype, x.len())?);
     let blocks = x.as_chunks::<32>().0;

@@ -17,6 +17,7 @@ pub struct CpuCache {
 
 /// The keys or the values.
 enum Part {
+    F32(Paged<f32>),
     F16(Paged<f16>),
     Q8_0 { quants: Paged<i8>, scales: Paged<f16> },
 }
@@ -44,6 +45,7 @@ impl CpuCache {
         let part = || -> Result<Part, ModelError> {
             let blocks = head_dim.div_ceil(KV_BLOCK);
             Ok(match kv_type {
+                KvType::F32 => Part::F32(Paged::new([layers, pages, kv_heads, head_dim])?),
                 KvType::F16 => Part::F16(Paged::new([layers, pages, kv_heads, head_dim])?),
                 KvType::Q8_0 => Part::Q8_0 {
                     quants: Paged::new([layers, pages, kv_heads, head_dim])?,
@@ -67,6 +69,7 @@ impl CpuCache {
     /// The type of its numbers.
     pub(super) fn kv_type(&self) -> KvType {
         match self.keys {
+            Part::F32(_) => KvType::F32,
             Part::F16(_) => KvType::F16,
             Part::Q8_0 { .. } => KvType::Q8_0,
         }
@@ -110,6 +113,7 @@ impl CpuCache {
 impl Part {
     fn layer(&self, layer: usize) -> KvPages<'_> {
         match self {
+            Self::F32(all) => KvPages::F32(all.layer(layer)),
             Self::F16(all) => KvPages::F16(all.layer(layer)),
             Self::Q8_0 { quants, scales } => {
                 KvPages::Q8_0 { quants: quants.layer(layer), scales: scales.layer(layer) }
@@ -119,6 +123,7 @@ impl Part {
 
     fn layer_mut(&mut self, layer: usize) -> KvPagesMut<'_> {
         match self {
+            Self::F32(all) => KvPagesMut::F32(all.layer_mut(layer)),
             Self::F16(all) => KvPagesMut::F16(all.layer_mut(layer)),
             Self::Q8_0 { quants, scales } => {
                 KvPagesMut::Q8_0 { quants: quants.layer_mut(layer), scales: scales.layer_mut(layer) }
@@ -128,6 +133,7 @@ impl Part {
 
     fn arrays(&self) -> [Option<&dyn Array>; 2] {
         match self {
+            Self::F32(all) => [Some(all), None],
             Self::F16(all) => [Some(all), None],
             Self::Q8_0 { quants, scales } => [Some(quants), Some(scales)],
         }
@@ -135,6 +141,7 @@ impl Part {
 
     fn arrays_mut(&mut self) -> [Option<&mut dyn Array>; 2] {
         match self {
+            Self::F32(all) => [Some(all), None],
             Self::F16(all) => [Some(all), None],
             Self::Q8_0 { quants, scales } => [Some(quants), Some(scales)],
         }
@@ -205,4 +212,4 @@ macro_rules! arrays {
         }
     )*};
 }
-arrays!(f16, i8);
+arrays!(f32, f16, i8);

@@ -132,12 +132,21 @@ struct Shape {
     head_dim: usize,
     soft_cap: Option<f32>,
     window: Option<usize>,
+    /// The first head's sink; each further head's is 1 more.
+    sink: Option<f32>,
+}
+
+impl Shape {
+    fn sinks(&self) -> Option<Vec<f32>> {
+        self.sink.map(|sink| (0..self.heads).map(|head| sink + head as f32).collect())
+    }
 }
 
 /// Rows `(sequence, position)` with queries `q`.
 fn attend(k: &Kernels, pool: &Pool, cache: &Cache, shape: Shape, rows: &[(u32, u32)], q: &[f32]) -> Vec<f32> {
     let tables: Vec<&[u32]> = cache.tables.iter().map(Vec::as_slice).collect();
     let (sequences, positions): (Vec<u32>, Vec<u32>) = rows.iter().copied().unzip();
+    let sinks = shape.sinks();
     let args = AttentionArgs {
         q,
         k_pages: cache.k.pages(),
@@ -151,6 +160,7 @@ fn attend(k: &Kernels, pool: &Pool, cache: &Cache, shape: Shape, rows: &[(u32, u
         scale: 1.0 / (shape.head_dim as f32).sqrt(),
         soft_cap: shape.soft_cap,
         window: shape.window,
+        sinks: sinks.as_deref(),
     };
     let mut out = vec![f32::MAX; q.len()];
     k.attention(pool, &args, &mut out).expect("the arguments fit");
@@ -159,7 +169,7 @@ fn attend(k: &Kernels, pool: &Pool, cache: &Cache, shape: Shape, rows: &[(u32, u
 
 /// One row by the definition, in f64.
 fn reference(cache: &Cache, shape: Shape, (sequence, position): (u32, u32), q: &[f32]) -> Vec<f64> {
-    let Shape { heads, kv_heads, head_dim: dim, soft_cap, window } = shape;
+    let Shape { heads, kv_heads, head_dim: dim, soft_cap, window, .. } = shape;
     let end = position as usize + 1;
     let start = window.map_or(0, |w| end.saturating_sub(w));
     let mut out = Vec::new();
@@ -178,6 +188,7 @@ fn reference(cache: &Cache, shape: Shape, (sequence, position): (u32, u32), q: &
         let scores: Vec<f64> = (start..end).map(score).collect();
         let max = scores.iter().copied().fold(f64::MIN, f64::max);
         let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        let total = total + shape.sinks().map_or(0.0, |sinks| (f64::from(sinks[head]) - max).exp());
         for d in 0..dim {
             let sum: f64 = (start..end)
                 .zip(&scores)
@@ -190,7 +201,7 @@ fn reference(cache: &Cache, shape: Shape, (sequence, position): (u32, u32), q: &
 }
 
 fn shapes() -> Vec<Shape> {
-    let base = Shape { heads: 9, kv_heads: 3, head_dim: 64, soft_cap: None, window: None };
+    let base = Shape { heads: 9, kv_heads: 3, head_dim: 64, soft_cap: None, window: None, sink: None };
     let mut shapes = vec![base];
     shapes.extend([80, 96, 128, 256, 40, 5].map(|head_dim| Shape {
         heads: 4,
@@ -199,7 +210,16 @@ fn shapes() -> Vec<Shape> {
         ..base
     }));
     shapes.extend([1, 31, 32, 33, 1000].map(|w| Shape { heads: 2, kv_heads: 1, window: Some(w), ..base }));
-    shapes.push(Shape { heads: 4, kv_heads: 1, head_dim: 256, soft_cap: Some(2.0), window: Some(40) });
+    shapes.push(Shape {
+        heads: 4,
+        kv_heads: 1,
+        head_dim: 256,
+        soft_cap: Some(2.0),
+        window: Some(40),
+        ..base
+    });
+    shapes.push(Shape { heads: 6, kv_heads: 2, sink: Some(-1.5), ..base });
+    shapes.push(Shape { heads: 2, kv_heads: 1, sink: Some(6.0), window: Some(40), ..base });
     shapes.push(Shape { heads: 2, kv_heads: 2, soft_cap: Some(30.0), ..base });
     shapes
 }
@@ -264,7 +284,7 @@ fn attention_has_the_same_bits_in_any_batch_and_on_any_threads() {
 #[test]
 fn attention_shows_nan_where_it_is_seen_and_only_there() {
     let (plain, others) = kernels();
-    let shape = Shape { heads: 2, kv_heads: 1, head_dim: 64, soft_cap: None, window: None };
+    let shape = Shape { heads: 2, kv_heads: 1, head_dim: 64, soft_cap: None, window: None, sink: None };
     for k in others.iter().chain([&plain]) {
         for (kind, soft_cap) in KINDS.into_iter().flat_map(|kind| [(kind, None), (kind, Some(5.0))]) {
             let shape = Shape { soft_cap, ..shape };
@@ -313,6 +333,7 @@ fn attention_refuses_what_does_not_fit() {
         scale: 1.0,
         soft_cap: None,
         window: None,
+        sinks: None,
     };
     let mut out = vec![0.0; 32];
     let mut what = |args: AttentionArgs<'_>| match plain.attention(&pool, &args, &mut out) {
@@ -335,6 +356,7 @@ fn attention_refuses_what_does_not_fit() {
     assert_eq!(what(AttentionArgs { v_pages: fewer, ..args }), "attention values");
     assert_eq!(what(AttentionArgs { window: Some(0), ..args }), "attention heads");
     assert_eq!(what(AttentionArgs { kv_heads: 0, ..args }), "attention heads");
+    assert_eq!(what(AttentionArgs { sinks: Some(&[]), ..args }), "attention sinks");
     assert_eq!(what(AttentionArgs { head_dim: usize::MAX, heads: 2, ..args }), "attention rows");
     // A page before the window may be gone.
     let gone = [99u32, 1];
@@ -436,7 +458,7 @@ fn q8_0_is_near_f16() {
     let k = others.last().unwrap_or(&plain);
     let mut random = Random(47);
     for head_dim in [64, 80, 128] {
-        let shape = Shape { heads: 4, kv_heads: 2, head_dim, soft_cap: None, window: None };
+        let shape = Shape { heads: 4, kv_heads: 2, head_dim, soft_cap: None, window: None, sink: None };
         let mut caches = KINDS.map(|kind| Cache::new(kind, &mut Random(53), 1, 2, head_dim));
         let tokens = SEQUENCE_PAGES * PAGE_TOKENS;
         let slot =

@@ -1,0 +1,109 @@
+//! Feed-forward networks of which each token goes through a few.
+
+use super::keys::Keys;
+use super::{Family, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
+use crate::ModelError;
+
+/// A mixture of experts (arXiv:1701.06538).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Experts that a token goes through.
+    pub used: usize,
+    /// Width inside an expert.
+    pub ffn: usize,
+    /// Width inside the expert that every token goes through; 0: there is none.
+    pub shared_ffn: usize,
+    /// Per layer: whether it has experts.
+    pub layers: Vec<bool>,
+    /// What the router's logits mean.
+    pub gating: Gating,
+    /// Whether the chosen experts' weights are divided by their sum.
+    pub normalised: bool,
+    /// Factor on the weights.
+    pub scale: f32,
+    /// Groups of experts, and how many of them a token's experts may come from (arXiv:2405.04434); `None`: all.
+    pub groups: Option<(usize, usize)>,
+}
+
+/// How a router's logits become weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gating {
+    /// `softmax(logits)`.
+    Softmax,
+    /// `sigmoid(logit)`.
+    Sigmoid,
+}
+
+impl Experts {
+    /// What the file says; `None` if the model has no experts.
+    pub(super) fn read(
+        keys: &Keys<'_>,
+        family: &Family,
+        layers: usize,
+        dense_ffn: Option<usize>,
+    ) -> Result<Option<Self>, ModelError> {
+        let Some(count) = keys.count("expert_count", MAX_EXPERTS)?.filter(|&count| count > 0) else {
+            return Ok(None);
+        };
+        let used = keys.size("expert_used_count", None, MAX_EXPERTS)?;
+        if used > count {
+            return Err(keys.out_of_range(
+                "expert_used_count",
+                used,
+                format!("at most expert_count, {count}"),
+            ));
+        }
+        let ffn = keys.size("expert_feed_forward_length", dense_ffn, MAX_WIDTH)?;
+        let shared = keys.count("expert_shared_count", MAX_EXPERTS)?.unwrap_or(0);
+        let shared_ffn = match keys.count("expert_shared_feed_forward_length", MAX_WIDTH)? {
+            Some(width) => width,
+            None => shared.saturating_mul(ffn),
+        };
+        if shared_ffn > MAX_WIDTH {
+            return Err(keys.out_of_range(
+                "expert_shared_count",
+                shared,
+                format!("at most {MAX_WIDTH} wide"),
+            ));
+        }
+        let dense = keys.count("leading_dense_block_count", MAX_LAYERS)?.unwrap_or(0);
+        let step = keys.size("interleave_moe_layer_step", Some(1), MAX_LAYERS)?;
+        let gating = match keys.count("expert_gating_func", u32::MAX as usize)? {
+            None | Some(0) => family.gating,
+            // 3: softmax over the chosen experts' logits, which is softmax over all divided by the sum of the chosen.
+            Some(1 | 3) => Gating::Softmax,
+            Some(2) => Gating::Sigmoid,
+            Some(other) => return Err(keys.unsupported("expert_gating_func", other)),
+        };
+        let groups =
+            match (keys.count("expert_group_count", count)?, keys.count("expert_group_used_count", count)?) {
+                (Some(groups), Some(used)) if groups > 1 && used > 0 && used < groups => {
+                    if count % groups != 0 {
+                        let allowed = format!("a divisor of expert_count, {count}");
+                        return Err(keys.out_of_range("expert_group_count", groups, allowed));
+                    }
+                    Some((groups, used))
+                }
+                _ => None,
+            };
+        if let Some((all, few)) = groups
+            && count / all * few < used
+        {
+            let allowed = format!("enough for expert_used_count, {used}");
+            return Err(keys.out_of_range("expert_group_used_count", few, allowed));
+        }
+        Ok(Some(Self {
+            count,
+            used,
+            ffn,
+            shared_ffn,
+            layers: (0..layers).map(|layer| layer >= dense && (layer + 1) % step == 0).collect(),
+            gating,
+            normalised: keys.flag("expert_weights_norm")?.unwrap_or(family.normalised),
+            scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
+            groups,
+        }))
+    }
+}

@@ -1,0 +1,160 @@
+//! What sets the architectures apart: a table with a row for each. What a file's metadata says goes before it.
+
+use moli_kernels::RopeStyle;
+
+use super::{Activation, Gating, QkNorm};
+
+/// An architecture: where it differs from [`PLAIN`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Family {
+    /// `general.architecture`.
+    pub(super) name: &'static str,
+    /// The order of the rotated elements in files of this architecture.
+    pub(super) rope: RopeStyle,
+    /// Base of the rotary wavelengths where the file has none.
+    pub(super) rope_base: f32,
+    /// The layers that rotate.
+    pub(super) rotated: Rotated,
+    /// LayerNorm with a bias instead of RMS norm.
+    pub(super) layer_norm: bool,
+    /// Whether attention and the feed-forward network read the residual stream through a norm.
+    pub(super) pre_norm: bool,
+    /// Whether what they give goes through a norm.
+    pub(super) post_norm: bool,
+    pub(super) qk_norm: QkNorm,
+    /// Whether Q, K and V must have biases.
+    pub(super) qkv_bias: bool,
+    /// Attention sinks: a score of each head for a key without a value.
+    pub(super) sinks: bool,
+    /// Keys and values from a latent vector.
+    pub(super) latent: bool,
+    pub(super) activation: Activation,
+    /// Whether the feed-forward network has a gate.
+    pub(super) gated: bool,
+    /// Embeddings times the root of the width.
+    pub(super) root_scale: bool,
+    pub(super) windows: Windows,
+    pub(super) gating: Gating,
+    /// Whether the chosen experts' weights are divided by their sum.
+    pub(super) normalised: bool,
+}
+
+/// The layers that have a window, where the file gives a window and no pattern.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Windows {
+    /// A window is not part of the architecture.
+    Refused,
+    All,
+    /// All but every `n`th.
+    AllBut(usize),
+}
+
+/// The layers with a rotary embedding, where the file does not say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Rotated {
+    All,
+    /// All but every `n`th.
+    AllBut(usize),
+    /// Those with a window, or all if there is none.
+    Windowed,
+}
+
+/// Llama without its order of rotated elements.
+const PLAIN: Family = Family {
+    name: "",
+    rope: RopeStyle::Halves,
+    rope_base: 1e4,
+    rotated: Rotated::All,
+    layer_norm: false,
+    pre_norm: true,
+    post_norm: false,
+    qk_norm: QkNorm::None,
+    qkv_bias: false,
+    sinks: false,
+    latent: false,
+    activation: Activation::Silu,
+    gated: true,
+    root_scale: false,
+    windows: Windows::Refused,
+    gating: Gating::Softmax,
+    normalised: true,
+};
+
+/// As [`PLAIN`], with pairs of neighbours rotated.
+const INTERLEAVED: Family = Family { rope: RopeStyle::Interleaved, ..PLAIN };
+
+/// Gemma, the first (arXiv:2403.08295).
+const GEMMA: Family = Family { activation: Activation::GeluTanh, root_scale: true, ..PLAIN };
+
+/// The architectures that the decoder computes.
+pub(super) const FAMILIES: [Family; 23] = [
+    // Mistral and Mixtral too.
+    Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
+    Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
+    Family { name: "qwen2moe", qkv_bias: true, normalised: false, windows: Windows::All, ..PLAIN },
+    Family { name: "qwen3", qk_norm: QkNorm::Head, windows: Windows::All, ..PLAIN },
+    Family { name: "qwen3moe", qk_norm: QkNorm::Head, windows: Windows::All, ..PLAIN },
+    Family { name: "gemma", ..GEMMA },
+    Family { name: "gemma2", post_norm: true, windows: Windows::AllBut(2), ..GEMMA },
+    Family {
+        name: "gemma3",
+        rope_base: 1e6,
+        post_norm: true,
+        qk_norm: QkNorm::Head,
+        windows: Windows::AllBut(6),
+        ..GEMMA
+    },
+    // Phi-4 too.
+    Family { name: "phi3", windows: Windows::All, ..PLAIN },
+    Family { name: "smollm3", rotated: Rotated::AllBut(4), windows: Windows::All, ..INTERLEAVED },
+    Family { name: "glm4", post_norm: true, ..INTERLEAVED },
+    Family { name: "granite", ..INTERLEAVED },
+    Family { name: "granitemoe", ..INTERLEAVED },
+    Family { name: "olmo2", pre_norm: false, post_norm: true, qk_norm: QkNorm::Row, ..PLAIN },
+    Family { name: "internlm2", ..INTERLEAVED },
+    Family { name: "baichuan", ..INTERLEAVED },
+    Family { name: "minicpm", ..INTERLEAVED },
+    Family {
+        name: "exaone4",
+        pre_norm: false,
+        post_norm: true,
+        qk_norm: QkNorm::Head,
+        rotated: Rotated::Windowed,
+        windows: Windows::AllBut(4),
+        ..PLAIN
+    },
+    Family { name: "ernie4_5", ..INTERLEAVED },
+    Family { name: "ernie4_5-moe", ..INTERLEAVED },
+    Family { name: "deepseek2", latent: true, normalised: false, ..INTERLEAVED },
+    Family {
+        name: "gpt-oss",
+        rope_base: 150_000.0,
+        qkv_bias: true,
+        sinks: true,
+        activation: Activation::SwigluClamped,
+        windows: Windows::AllBut(2),
+        ..PLAIN
+    },
+    Family {
+        name: "starcoder2",
+        layer_norm: true,
+        qkv_bias: true,
+        activation: Activation::GeluTanh,
+        gated: false,
+        windows: Windows::All,
+        ..PLAIN
+    },
+];
+
+const fn names() -> [&'static str; FAMILIES.len()] {
+    let mut names = [""; FAMILIES.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = FAMILIES[i].name;
+        i += 1;
+    }
+    names
+}
+
+/// The architectures that the decoder computes, as `general.architecture` spells them.
+pub const ARCHITECTURES: [&str; FAMILIES.len()] = names();

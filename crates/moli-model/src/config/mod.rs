@@ -1,0 +1,314 @@
+//! What a model is, read from its file's metadata. The decoder knows nothing of architectures: their differences are the
+//! fields here.
+
+mod experts;
+mod family;
+mod keys;
+mod latent;
+mod rope;
+
+use moli_format::Metadata;
+
+use crate::ModelError;
+use family::{FAMILIES, Family, Windows};
+use keys::Keys;
+
+pub use experts::{Experts, Gating};
+pub use family::ARCHITECTURES;
+pub use latent::Latent;
+pub use rope::{Rope, Yarn};
+
+// Beyond what any published model has; a damaged file's numbers end here instead of in an allocation.
+const MAX_LAYERS: usize = 1 << 10;
+const MAX_HEADS: usize = 1 << 12;
+const MAX_HEAD_DIM: usize = 1 << 10;
+const MAX_WIDTH: usize = 1 << 20;
+const MAX_CONTEXT: usize = 1 << 26;
+const MAX_EXPERTS: usize = 1 << 10;
+
+/// A transformer decoder's hyperparameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` query heads (grouped-query attention, arXiv:2305.13245).
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width inside the feed-forward network of the layers without experts.
+    pub ffn: usize,
+    /// Whether that network has a gate.
+    pub gated: bool,
+    /// The layers with experts; `None`: there are none.
+    pub experts: Option<Experts>,
+    /// Attention by latent vectors. Then `kv_heads` is 1, and `head_dim` is a latent key's width.
+    pub latent: Option<Latent>,
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+    /// The context that the model was trained for, in tokens.
+    pub context_train: usize,
+    /// LayerNorm with a bias instead of RMS norm.
+    pub layer_norm: bool,
+    /// Added to the mean square, or the variance, in a norm.
+    pub norm_eps: f32,
+    /// Rotary embedding of the layers with global attention.
+    pub rope: Rope,
+    /// Rotary embedding of the layers with a sliding window; the same as `rope` in most architectures.
+    pub rope_local: Rope,
+    /// Per layer: whether it has a rotary embedding.
+    pub rotated: Vec<bool>,
+    /// Factor on the attention scores.
+    pub attention_scale: f32,
+    /// `c` in `c * tanh(score / c)`.
+    pub attention_soft_cap: Option<f32>,
+    /// Whether each head has a score for a key without a value (attention sinks).
+    pub sinks: bool,
+    /// Where keys are limited to the latest few; `None` everywhere: global attention.
+    pub window: Option<SlidingWindow>,
+    /// Factor on the embeddings.
+    pub embedding_scale: f32,
+    /// Factor on what attention and the feed-forward network add to the residual stream.
+    pub residual_scale: f32,
+    /// Factor on the logits.
+    pub logit_scale: f32,
+    /// The feed-forward network's activation.
+    pub activation: Activation,
+    /// `c` in `c * tanh(logit / c)`.
+    pub logit_soft_cap: Option<f32>,
+    /// Whether and how Q and K are normed.
+    pub qk_norm: QkNorm,
+    /// Whether attention and the feed-forward network read the residual stream through a norm.
+    pub pre_norm: bool,
+    /// Whether what they give goes through a norm.
+    pub post_norm: bool,
+    /// Whether Q, K and V must have biases.
+    pub qkv_bias: bool,
+}
+
+/// What is normed of Q and K.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Nothing.
+    None,
+    /// Each head.
+    Head,
+    /// All heads together.
+    Row,
+}
+
+/// The activation of the feed-forward network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// GELU by its tanh form (arXiv:1606.08415).
+    GeluTanh,
+    /// `min(x, 7) * sigmoid(1.702 x)`, whose partner is between -7 and 7 and has 1 added (arXiv:2508.10925).
+    SwigluClamped,
+}
+
+/// Layers whose queries see only the latest `tokens` keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlidingWindow {
+    /// Keys that a query sees, itself included.
+    pub tokens: usize,
+    /// Per layer: whether the window applies.
+    pub layers: Vec<bool>,
+}
+
+impl Config {
+    /// Reads the hyperparameters.
+    ///
+    /// `vocab` is the number of rows of the embedding table, which is what the file really has.
+    ///
+    /// # Errors
+    /// Names the metadata key that is missing, of another type, out of range, or asks for what is not computed.
+    pub fn from_metadata(metadata: &Metadata, vocab: usize) -> Result<Self, ModelError> {
+        let architecture = metadata.architecture()?.to_owned();
+        let Some(family) = FAMILIES.iter().find(|family| family.name == architecture) else {
+            return Err(ModelError::UnsupportedArchitecture {
+                found: architecture,
+                supported: ARCHITECTURES.join(", "),
+            });
+        };
+        let keys = Keys { metadata, architecture: &architecture };
+
+        let layers = keys.size("block_count", None, MAX_LAYERS)?;
+        keys.refuse_unsupported(layers)?;
+        let hidden = keys.size("embedding_length", None, MAX_WIDTH)?;
+        let heads = keys.size("attention.head_count", None, MAX_HEADS)?;
+        let latent = if family.latent { Some(Latent::read(&keys)?) } else { None };
+        let (kv_heads, head_dim) = match &latent {
+            Some(latent) => (1, latent.width()),
+            None => head_shape(&keys, hidden, heads)?,
+        };
+        let dense_ffn = keys.count("feed_forward_length", MAX_WIDTH)?.filter(|&width| width > 0);
+        let experts = Experts::read(&keys, family, layers, dense_ffn)?;
+        let all_experts = experts.as_ref().is_some_and(|experts| experts.layers.iter().all(|&has| has));
+        let ffn = match dense_ffn {
+            None if all_experts => 0,
+            _ => keys.size("feed_forward_length", None, MAX_WIDTH)?,
+        };
+        let context_train = keys.size("context_length", None, MAX_CONTEXT)?;
+        let epsilon = if family.layer_norm {
+            "attention.layer_norm_epsilon"
+        } else {
+            "attention.layer_norm_rms_epsilon"
+        };
+        let norm_eps = keys.positive(epsilon, None)?;
+
+        let rope = Rope::read(&keys, family, latent.map_or(head_dim, |latent| latent.rotated))?;
+        let window = keys.sliding_window(family, layers, context_train)?;
+        let rope_local = if family.name == "gemma3" {
+            // The window never reaches positions that need stretching.
+            let base = keys.positive("rope.freq_base_swa", Some(1e4))?;
+            Rope { base, position_divisor: 1.0, yarn: None, magnitude: 1.0, ..rope }
+        } else {
+            rope
+        };
+        let rotated = keys.rotated(family, layers, window.as_ref())?;
+        let attention_scale = match keys.factor("attention.scale")? {
+            Some(scale) => scale,
+            None => {
+                attention_scale(&keys, layers, hidden / heads, latent.map_or(head_dim, |l| l.head_dim()))?
+            }
+        };
+        let [embedding, residual, logit] = scales(&keys, hidden, layers)?;
+        let root_scale = if family.root_scale { (hidden as f32).sqrt() } else { 1.0 };
+
+        Ok(Self {
+            layers,
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            ffn,
+            gated: family.gated,
+            experts,
+            latent,
+            vocab,
+            context_train,
+            layer_norm: family.layer_norm,
+            norm_eps,
+            rope,
+            rope_local,
+            rotated,
+            attention_scale,
+            attention_soft_cap: keys.factor("attn_logit_softcapping")?,
+            sinks: family.sinks,
+            window,
+            embedding_scale: embedding.unwrap_or(root_scale),
+            residual_scale: residual.unwrap_or(1.0),
+            logit_scale: logit.map_or(1.0, |divisor| 1.0 / divisor),
+            activation: family.activation,
+            logit_soft_cap: keys.factor("final_logit_softcapping")?,
+            qk_norm: family.qk_norm,
+            pre_norm: family.pre_norm,
+            post_norm: family.post_norm,
+            qkv_bias: family.qkv_bias,
+            architecture,
+        })
+    }
+
+    /// Width of the queries of all heads, as the weights give them.
+    pub fn q_width(&self) -> usize {
+        self.heads * self.latent.map_or(self.head_dim, |latent| latent.head_dim())
+    }
+
+    /// Width of what attention hands on, of all heads.
+    pub fn attended_width(&self) -> usize {
+        self.heads * self.latent.map_or(self.head_dim, |latent| latent.value)
+    }
+
+    /// The greatest width of what a matrix is multiplied with.
+    pub fn widest_input(&self) -> usize {
+        let latent = self.latent.map_or(0, |l| l.kv_rank.max(l.plain).max(l.q_rank.unwrap_or(0)));
+        let widths = [self.heads * self.head_dim, self.attended_width(), self.widest_ffn(), latent];
+        widths.into_iter().fold(self.hidden, usize::max)
+    }
+
+    /// The greatest width inside a feed-forward network.
+    pub fn widest_ffn(&self) -> usize {
+        self.experts.as_ref().map_or(self.ffn, |experts| self.ffn.max(experts.ffn).max(experts.shared_ffn))
+    }
+
+    /// The sliding window of a layer in tokens, or `None` where it sees everything.
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        let window = self.window.as_ref()?;
+        window.layers.get(layer).copied().unwrap_or(false).then_some(window.tokens)
+    }
+
+    /// Bytes of keys and values per token in f16.
+    pub fn kv_bytes_per_token(&self) -> u64 {
+        [self.layers, 2, self.kv_heads, self.head_dim, size_of::<u16>()]
+            .iter()
+            .fold(1u64, |product, &n| product.saturating_mul(n as u64))
+    }
+}
+
+/// Key heads, and the width of a head.
+fn head_shape(keys: &Keys<'_>, hidden: usize, heads: usize) -> Result<(usize, usize), ModelError> {
+    let kv_heads = keys.size("attention.head_count_kv", Some(heads), MAX_HEADS)?;
+    if heads % kv_heads != 0 {
+        return Err(keys.out_of_range("attention.head_count_kv", kv_heads, format!("a divisor of {heads}")));
+    }
+    let head_dim = keys.size("attention.key_length", Some(hidden / heads), MAX_HEAD_DIM)?;
+    let value_dim = keys.size("attention.value_length", Some(head_dim), MAX_HEAD_DIM)?;
+    if value_dim != head_dim {
+        let allowed = format!("{head_dim}, as the keys are");
+        return Err(keys.out_of_range("attention.value_length", value_dim, allowed));
+    }
+    Ok((kv_heads, head_dim))
+}
+
+/// The factor on the scores of files that have none: one over the root of a width.
+fn attention_scale(
+    keys: &Keys<'_>,
+    layers: usize,
+    per_head: usize,
+    head_dim: usize,
+) -> Result<f32, ModelError> {
+    // Gemma 2 and 3 of 27B alone scale by the width per head instead of the head's width (arXiv:2408.00118, arXiv:2503.19786).
+    let width = match (keys.architecture, layers) {
+        ("gemma2", 46) | ("gemma3", 62) => per_head,
+        _ => head_dim,
+    };
+    let scale = 1.0 / (width as f32).sqrt();
+    // DeepSeek's YaRN sharpens the scores: this is squared, for the query and the key.
+    let sharper = match keys.factor("rope.scaling.yarn_log_multiplier")? {
+        Some(multiplier) => {
+            1.0 + multiplier * keys.factor("rope.scaling.factor")?.unwrap_or(1.0).max(1.0).ln()
+        }
+        None => 1.0,
+    };
+    Ok(scale * sharper * sharper)
+}
+
+/// The factors on embeddings and residuals, and what logits are divided by (Granite; MiniCPM, arXiv:2404.06395).
+fn scales(keys: &Keys<'_>, hidden: usize, layers: usize) -> Result<[Option<f32>; 3], ModelError> {
+    let suffixes = ["embedding_scale", "residual_scale", "logit_scale"];
+    let mut scales = [None; 3];
+    for (scale, suffix) in scales.iter_mut().zip(suffixes) {
+        *scale = keys.factor(suffix)?;
+        // Others mean something else by these keys.
+        if let Some(value) = scale.filter(|&value| value != 1.0)
+            && !["granite", "granitemoe", "minicpm"].contains(&keys.architecture)
+        {
+            return Err(keys.unsupported(suffix, value));
+        }
+    }
+    if keys.architecture == "minicpm" {
+        // Older files leave out the numbers of the first MiniCPM.
+        let published = [12.0, 1.4 / (layers as f32).sqrt(), hidden as f32 / 256.0];
+        for (scale, value) in scales.iter_mut().zip(published) {
+            scale.get_or_insert(value);
+        }
+    }
+    Ok(scales)
+}
