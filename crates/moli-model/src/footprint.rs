@@ -60,7 +60,8 @@ impl Footprint {
         let experts = config.experts.as_ref().map_or(0, |experts| {
             let layer =
                 list(experts.count, size_of::<Mlp<CpuBackend>>()) + size_of::<Mixture<CpuBackend>>() as u64;
-            layer * experts.layers.iter().filter(|&&has| has).count() as u64
+            layer
+                * gguf.tensors().filter(|tensor| tensor.name.ends_with(".ffn_gate_inp.weight")).count() as u64
         });
         let latent = config.latent.map_or(0, |latent| {
             // Older files have one of the matrices the other way round: it is turned into f32.

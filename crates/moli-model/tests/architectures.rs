@@ -12,51 +12,17 @@ use serde_json::Value;
 
 /// Folders whose architecture, or something that their configuration asks for, is not computed yet, and what the error names.
 /// One that is computed must not be here.
-const NOT_YET: &[(&str, &str)] = &[
-    ("baichuan", "baichuan"),
-    ("deepseek_v2", "deepseek_v2"),
-    ("deepseek_v2_grouped", "deepseek_v2"),
-    ("deepseek_v3", "deepseek_v3"),
-    ("ernie4_5", "ernie4_5"),
-    ("ernie4_5_moe", "ernie4_5_moe"),
-    ("exaone4", "exaone4"),
-    ("exaone4_full", "exaone4"),
-    ("gemma", "gemma"),
-    ("gemma2", "gemma2"),
-    ("glm4", "glm4"),
-    ("gpt_oss", "gpt_oss"),
-    ("granite", "granite"),
-    ("granitemoe", "granitemoe"),
-    ("internlm2", "internlm2"),
-    ("lfm2", "lfm2"),
-    ("minicpm", "minicpm"),
-    ("mixtral", "mixtral"),
-    ("olmo2", "olmo2"),
-    ("phi3", "phi3"),
-    ("phi3_longrope_long", "phi3"),
-    ("phi3_longrope_partial", "phi3"),
-    ("phi3_longrope_short", "phi3"),
-    ("phi3_partial", "phi3"),
-    ("qwen2_moe", "qwen2_moe"),
-    ("qwen3_moe", "qwen3_moe"),
-    ("qwen3_next", "qwen3_next"),
-    ("smollm3", "smollm3"),
-    ("starcoder2", "starcoder2"),
-];
+const NOT_YET: &[(&str, &str)] = &[("lfm2", "lfm2"), ("qwen3_next", "qwen3_next")];
 
-/// Greatest difference from logits with the same rounding of keys and values, relative to a position's largest logit. Sums
-/// in another order make less than 1e-6; a key or value that is rounded the other way for it makes more.
-const BOUND: f32 = 1e-5;
-/// The same from logits in f32 throughout: rounding to f16 makes some 3e-4.
-const ROUNDING_BOUND: f32 = 2e-3;
+/// Greatest difference, relative to a position's largest logit. Sums in another order make less than 2e-6, and with latent
+/// attention, where the reference multiplies matrices in another order too, some 1e-5.
+const BOUND: f32 = 5e-5;
 
 /// What a folder must give.
 struct Expected {
     ids: Vec<u32>,
-    /// `[ids, vocab]`, keys and values in f16.
+    /// `[ids, vocab]`
     logits: Vec<Vec<f32>>,
-    /// `[ids, vocab]`, all in f32.
-    exact: Vec<Vec<f32>>,
     /// Tokens that the model is opened for.
     context: usize,
 }
@@ -66,11 +32,10 @@ impl Expected {
         let json: Value =
             serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
         let ids: Vec<u32> = serde_json::from_value(json["ids"].clone()).unwrap();
-        let rows = |name: &str| -> Vec<Vec<f32>> { serde_json::from_value(json[name].clone()).unwrap() };
-        let (logits, exact) = (rows("logits_f16_kv"), rows("logits"));
-        assert!(ids.len() > 10 && logits.len() == ids.len() && exact.len() == ids.len(), "{folder:?}");
+        let logits: Vec<Vec<f32>> = serde_json::from_value(json["logits"].clone()).unwrap();
+        assert!(ids.len() > 10 && logits.len() == ids.len(), "{folder:?}");
         let context = json.get("context").map_or(ids.len(), |tokens| tokens.as_u64().unwrap() as usize);
-        Self { ids, logits, exact, context }
+        Self { ids, logits, context }
     }
 }
 
@@ -105,7 +70,7 @@ impl From<ModelError> for Failure {
 
 fn runtime(folder: &Path, context: usize) -> Result<Box<dyn Runtime>, Failure> {
     let gguf = Gguf::open(folder, ReadMode::Map)?;
-    let options = LoadOptions { threads: 2, isa: None, context, max_rows: 32, kv_type: KvType::F16 };
+    let options = LoadOptions { threads: 2, isa: None, context, max_rows: 32, kv_type: KvType::F32 };
     Ok(load(&gguf, BackendKind::Cpu, &options)?)
 }
 
@@ -156,10 +121,6 @@ fn compare(folder: &Path) -> Result<f32, Failure> {
     if greatest(&worst) > BOUND {
         let worst: Vec<String> = worst.iter().map(|difference| format!("{difference:.0e}")).collect();
         return Err(Failure::Wrong(format!("off by {}", worst.join(" "))));
-    }
-    let rounding = greatest(&differences(&together, &expected.exact));
-    if rounding > ROUNDING_BOUND {
-        return Err(Failure::Wrong(format!("off by {rounding:.1e} from the exact logits")));
     }
     Ok(greatest(&worst))
 }
