@@ -45,7 +45,7 @@ pub(crate) struct Logits {
     /// Run on these processors only, such as 0-3,8 (Linux)
     #[arg(long, value_name = "LIST", value_parser = cpu_list, allow_negative_numbers = true)]
     cpu_affinity: Option<CpuList>,
-    /// How keys and values are stored: f16 or q8_0
+    /// How keys and values are stored: f16, q8_0, or f32, which comes nearest to software that computes in f32
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     kv_type: KvType,
 }
