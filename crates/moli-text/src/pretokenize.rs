@@ -65,7 +65,7 @@ impl Stage {
         }
         if pattern == THOUSANDS_OF_WORDS {
             // Oniguruma counts fractions and the like among the characters of words.
-            let digits = compile(pattern, &[r"\d+[\w\p{N}]".to_owned(), r"\d+".to_owned()])?;
+            let digits = compile(pattern, &[r"\d+[[\w\p{N}]--\d]".to_owned(), r"\d+".to_owned()])?;
             return Ok(Self { cut: Cut::Thousands { digits, until_next: false }, behavior, invert });
         }
         let (mut parts, mut followed) = (Vec::new(), Vec::new());
