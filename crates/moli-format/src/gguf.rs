@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::cursor::{Cursor, check_name};
 use crate::{
-    Bytes, DEFAULT_ALIGNMENT, FileKind, FormatError, Metadata, ReadMode, TensorType, Value, huggingface, kind, split,
+    Bytes, DEFAULT_ALIGNMENT, FileKind, FormatError, Metadata, ReadMode, TensorType, Value, huggingface,
+    kind, split,
 };
 
 /// Dimensions of a tensor, at most.

@@ -7,7 +7,7 @@ use moli_format::Gguf;
 use moli_kernels::{Activations, Kernels, KvSlot, RopeAngles, Scratch};
 
 use crate::cpu::CpuBackend;
-use crate::weights::Layer;
+use crate::weights::{LatentAttention, Layer, Linear, Mixture, Mlp};
 use crate::{Config, MAX_OUTPUTS};
 
 /// The pool, the batch's lists and all else that has no row and no layer: a few kilobytes.
@@ -52,16 +52,32 @@ impl Footprint {
         let max_rows = load.max_rows.max(1);
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
 
-        let vectors = gguf.tensors().filter(|tensor| tensor.rows() == 1);
+        let vectors = gguf.tensors().filter(|tensor| tensor.rows() == 1 || tensor.name.ends_with(".bias"));
         let values = vectors.fold(0u64, |sum, tensor| sum.saturating_add(floats(tensor.elements())));
-        // The list of layers grows as they are found, and doubles when it is full.
-        let layers = config.layers.next_power_of_two().max(4) * size_of::<Layer<CpuBackend>>();
+        // Lists grow as their elements are found, and double when they are full.
+        let list = |len: usize, element: usize| (len.next_power_of_two().max(4) * element) as u64;
+        let layers = list(config.layers, size_of::<Layer<CpuBackend>>());
+        let experts = config.experts.as_ref().map_or(0, |experts| {
+            let layer =
+                list(experts.count, size_of::<Mlp<CpuBackend>>()) + size_of::<Mixture<CpuBackend>>() as u64;
+            layer
+                * gguf.tensors().filter(|tensor| tensor.name.ends_with(".ffn_gate_inp.weight")).count() as u64
+        });
+        let latent = config.latent.map_or(0, |latent| {
+            // Older files have one of the matrices the other way round: it is turned into f32.
+            let turned = gguf.tensor("blk.0.attn_kv_b.weight").map_or(0, |_| latent.kv_rank * latent.plain);
+            let heads = 2 * list(config.heads, size_of::<Linear<CpuBackend>>());
+            let layer =
+                heads + floats(turned * config.heads) + size_of::<LatentAttention<CpuBackend>>() as u64;
+            layer.saturating_mul(config.layers as u64)
+        });
+        let lists = layers.saturating_add(experts).saturating_add(latent);
 
         let tied = gguf.tensor("output.weight").is_none();
         let embeddings =
             gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |table| table.data.len() as u64);
 
-        let experts = config.experts.as_ref().map_or(0, |e| e.count + 2 * config.hidden + 2);
+        let experts = config.experts.as_ref().map_or(0, |e| e.count + 2 * config.hidden + 4 + 4 * e.used);
         let latent = config.latent.map_or(0, |l| {
             let part = l.kv_rank.max(l.plain).max(l.value);
             let heads = config.q_width().max(config.attended_width()).max(q) + config.heads * l.rotated;
@@ -87,7 +103,7 @@ impl Footprint {
         Self {
             weights: gguf.file_bytes().saturating_sub(embeddings),
             embeddings,
-            vectors: values.saturating_add(layers as u64),
+            vectors: values.saturating_add(lists),
             activations: activations.iter().fold(0, |sum, &part| sum.saturating_add(part)),
             threads: Scratch::bytes(load.threads).saturating_add(attention).saturating_add(REST),
             logits: floats(config.vocab).saturating_mul(rows),

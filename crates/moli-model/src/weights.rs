@@ -196,7 +196,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             post_attn_norm: norm(self, config.post_norm, "post_attention_norm")?,
             ffn_norm: norm(self, config.pre_norm, before_ffn)?,
             ffn: match &config.experts {
-                Some(experts) if experts.layers.get(i) == Some(&true) => {
+                Some(experts) if self.has(&name("ffn_gate_inp.weight")) => {
                     FeedForward::Experts(Box::new(self.mixture(i, experts)?))
                 }
                 _ => FeedForward::Dense(self.mlp(&name("ffn"), "", config.ffn)?),

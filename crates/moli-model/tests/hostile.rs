@@ -123,6 +123,37 @@ fn features_that_would_be_ignored() {
     }
 }
 
+/// The error of the tiny model with experts, with one key changed.
+fn expert_error_with(key: &str, value: impl Into<Value>) -> ModelError {
+    let mut file = TinyModel::new("qwen3moe").file().unwrap();
+    file.meta(key, value);
+    try_load(&file).err().unwrap()
+}
+
+#[test]
+fn more_experts_for_a_token_than_there_are() {
+    let key = "qwen3moe.expert_used_count";
+    assert_out_of_range(&expert_error_with(key, 5u32), key);
+    assert_out_of_range(&expert_error_with(key, 0u32), key);
+    assert_out_of_range(&expert_error_with("qwen3moe.expert_count", u32::MAX), "qwen3moe.expert_count");
+}
+
+#[test]
+fn experts_that_are_not_those_of_the_tensors() {
+    // Without experts, the network of the others is missing.
+    let error = expert_error_with("qwen3moe.expert_count", 0u32);
+    assert!(matches!(&error, ModelError::MissingTensor { name } if name.contains("ffn_")), "{error}");
+    let error = expert_error_with("qwen3moe.expert_count", 3u32);
+    assert!(matches!(&error, ModelError::TensorShape { name, .. } if name.contains("_exps")), "{error}");
+}
+
+#[test]
+fn a_vocabulary_of_another_size_than_the_embeddings() {
+    for size in [0u32, 100, 260] {
+        assert_out_of_range(&error_with("llama.vocab_size", size), "llama.vocab_size");
+    }
+}
+
 #[test]
 fn neutral_values_and_uniform_lists_are_no_features() {
     let mut file = TinyModel::new("llama").file().unwrap();
@@ -181,9 +212,9 @@ fn a_matrix_of_a_type_without_kernels() {
     let mut model = TinyModel::new("llama");
     model.matrix = TensorType::F32;
     let mut file = model.file().unwrap();
-    file.tensor("blk.0.attn_q.weight", TensorType::IQ2XXS, &[256, 256], vec![0u8; 256 * 66]);
+    file.tensor("blk.0.attn_q.weight", TensorType::I32, &[256, 256], vec![0u8; 256 * 256 * 4]);
     let error = try_load(&file).err().unwrap();
-    assert!(matches!(&error, ModelError::TensorType { found: "IQ2_XXS", .. }), "{error}");
+    assert!(matches!(&error, ModelError::TensorType { found: "I32", .. }), "{error}");
 }
 
 #[test]

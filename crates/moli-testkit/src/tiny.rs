@@ -28,6 +28,8 @@ pub struct TinyModel {
     pub head_dim: usize,
     /// Width inside the feed-forward network.
     pub ffn: usize,
+    /// Experts of each layer, of which two are used (qwen3moe); they are as wide as the network of others.
+    pub experts: usize,
     /// Context in the metadata, in tokens.
     pub context: usize,
     /// Sliding window (gemma3), in tokens.
@@ -87,7 +89,7 @@ pub const CONTROL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_en
 
 impl TinyModel {
     /// Those that it can be.
-    pub const ARCHITECTURES: [&str; 4] = ["llama", "qwen2", "qwen3", "gemma3"];
+    pub const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3"];
 
     /// A model of the architecture with Q8_0 weights; 256 columns, so that every format fits.
     pub fn new(architecture: &'static str) -> Self {
@@ -101,6 +103,7 @@ impl TinyModel {
             kv_heads: 2,
             head_dim: 64,
             ffn: 512,
+            experts: 4,
             context: 2048,
             window: 24,
             seed: 1,
@@ -120,8 +123,13 @@ impl TinyModel {
         let mut file = self.metadata();
         for (name, ttype, rows, cols) in self.tensors() {
             let data = self.weights(&name, ttype, rows, cols)?;
-            let dims: &[u64] = if rows == 1 { &[cols as u64] } else { &[cols as u64, rows as u64] };
-            file.tensor(&name, ttype, dims, data);
+            let (cols, rows, experts) = (cols as u64, rows as u64, self.experts as u64);
+            let dims = match rows {
+                1 => vec![cols],
+                _ if name.ends_with("_exps.weight") => vec![cols, rows / experts, experts],
+                _ => vec![cols, rows],
+            };
+            file.tensor(&name, ttype, &dims, data);
         }
         Ok(file)
     }
@@ -152,6 +160,10 @@ impl TinyModel {
             file.meta(&key(suffix), value as u32);
         }
         file.meta(&key("attention.layer_norm_rms_epsilon"), 1e-6f32);
+        if self.architecture == "qwen3moe" {
+            file.meta(&key("expert_count"), self.experts as u32);
+            file.meta(&key("expert_used_count"), 2u32);
+        }
         if self.architecture == "gemma3" {
             file.meta(&key("attention.sliding_window"), self.window as u32);
             // Otherwise the first global layer would be the sixth.
@@ -190,15 +202,22 @@ impl TinyModel {
             add("attn_v.weight", self.matrix, kv, hidden);
             add("attn_output.weight", self.matrix, hidden, q);
             add("ffn_norm.weight", float, 1, hidden);
-            add("ffn_gate.weight", self.matrix, ffn, hidden);
-            add("ffn_up.weight", self.matrix, ffn, hidden);
-            add("ffn_down.weight", self.matrix, hidden, ffn);
+            if self.architecture == "qwen3moe" {
+                add("ffn_gate_inp.weight", float, self.experts, hidden);
+                add("ffn_gate_exps.weight", self.matrix, self.experts * ffn, hidden);
+                add("ffn_up_exps.weight", self.matrix, self.experts * ffn, hidden);
+                add("ffn_down_exps.weight", self.matrix, self.experts * hidden, ffn);
+            } else {
+                add("ffn_gate.weight", self.matrix, ffn, hidden);
+                add("ffn_up.weight", self.matrix, ffn, hidden);
+                add("ffn_down.weight", self.matrix, hidden, ffn);
+            }
             if self.architecture == "qwen2" {
                 add("attn_q.bias", float, 1, q);
                 add("attn_k.bias", float, 1, kv);
                 add("attn_v.bias", float, 1, kv);
             }
-            if matches!(self.architecture, "qwen3" | "gemma3") {
+            if matches!(self.architecture, "qwen3" | "qwen3moe" | "gemma3") {
                 add("attn_q_norm.weight", float, 1, self.head_dim);
                 add("attn_k_norm.weight", float, 1, self.head_dim);
             }

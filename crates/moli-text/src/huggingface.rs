@@ -49,7 +49,9 @@ fn json(metadata: &Metadata) -> Result<Option<&str>, TextError> {
     }
     match (metadata.str_opt(JSON)?, metadata.str_opt(FOLDER)?) {
         (Some(json), _) => Ok(Some(json)),
-        (None, Some(folder)) => Err(TextError::NoTokenizer { path: Path::new(folder).join("tokenizer.json") }),
+        (None, Some(folder)) => {
+            Err(TextError::NoTokenizer { path: Path::new(folder).join("tokenizer.json") })
+        }
         (None, None) => Ok(None),
     }
 }
@@ -69,8 +71,8 @@ impl Sizes {
     /// The sizes where the metadata was a folder; `None` if it was not.
     pub(crate) fn of(metadata: &Metadata) -> Result<Option<Self>, TextError> {
         let Some(json) = json(metadata)? else { return Ok(None) };
-        let root: Root = serde_json::from_str(json)
-            .map_err(|error| TextError::Json { message: error.to_string() })?;
+        let root: Root =
+            serde_json::from_str(json).map_err(|error| TextError::Json { message: error.to_string() })?;
         let mut sizes = Self { tokens: root.model.vocab, merges: root.model.merges.0, ..Self::default() };
         for token in root.added_tokens {
             sizes.added.count(&token.content);

@@ -12,6 +12,7 @@
 
 mod bpe;
 mod concat;
+mod dumps;
 mod eog;
 mod error;
 mod footprint;

@@ -36,7 +36,7 @@ enum Cut {
     },
     Literal(String),
     /// Groups of three digits from the right, in each run of digits. Where `until_next`, what follows a group up to the
-    /// next one belongs to it.
+    /// next one belongs to it; otherwise the first pattern of `digits` is a run within a word, which isn't cut.
     Thousands {
         digits: Box<meta::Regex>,
         until_next: bool,
@@ -59,18 +59,18 @@ impl Stage {
     /// An expression whose only look-ahead, if any, is [`NO_WORD`] at the end of alternatives, or one of the two for
     /// thousands.
     pub(crate) fn regex(pattern: &str, behavior: Behavior, invert: bool) -> Result<Self, TextError> {
-        for (thousands, digits, until_next) in
-            [(THOUSANDS, r"\d+", true), (THOUSANDS_OF_WORDS, r"\d+\b", false)]
-        {
-            if pattern == thousands {
-                let digits = compile(pattern, &[digits.to_owned()])?;
-                return Ok(Self { cut: Cut::Thousands { digits, until_next }, behavior, invert });
-            }
+        if pattern == THOUSANDS {
+            let digits = compile(pattern, &[r"\d+".to_owned()])?;
+            return Ok(Self { cut: Cut::Thousands { digits, until_next: true }, behavior, invert });
+        }
+        if pattern == THOUSANDS_OF_WORDS {
+            // Oniguruma counts fractions and the like among the characters of words.
+            let digits = compile(pattern, &[r"\d+[[\w\p{N}]--\d]".to_owned(), r"\d+".to_owned()])?;
+            return Ok(Self { cut: Cut::Thousands { digits, until_next: false }, behavior, invert });
         }
         let (mut parts, mut followed) = (Vec::new(), Vec::new());
         for part in alternatives(pattern) {
-            // Possessive forms exist for a backtracking engine's speed; greedy ones match the same here.
-            let part = part.replace("++", "+").replace("?+", "?").replace("*+", "*");
+            let part = greedy(part);
             let Some(part) = part.strip_suffix(NO_WORD) else {
                 parts.push(part);
                 followed.push(false);
@@ -208,7 +208,7 @@ fn compile(pattern: &str, parts: &[String]) -> Result<Box<meta::Regex>, TextErro
 /// The groups of at most three digits of every run, cut from the right.
 fn thousands(digits: &meta::Regex, piece: &str, until_next: bool) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = Vec::new();
-    for run in digits.find_iter(piece) {
+    for run in digits.find_iter(piece).filter(|run| until_next || run.pattern().as_usize() > 0) {
         let text = piece.get(run.range()).unwrap_or("");
         let lead = text.chars().count() % 3;
         let starts = text.char_indices().enumerate();
@@ -226,19 +226,26 @@ fn thousands(digits: &meta::Regex, piece: &str, until_next: bool) -> Vec<Range<u
     groups
 }
 
-/// The top-level alternatives of an expression.
-fn alternatives(pattern: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut depth, mut class, mut escaped) = (Vec::new(), 0, 0usize, 0usize, false);
-    for (at, c) in pattern.char_indices() {
-        if escaped {
-            escaped = false;
-            continue;
-        }
+/// The characters of an expression that mean something: neither escaped nor inside a class.
+fn operators(pattern: &str) -> impl Iterator<Item = (usize, char)> {
+    let (mut class, mut escaped) = (0usize, false);
+    pattern.char_indices().filter(move |&(_, c)| {
         match c {
+            _ if escaped => escaped = false,
             '\\' => escaped = true,
             '[' => class += 1,
             ']' if class > 0 => class -= 1,
-            _ if class > 0 => {}
+            _ => return class == 0,
+        }
+        false
+    })
+}
+
+/// The top-level alternatives of an expression.
+fn alternatives(pattern: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0usize);
+    for (at, c) in operators(pattern) {
+        match c {
             '(' => depth += 1,
             ')' => depth = depth.saturating_sub(1),
             '|' if depth == 0 => {
@@ -250,6 +257,23 @@ fn alternatives(pattern: &str) -> Vec<&str> {
     }
     parts.push(&pattern[start..]);
     parts
+}
+
+/// Possessive repetitions as greedy ones: they exist for a backtracking engine's speed, and match the same here.
+fn greedy(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len());
+    let (mut done, mut last) = (0, None);
+    for (at, c) in operators(pattern) {
+        if c == '+' && last.is_some_and(|(before, c)| before + 1 == at && matches!(c, '+' | '?' | '*')) {
+            out.push_str(&pattern[done..at]);
+            done = at + 1;
+            last = None;
+        } else {
+            last = Some((at, c));
+        }
+    }
+    out.push_str(&pattern[done..]);
+    out
 }
 
 #[cfg(test)]
@@ -303,6 +327,13 @@ mod tests {
         // A letter behind the digits, and no cut.
         assert_eq!(cut("tiny_aya", "12345 1234a"), ["12", "345", " ", "123", "4", "a"]);
         assert_eq!(cut("afmoe", "1234567"), ["1", "234", "567"]);
+    }
+
+    #[test]
+    fn possessive_repetitions_outside_of_classes() {
+        assert_eq!(greedy(r"[^\r]?+\p{L}++|[*+?+]*+ \++"), r"[^\r]?\p{L}+|[*+?+]* \++");
+        // The class of DeepSeek's expression contains `*+`.
+        assert_eq!(cut("deepseek-v3", "+naïve"), ["+na", "ïve"]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The functions and filters that chat templates expect from their Python home.
 
-use minijinja::value::{Kwargs, ObjectRepr, Rest, Value, ValueOrKwargs};
+use crate::dumps::{self, Dumps};
+use minijinja::value::{Kwargs, ObjectRepr, Rest, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, filters, tests as predicates};
 use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use std::io::{self, Write};
 
 /// The longest JSON text that `tojson` makes, in bytes.
@@ -135,6 +135,15 @@ pub(crate) fn bound_filters(environment: &mut Environment<'_>) {
     }
 }
 
+/// Tests that ask for a value's kind, as Python answers them: `none` is nothing to iterate over, and texts and maps have a
+/// length and items, which is what makes a sequence.
+pub(crate) fn kind_tests(environment: &mut Environment<'_>) {
+    environment.add_test("iterable", |value: &Value| !value.is_none() && predicates::is_iterable(value));
+    environment.add_test("sequence", |value: &Value| {
+        value.as_str().is_some() || value.kind() == ValueKind::Map || predicates::is_sequence(value)
+    });
+}
+
 /// Arguments with the lists and maps among `count` of them from `skip` on as text.
 fn texts(state: &mut State, args: &[Value], skip: usize, count: usize) -> Result<Vec<Value>, Error> {
     let mut out = Vec::with_capacity(args.len());
@@ -195,8 +204,7 @@ fn bounded_string(state: &State, value: &Value) -> Result<String, Error> {
     }
     let left = state.fuel_levels().map_or(MAX_JSON as u64, |(_, left)| left.saturating_mul(64));
     let mut out = Limited(String::new(), usize::try_from(left).unwrap_or(MAX_JSON).min(MAX_JSON));
-    std::fmt::Write::write_fmt(&mut out, format_args!("{value}"))
-        .map_err(|_| Error::from(ErrorKind::OutOfFuel))?;
+    dumps::repr(value, &mut out).map_err(|_| Error::from(ErrorKind::OutOfFuel))?;
     Ok(out.0)
 }
 
@@ -265,54 +273,29 @@ impl Write for Bounded {
     }
 }
 
-/// Python's `json.dumps` on one line: `", "` and `": "`.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
-}
-
 /// JSON as Python writes it on one line.
 pub(crate) fn json(value: &impl Serialize) -> Result<String, serde_json::Error> {
     let mut out = Vec::new();
-    value.serialize(&mut Serializer::with_formatter(&mut out, Spaced))?;
+    Dumps::default().write(value, &mut out)?;
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// `tojson` as chat templates know it: `json.dumps` without escapes for HTML or ASCII. `indent` as in Python; other
-/// options of `json.dumps` are accepted where they ask for what happens anyway.
+/// `tojson` as chat templates know it: `json.dumps` without escapes for HTML, and of ASCII only where asked for.
 pub(crate) fn tojson(state: &mut State, value: &Value, args: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = args.get("indent")?;
-    for (name, default) in [("ensure_ascii", false), ("sort_keys", false)] {
-        if args.get::<Option<bool>>(name)?.unwrap_or(default) != default {
-            return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {name} is not supported")));
-        }
+    let refused =
+        |what: &str| Error::new(ErrorKind::InvalidOperation, format!("tojson: {what} is not supported"));
+    let mut dumps = Dumps { indent: args.get("indent")?, ..Dumps::default() };
+    dumps.ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    if args.get::<Option<bool>>("sort_keys")?.unwrap_or(false) {
+        return Err(refused("sort_keys"));
     }
-    if args.get::<Option<Value>>("separators")?.is_some_and(|value| !value.is_none()) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators is not supported"));
+    if let Some(separators) = args.get::<Option<Vec<String>>>("separators")? {
+        let [item, key] = separators.try_into().map_err(|_| refused("other than two separators"))?;
+        (dumps.item, dumps.key) = (Some(item), key);
     }
     args.assert_all_used()?;
     let mut out = Bounded { bytes: Vec::new(), limit: MAX_JSON };
-    let done = match indent {
-        None => value.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
-        Some(width) => {
-            let spaces = " ".repeat(width.min(16));
-            value.serialize(&mut Serializer::with_formatter(
-                &mut out,
-                PrettyFormatter::with_indent(spaces.as_bytes()),
-            ))
-        }
-    };
+    let done = dumps.write(value, &mut out);
     done.map_err(|error| {
         let kind = if error.is_io() { ErrorKind::OutOfFuel } else { ErrorKind::BadSerialization };
         Error::new(kind, "tojson failed").with_source(error)

@@ -119,6 +119,7 @@ impl ChatTemplate {
         environment.add_filter("string", python::string);
         environment.add_filter(concat::FILTER, python::text);
         python::bound_filters(&mut environment);
+        python::kind_tests(&mut environment);
         environment.remove_global("debug");
         // Text that a `set` block or a macro captures isn't limited by the output's own limit.
         environment.set_formatter(|out, state, value| {
@@ -128,10 +129,12 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |state: &mut State, message: &Value| {
             python::raise_exception(state, message)
         });
-        let bounded = concat::bound(&without_generation_tags(source));
+        // Python's engine has one kind of line end.
+        let lines = source.replace("\r\n", "\n").replace('\r', "\n");
+        let bounded = concat::bound(&without_generation_tags(&lines));
         environment.add_template_owned(NAME, bounded).map_err(syntax)?;
         let variables = environment.get_template(NAME).map_err(syntax)?.undeclared_variables(false);
-        let uses_tools = variables.contains("tools");
+        let uses_tools = variables.contains("tools") || sets_tools_from_tools(source);
         Ok(Self { environment: Arc::new(environment), source: source.into(), uses_tools })
     }
 
@@ -290,6 +293,14 @@ fn describe(error: &Error) -> String {
         Some(line) => format!("{detail} (line {line})"),
         None => detail,
     }
+}
+
+/// Whether `tools` is set to something made of itself, which hides from the engine that it is used.
+fn sets_tools_from_tools(source: &str) -> bool {
+    source.match_indices("set tools").any(|(at, word)| {
+        let rest = source.get(at + word.len()..).unwrap_or("").trim_start();
+        rest.strip_prefix('=').is_some_and(|value| value.trim_start().starts_with("tools"))
+    })
 }
 
 /// `{% generation %}` marks the assistant's words for training; for a prompt it is a block that does nothing.

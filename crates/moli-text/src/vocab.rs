@@ -128,7 +128,7 @@ impl Vocab {
         let (Some(text), Some(kind)) = (self.get(id), self.kind(id)) else { return false };
         match (kind, self.spelling) {
             (TokenKind::Byte, _) => out.extend(parse_byte_token(text)),
-            (TokenKind::Normal | TokenKind::Unused, Spelling::SentencePiece) => {
+            (TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined, Spelling::SentencePiece) => {
                 let mut rest = text;
                 while let Some(at) = rest.find(SPACE) {
                     out.extend_from_slice(&rest.as_bytes()[..at]);

@@ -45,8 +45,8 @@ pub(crate) struct Logits {
     /// Run on these processors only, such as 0-3,8 (Linux)
     #[arg(long, value_name = "LIST", value_parser = cpu_list, allow_negative_numbers = true)]
     cpu_affinity: Option<CpuList>,
-    /// How keys and values are stored: f16 or q8_0
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    /// How keys and values are stored: f32, f16 as `moli run` has them, or q8_0
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
     kv_type: KvType,
 }
 

@@ -8,8 +8,14 @@ use crate::safetensors::SafeTensor;
 use crate::{FormatError, Tensor};
 
 /// What may stand before the names of the language model, the longest first.
-const PREFIXES: &[&str] =
-    &["model.language_model.model.", "model.language_model.", "language_model.model.", "language_model.", "model.", "ernie."];
+const PREFIXES: &[&str] = &[
+    "model.language_model.model.",
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+    "model.",
+    "ernie.",
+];
 /// The parts of a model that also sees or hears, none of which its language model needs.
 const SENSES: &[&str] = &[
     "vision_tower.",
@@ -46,7 +52,8 @@ struct Assembly<'a> {
 
 impl Assembly<'_> {
     fn add(&mut self, tensor: &SafeTensor) -> Result<(), FormatError> {
-        let name = PREFIXES.iter().find_map(|prefix| tensor.name.strip_prefix(prefix)).unwrap_or(&tensor.name);
+        let name =
+            PREFIXES.iter().find_map(|prefix| tensor.name.strip_prefix(prefix)).unwrap_or(&tensor.name);
         if self.model.wrapped && SENSES.iter().any(|sense| name.starts_with(sense)) {
             return Ok(());
         }

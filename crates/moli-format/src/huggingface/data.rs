@@ -13,10 +13,9 @@ pub(super) fn float_type(tensor: &SafeTensor) -> Result<TensorType, HuggingFaceE
         Dtype::F32 => Ok(TensorType::F32),
         Dtype::F16 => Ok(TensorType::F16),
         Dtype::BF16 => Ok(TensorType::BF16),
-        other => Err(HuggingFaceError::ElementType {
-            tensor: tensor.name.clone(),
-            dtype: format!("{other:?}"),
-        }),
+        other => {
+            Err(HuggingFaceError::ElementType { tensor: tensor.name.clone(), dtype: format!("{other:?}") })
+        }
     }
 }
 

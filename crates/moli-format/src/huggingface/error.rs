@@ -73,7 +73,10 @@ pub enum HuggingFaceError {
         value: String,
     },
     /// The weights are quantised in a way that is not read.
-    #[error("the weights are quantised by {}, which is not supported: use the original or a GGUF", Shown(method))]
+    #[error(
+        "the weights are quantised by {}, which is not supported: use the original or a GGUF",
+        Shown(method)
+    )]
     Quantized {
         /// `quantization_config.quant_method`.
         method: String,

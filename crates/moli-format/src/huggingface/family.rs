@@ -110,11 +110,8 @@ const ATTENTION: [(&str, Part); 4] = [
     ("self_attn.v_proj", As("attn_v")),
     ("self_attn.o_proj", As("attn_output")),
 ];
-const MLP: [(&str, Part); 3] = [
-    ("mlp.gate_proj", As("ffn_gate")),
-    ("mlp.up_proj", As("ffn_up")),
-    ("mlp.down_proj", As("ffn_down")),
-];
+const MLP: [(&str, Part); 3] =
+    [("mlp.gate_proj", As("ffn_gate")), ("mlp.up_proj", As("ffn_up")), ("mlp.down_proj", As("ffn_down"))];
 const NORMS: [(&str, Part); 2] =
     [("input_layernorm", As("attn_norm")), ("post_attention_layernorm", As("ffn_norm"))];
 const QK_NORMS: [(&str, Part); 2] =

@@ -18,8 +18,10 @@ pub(super) fn json<T: DeserializeOwned>(
     mode: ReadMode,
 ) -> Result<Option<T>, FormatError> {
     let Some(bytes) = bytes(path, limit, mode)? else { return Ok(None) };
-    let value = serde_json::from_slice(&bytes)
-        .map_err(|error| HuggingFaceError::InvalidJson { path: path.to_path_buf(), reason: error.to_string() })?;
+    let value = serde_json::from_slice(&bytes).map_err(|error| HuggingFaceError::InvalidJson {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    })?;
     Ok(Some(value))
 }
 

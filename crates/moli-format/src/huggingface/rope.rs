@@ -208,9 +208,15 @@ fn yarn(model: &Model<'_>, scaling: &Fields<'_>, entries: &mut Entries) -> Resul
     }
     // The convention multiplies what follows from the factor; these fields replace it.
     let usual = mscale(stretch, 1.0);
-    let wanted = match (scaling.number("attention_factor")?, scaling.number("mscale")?, scaling.number("mscale_all_dim")?) {
+    let wanted = match (
+        scaling.number("attention_factor")?,
+        scaling.number("mscale")?,
+        scaling.number("mscale_all_dim")?,
+    ) {
         (Some(attention), _, _) => attention,
-        (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => mscale(stretch, one) / mscale(stretch, all),
+        (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => {
+            mscale(stretch, one) / mscale(stretch, all)
+        }
         _ => usual,
     };
     if wanted != usual {

@@ -44,7 +44,8 @@ pub(super) fn write(
             entries.plain(&format!("tokenizer.ggml.{key}_token_id"), id);
         }
     }
-    let ends = [generation.get("eos_token_id"), model.fields.get("eos_token_id"), model.root.get("eos_token_id")];
+    let ends =
+        [generation.get("eos_token_id"), model.fields.get("eos_token_id"), model.root.get("eos_token_id")];
     let ends = ends.into_iter().flatten().map(ids_of).find(|ids| !ids.is_empty()).unwrap_or_default();
     if ends.len() > MAX_ENDS {
         let (count, limit) = (ends.len() as u64, MAX_ENDS as u64);

@@ -3,7 +3,7 @@
 //! - [`activations`]: the input and its 8-bit forms;
 //! - [`scalar`]: the plainest form of the product, which defines its bits;
 //! - [`tile`]: the vector form: 16 rows of weights are unpacked into a panel and multiplied with the tokens;
-//! - [`unpack`]: blocks of each format into the panel;
+//! - [`unpack`]: blocks of each format into the panel, those with grids in [`unpack_grids`];
 //! - [`simd`]: the operations that both are written with, and `x86` and `neon`, their forms for the instruction sets;
 //! - [`shares`]: which thread computes what;
 //! - [`float`]: unquantised weights.
@@ -25,6 +25,8 @@ mod tests;
 mod tile;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod unpack;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod unpack_grids;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 #[cfg(target_arch = "x86_64")]

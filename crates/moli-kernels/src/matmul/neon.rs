@@ -371,6 +371,11 @@ impl Dwords for uint32x4_t {
     }
 
     #[inline(always)]
+    unsafe fn xor_with(self, other: Self) -> Self {
+        unsafe { veorq_u32(self, other) }
+    }
+
+    #[inline(always)]
     unsafe fn min_bytes(self, most: u8) -> Self {
         unsafe { vreinterpretq_u32_u8(vminq_u8(vreinterpretq_u8_u32(self), vdupq_n_u8(most))) }
     }
@@ -378,6 +383,11 @@ impl Dwords for uint32x4_t {
     #[inline(always)]
     unsafe fn sub_bytes(self, v: u8) -> Self {
         unsafe { vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(self), vdupq_n_u8(v))) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        unsafe { vreinterpretq_u32_u8(vaddq_u8(vreinterpretq_u8_u32(self), vreinterpretq_u8_u32(other))) }
     }
 
     #[inline(always)]
@@ -399,6 +409,16 @@ impl Dwords for uint32x4_t {
     #[inline(always)]
     unsafe fn look_up(self, table: [u8; 16]) -> Self {
         unsafe { vreinterpretq_u32_u8(vqtbl1q_u8(vld1q_u8(table.as_ptr()), vreinterpretq_u8_u32(self))) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather<const SCALE: i32>(self, from: *const u8) -> Self {
+        unsafe {
+            let mut at = [0u32; 4];
+            vst1q_u32(at.as_mut_ptr(), self);
+            let dwords = at.map(|at| from.add(at as usize * SCALE as usize).cast::<u32>().read_unaligned());
+            vld1q_u32(dwords.as_ptr())
+        }
     }
 
     #[inline(always)]

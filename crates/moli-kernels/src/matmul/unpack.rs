@@ -35,21 +35,26 @@ pub(super) trait Dwords: Copy {
     /// The bytes at `left` bits to the left (to the right where it is negative), masked. Only bits that stay in their byte
     /// may pass the mask.
     unsafe fn shifted(self, left: i32, mask: u8) -> Self;
-    /// Each dword to the left.
+    /// Each dword to the left, or to the right where that is negative.
     unsafe fn shifted_dword(self, left: i32) -> Self;
     unsafe fn and(self, dword: u32) -> Self;
     unsafe fn or(self, other: Self) -> Self;
     unsafe fn xor(self, dword: u32) -> Self;
+    unsafe fn xor_with(self, other: Self) -> Self;
     /// The lesser of each unsigned byte and `most`.
     unsafe fn min_bytes(self, most: u8) -> Self;
     /// `v` from each byte.
     unsafe fn sub_bytes(self, v: u8) -> Self;
+    /// The sums of the bytes, modulo 256.
+    unsafe fn plus(self, other: Self) -> Self;
     /// Minus each i16 times 2^`bits`.
     unsafe fn negated_times(self, bits: i32) -> Self;
     /// Each dword made of its own bytes `from`; 0 where that is [`ZERO`].
     unsafe fn shuffle(self, from: [u8; 4]) -> Self;
     /// The byte of `table` that each byte is the number of, below 16.
     unsafe fn look_up(self, table: [u8; 16]) -> Self;
+    /// The 4 bytes at `SCALE` times each dword, which can be read there.
+    unsafe fn gather<const SCALE: i32>(self, from: *const u8) -> Self;
     /// Each i16 8 bits to the right, with its sign.
     unsafe fn high_bytes(self) -> Self;
     unsafe fn store(self, to: *mut i32);
@@ -59,7 +64,7 @@ pub(super) trait Dwords: Copy {
 }
 
 /// In a pattern of [`Dwords::shuffle`]: no byte.
-const ZERO: u8 = 0x80;
+pub(super) const ZERO: u8 = 0x80;
 
 /// The pattern of [`Dwords::shuffle`] as a register of 4 dwords needs it: each byte's place in the register.
 #[inline(always)]
@@ -107,7 +112,7 @@ pub(super) trait Rows: Format {
 /// # Safety
 /// As [`Dwords::transpose16`], for 32 bytes.
 #[inline(always)]
-unsafe fn transpose32<V: Dwords>(from: *const u8, stride: usize) -> [V; 8] {
+pub(super) unsafe fn transpose32<V: Dwords>(from: *const u8, stride: usize) -> [V; 8] {
     // SAFETY: the caller's promise.
     unsafe {
         let ([a, b, c, d], [e, f, g, h]) =
@@ -142,7 +147,7 @@ impl Lanes {
     /// # Safety
     /// As [`Dwords`]; there is room for this quad. So for the others.
     #[inline(always)]
-    unsafe fn quad<V: Dwords>(self, quad: usize, v: V) {
+    pub(super) unsafe fn quad<V: Dwords>(self, quad: usize, v: V) {
         // SAFETY: the caller's promise.
         unsafe {
             V::prefetch(self.ahead.wrapping_add(quad * self.ahead_step));
@@ -153,7 +158,7 @@ impl Lanes {
     /// # Safety
     /// As [`quad`](Self::quad).
     #[inline(always)]
-    unsafe fn d<V: Dwords>(self, v: V::Float) {
+    pub(super) unsafe fn d<V: Dwords>(self, v: V::Float) {
         // SAFETY: the caller's promise.
         unsafe { V::store_float(v, self.d) }
     }
@@ -195,7 +200,7 @@ impl Lanes {
     /// # Safety
     /// As [`quad`](Self::quad).
     #[inline(always)]
-    unsafe fn scales<V: Dwords, const SIGNED: bool>(self, scales: impl IntoIterator<Item = V>) {
+    pub(super) unsafe fn scales<V: Dwords, const SIGNED: bool>(self, scales: impl IntoIterator<Item = V>) {
         // SAFETY: the caller's promise.
         unsafe {
             for (i, v) in scales.into_iter().enumerate() {
@@ -219,12 +224,12 @@ impl Lanes {
         }
     }
 
-    /// 16 signed sub-scales, and their products with `-2^offset_bits` for the sums.
+    /// Signed sub-scales, 4 in each dword, and their products with `-2^offset_bits` for the sums.
     ///
     /// # Safety
     /// As [`quad`](Self::quad).
     #[inline(always)]
-    unsafe fn signed_scales<V: Dwords>(self, scales: [V; 4], offset_bits: i32) {
+    pub(super) unsafe fn signed_scales<V: Dwords, const N: usize>(self, scales: [V; N], offset_bits: i32) {
         // SAFETY: the caller's promise.
         unsafe {
             self.scales::<V, true>(scales);
@@ -232,6 +237,31 @@ impl Lanes {
                 self.sum(2 * i, byte_pair::<V, true, 0, 1>(v).negated_times(offset_bits));
                 self.sum(2 * i + 1, byte_pair::<V, true, 2, 3>(v).negated_times(offset_bits));
             }
+        }
+    }
+
+    /// Sub-scales of signed values from number `sub`: one of `even`, then one of `odd`, ….
+    ///
+    /// # Safety
+    /// As [`quad`](Self::quad).
+    #[inline(always)]
+    pub(super) unsafe fn alternating_scales<V: Dwords, const UNSIGNED: bool>(
+        self,
+        sub: usize,
+        even: V,
+        odd: V,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            each! { J in 0 1 2 3 {
+                let (even, odd) = (byte_pair::<V, true, J, J>(even), byte_pair::<V, true, J, J>(odd));
+                self.scale(sub + 2 * J, even);
+                self.scale(sub + 2 * J + 1, odd);
+                if UNSIGNED {
+                    let pair = even.and(0xffff).or(odd.and(0xffff_0000));
+                    self.sum(sub / 2 + J, pair.negated_times(7));
+                }
+            } }
         }
     }
 
@@ -289,7 +319,7 @@ impl Lanes {
     /// # Safety
     /// As [`quad`](Self::quad).
     #[inline(always)]
-    unsafe fn plain_scales<V: Dwords>(self, any: V) {
+    pub(super) unsafe fn plain_scales<V: Dwords>(self, any: V) {
         // SAFETY: the caller's promise.
         unsafe {
             for sub in 0..8 {
@@ -325,6 +355,7 @@ impl Lanes {
     }
 }
 
+/// Formats, each with the body of its [`Rows::unpack_rows`].
 macro_rules! rows {
     ($($name:ident |$block:ident, $stride:ident, $to:ident| $body:block)*) => {$(
         impl Rows for $name {
@@ -336,6 +367,7 @@ macro_rules! rows {
         }
     )*};
 }
+pub(super) use {each, rows};
 
 rows! {
     Q4_0 |block, stride, to| {
@@ -450,14 +482,7 @@ rows! {
         let odd = high.shifted(2, 0x30).and(first).or(high.shifted(-2, 0x30).and(second));
         let even = low.shifted(0, 15).or(even).sub_bytes(32);
         let odd = low.shifted(-4, 15).or(odd).sub_bytes(32);
-        each! { J in 0 1 2 3 {
-            let (even, odd) = (byte_pair::<V, true, J, J>(even), byte_pair::<V, true, J, J>(odd));
-            to.scale(2 * J, even);
-            to.scale(2 * J + 1, odd);
-            if UNSIGNED {
-                to.sum(J, even.and(0xffff).or(odd.and(0xffff_0000)).negated_times(7));
-            }
-        } }
+        to.alternating_scales::<V, UNSIGNED>(0, even, odd);
         for sub in 0..8 {
             to.levels::<V>(8 * sub, block.add(8 + 16 * sub), stride, const { iq4_levels(UNSIGNED) });
         }
@@ -496,59 +521,4 @@ rows! {
 /// [`IQ4_LEVELS`] as they are, or 128 more.
 const fn iq4_levels(unsigned: bool) -> [u8; 16] {
     raised(IQ4_LEVELS, if unsigned { 128 } else { 0 })
-}
-
-/// Formats without a form of their own here: each row is taken apart by itself.
-macro_rules! row_by_row {
-    ($($name:ident)*) => {$(
-        impl Rows for $name {
-            #[inline(always)]
-            unsafe fn unpack_rows<V: Dwords, const UNSIGNED: bool>(block: *const u8, stride: usize, to: Lanes) {
-                // SAFETY: the caller's promise.
-                unsafe { each_row::<Self, V, UNSIGNED>(block, stride, to) }
-            }
-        }
-    )*};
-}
-
-row_by_row! { IQ1S IQ1M IQ2XXS IQ2XS IQ2S IQ3XXS IQ3S TQ1_0 }
-
-/// [`Rows::unpack_rows`] by [`Format::unpack`], for formats without minima.
-///
-/// # Safety
-/// As [`Rows::unpack_rows`].
-#[inline(always)]
-unsafe fn each_row<F: Format, V: Dwords, const UNSIGNED: bool>(block: *const u8, stride: usize, to: Lanes) {
-    const { assert!(!F::MIN) }
-    let signed = F::SIGNED && UNSIGNED;
-    let excess = if signed { 128 } else { F::OFFSET };
-    let mut unpacked = Unpacked::new();
-    for row in 0..V::ROWS {
-        // SAFETY: the caller's promise: there is a whole block, and the lanes have room for one.
-        unsafe {
-            F::unpack(std::slice::from_raw_parts(block.add(row * stride), F::BYTES), &mut unpacked);
-            for (quad, q) in unpacked.q.as_chunks::<4>().0.iter().enumerate().take(F::LEN / 4) {
-                if row == 0 {
-                    V::prefetch(to.ahead.wrapping_add(quad * to.ahead_step));
-                }
-                let bytes =
-                    u32::from_ne_bytes(q.map(i8::cast_unsigned)) ^ if signed { 0x8080_8080 } else { 0 };
-                to.quants.add(quad * QUAD + 4 * row).cast::<u32>().write_unaligned(bytes);
-            }
-            for (i, d) in unpacked.d.iter().enumerate().take(F::LEN / F::SCALED) {
-                *to.d.add(i * super::TILE + row) = *d;
-            }
-            if !F::SUB_SCALES {
-                continue;
-            }
-            let twice = |[a, b]: [i16; 2]| i32::from(b) << 16 | i32::from(a.cast_unsigned());
-            let scales = unpacked.scales.get(..F::LEN / F::SUB).unwrap_or_default();
-            for (sub, scale) in scales.iter().enumerate() {
-                *to.scales.add(sub * super::TILE + row) = twice([*scale; 2]);
-            }
-            for (i, pair) in scales.as_chunks::<2>().0.iter().enumerate().filter(|_| excess != 0) {
-                *to.sums.add(i * super::TILE + row) = twice(pair.map(|scale| -excess * scale));
-            }
-        }
-    }
 }

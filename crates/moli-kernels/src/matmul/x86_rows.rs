@@ -21,8 +21,8 @@ unsafe fn pattern(from: [u8; 4]) -> __m128i {
 macro_rules! width {
     (
         $float:ty, and $and:ident or $or:ident xor $xor:ident, splat $bytes:ident $dwords:ident $zero:ident,
-        shift $left16:ident $right16:ident $sign16:ident $left32:ident, min $min:ident,
-        sub $sub8:ident $sub16:ident, shuffle $shuffle:ident $spread:ident, store $store:ident $store_float:ident
+        shift $left16:ident $right16:ident $sign16:ident $left32:ident $right32:ident, min $min:ident,
+        add $add8:ident sub $sub8:ident $sub16:ident, shuffle $shuffle:ident $spread:ident, store $store:ident $store_float:ident
     ) => {
         // The counts of shifts are constants after inlining, so these are immediate shifts.
         #[inline(always)]
@@ -39,7 +39,13 @@ macro_rules! width {
 
         #[inline(always)]
         unsafe fn shifted_dword(self, left: i32) -> Self {
-            unsafe { $left32(self, _mm_cvtsi32_si128(left)) }
+            unsafe {
+                if left >= 0 {
+                    $left32(self, _mm_cvtsi32_si128(left))
+                } else {
+                    $right32(self, _mm_cvtsi32_si128(-left))
+                }
+            }
         }
 
         #[inline(always)]
@@ -58,6 +64,11 @@ macro_rules! width {
         }
 
         #[inline(always)]
+        unsafe fn xor_with(self, other: Self) -> Self {
+            unsafe { $xor(self, other) }
+        }
+
+        #[inline(always)]
         unsafe fn min_bytes(self, most: u8) -> Self {
             unsafe { $min(self, $bytes(most.cast_signed())) }
         }
@@ -65,6 +76,11 @@ macro_rules! width {
         #[inline(always)]
         unsafe fn sub_bytes(self, v: u8) -> Self {
             unsafe { $sub8(self, $bytes(v.cast_signed())) }
+        }
+
+        #[inline(always)]
+        unsafe fn plus(self, other: Self) -> Self {
+            unsafe { $add8(self, other) }
         }
 
         #[inline(always)]
@@ -165,11 +181,17 @@ impl Dwords for __m256i {
         unsafe { _mm256_xor_ps(v, _mm256_set1_ps(-0.0)) }
     }
 
+    #[inline(always)]
+    unsafe fn gather<const SCALE: i32>(self, from: *const u8) -> Self {
+        unsafe { _mm256_i32gather_epi32::<SCALE>(from.cast(), self) }
+    }
+
     width! {
         __m256, and _mm256_and_si256 or _mm256_or_si256 xor _mm256_xor_si256,
         splat _mm256_set1_epi8 _mm256_set1_epi32 _mm256_setzero_si256,
-        shift _mm256_sll_epi16 _mm256_srl_epi16 _mm256_srai_epi16 _mm256_sll_epi32, min _mm256_min_epu8,
-        sub _mm256_sub_epi8 _mm256_sub_epi16, shuffle _mm256_shuffle_epi8 _mm256_broadcastsi128_si256,
+        shift _mm256_sll_epi16 _mm256_srl_epi16 _mm256_srai_epi16 _mm256_sll_epi32 _mm256_srl_epi32,
+        min _mm256_min_epu8,
+        add _mm256_add_epi8 sub _mm256_sub_epi8 _mm256_sub_epi16, shuffle _mm256_shuffle_epi8 _mm256_broadcastsi128_si256,
         store _mm256_storeu_si256 _mm256_storeu_ps
     }
 }
@@ -244,11 +266,17 @@ impl Dwords for __m512i {
         unsafe { _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), _mm512_set1_epi32(i32::MIN))) }
     }
 
+    #[inline(always)]
+    unsafe fn gather<const SCALE: i32>(self, from: *const u8) -> Self {
+        unsafe { _mm512_i32gather_epi32::<SCALE>(self, from.cast()) }
+    }
+
     width! {
         __m512, and _mm512_and_si512 or _mm512_or_si512 xor _mm512_xor_si512,
         splat _mm512_set1_epi8 _mm512_set1_epi32 _mm512_setzero_si512,
-        shift _mm512_sll_epi16 _mm512_srl_epi16 _mm512_srai_epi16 _mm512_sll_epi32, min _mm512_min_epu8,
-        sub _mm512_sub_epi8 _mm512_sub_epi16, shuffle _mm512_shuffle_epi8 _mm512_broadcast_i32x4,
+        shift _mm512_sll_epi16 _mm512_srl_epi16 _mm512_srai_epi16 _mm512_sll_epi32 _mm512_srl_epi32,
+        min _mm512_min_epu8,
+        add _mm512_add_epi8 sub _mm512_sub_epi8 _mm512_sub_epi16, shuffle _mm512_shuffle_epi8 _mm512_broadcast_i32x4,
         store _mm512_storeu_si512 _mm512_storeu_ps
     }
 }

@@ -42,13 +42,13 @@ const fn fours<const N: usize>(at: usize, levels: [i8; 8]) -> [[i8; 4]; N] {
     grid
 }
 
-static IQ2XXS_GRID: [[i8; 8]; 256] = eights(0, IQ2_LEVELS);
-static IQ2XS_GRID: [[i8; 8]; 512] = eights(256, IQ2_LEVELS);
-static IQ2S_GRID: [[i8; 8]; 1024] = eights(768, IQ2_LEVELS);
+pub(crate) static IQ2XXS_GRID: [[i8; 8]; 256] = eights(0, IQ2_LEVELS);
+pub(crate) static IQ2XS_GRID: [[i8; 8]; 512] = eights(256, IQ2_LEVELS);
+pub(crate) static IQ2S_GRID: [[i8; 8]; 1024] = eights(768, IQ2_LEVELS);
 /// Eight times the values, so that an eighth is 1.
-static IQ1_GRID: [[i8; 8]; 2048] = eights(1792, [-8, 0, 8]);
-static IQ3XXS_GRID: [[i8; 4]; 256] = fours(3840, [4, 12, 20, 28, 36, 44, 52, 62]);
-static IQ3S_GRID: [[i8; 4]; 512] = fours(4096, [1, 3, 5, 7, 9, 11, 13, 15]);
+pub(crate) static IQ1_GRID: [[i8; 8]; 2048] = eights(1792, [-8, 0, 8]);
+pub(crate) static IQ3XXS_GRID: [[i8; 4]; 256] = fours(3840, [4, 12, 20, 28, 36, 44, 52, 62]);
+pub(crate) static IQ3S_GRID: [[i8; 4]; 512] = fours(4096, [1, 3, 5, 7, 9, 11, 13, 15]);
 
 /// For each byte of signs: -1 where there is one, else 0.
 static SIGNS: [[i8; 8]; 256] = {

@@ -1,7 +1,7 @@
 //! Quantised formats: what their blocks mean, and how to make them.
 
 pub(crate) mod blocks;
-mod grids;
+pub(crate) mod grids;
 pub(crate) mod levels;
 mod quantize;
 pub(crate) mod unpack;

@@ -1,10 +1,10 @@
 //! Feed-forward networks of which each token goes through a few.
 
 use super::keys::Keys;
-use super::{Family, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
+use super::{Family, MAX_EXPERTS, MAX_WIDTH};
 use crate::ModelError;
 
-/// A mixture of experts (arXiv:1701.06538).
+/// A mixture of experts (arXiv:1701.06538), in the layers whose tensors include a router.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Experts {
     /// Experts of a layer.
@@ -15,8 +15,6 @@ pub struct Experts {
     pub ffn: usize,
     /// Width inside the expert that every token goes through; 0: there is none.
     pub shared_ffn: usize,
-    /// Per layer: whether it has experts.
-    pub layers: Vec<bool>,
     /// What the router's logits mean.
     pub gating: Gating,
     /// Whether the chosen experts' weights are divided by their sum.
@@ -41,7 +39,6 @@ impl Experts {
     pub(super) fn read(
         keys: &Keys<'_>,
         family: &Family,
-        layers: usize,
         dense_ffn: Option<usize>,
     ) -> Result<Option<Self>, ModelError> {
         let Some(count) = keys.count("expert_count", MAX_EXPERTS)?.filter(|&count| count > 0) else {
@@ -68,8 +65,6 @@ impl Experts {
                 format!("at most {MAX_WIDTH} wide"),
             ));
         }
-        let dense = keys.count("leading_dense_block_count", MAX_LAYERS)?.unwrap_or(0);
-        let step = keys.size("interleave_moe_layer_step", Some(1), MAX_LAYERS)?;
         let gating = match keys.count("expert_gating_func", u32::MAX as usize)? {
             None | Some(0) => family.gating,
             // 3: softmax over the chosen experts' logits, which is softmax over all divided by the sum of the chosen.
@@ -99,7 +94,6 @@ impl Experts {
             used,
             ffn,
             shared_ffn,
-            layers: (0..layers).map(|layer| layer >= dense && (layer + 1) % step == 0).collect(),
             gating,
             normalised: keys.flag("expert_weights_norm")?.unwrap_or(family.normalised),
             scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),

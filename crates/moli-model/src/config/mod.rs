@@ -138,6 +138,13 @@ impl Config {
             });
         };
         let keys = Keys { metadata, architecture: &architecture };
+        if let Some(told) = keys.count("vocab_size", usize::MAX)?.filter(|&told| told != vocab) {
+            return Err(keys.out_of_range(
+                "vocab_size",
+                told,
+                format!("the rows of token_embd.weight, {vocab}"),
+            ));
+        }
 
         let layers = keys.size("block_count", None, MAX_LAYERS)?;
         keys.refuse_unsupported(layers)?;
@@ -149,10 +156,10 @@ impl Config {
             None => head_shape(&keys, hidden, heads)?,
         };
         let dense_ffn = keys.count("feed_forward_length", MAX_WIDTH)?.filter(|&width| width > 0);
-        let experts = Experts::read(&keys, family, layers, dense_ffn)?;
-        let all_experts = experts.as_ref().is_some_and(|experts| experts.layers.iter().all(|&has| has));
+        let experts = Experts::read(&keys, family, dense_ffn)?;
         let ffn = match dense_ffn {
-            None if all_experts => 0,
+            // All layers have experts, or one misses its tensors.
+            None if experts.is_some() => 0,
             _ => keys.size("feed_forward_length", None, MAX_WIDTH)?,
         };
         let context_train = keys.size("context_length", None, MAX_CONTEXT)?;

@@ -20,9 +20,9 @@ pub(crate) fn byte_char(byte: u8) -> char {
     char::from_u32(0x100 + shifted).unwrap()
 }
 
-pub(crate) struct Fixture {
+pub(crate) struct Fixture<'a> {
     pub(crate) model: &'static str,
-    pub(crate) pre: Option<&'static str>,
+    pub(crate) pre: Option<&'a str>,
     pub(crate) tokens: Vec<(String, i32)>,
     pub(crate) merges: Vec<String>,
     pub(crate) extra: Vec<(&'static str, Value)>,
@@ -30,7 +30,7 @@ pub(crate) struct Fixture {
     pub(crate) without: Vec<&'static str>,
 }
 
-impl Fixture {
+impl Fixture<'_> {
     /// 256 bytes, three merges, two control tokens and a user-defined one.
     pub(crate) fn byte_level() -> Self {
         let mut tokens: Vec<_> = (0..=255).map(|byte| (byte_char(byte).to_string(), 1)).collect();
@@ -94,7 +94,7 @@ impl Fixture {
             ("tokenizer.ggml.token_type", Value::from(kinds)),
         ];
         meta.extend(self.pre.map(|pre| ("tokenizer.ggml.pre", pre.into())));
-        if self.model == "gpt2" {
+        if self.model != "llama" {
             meta.push(("tokenizer.ggml.merges", strings(&self.merges)));
         }
         for (key, value) in &self.extra {
