@@ -63,6 +63,8 @@ impl Assembly<'_> {
         {
             return Ok(());
         }
+        // A tensor of nothing could have any number of rows.
+        data::dims(&tensor.name, &tensor.shape)?;
         if let Some((layer, part)) = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
             let layer: u32 = layer.parse().map_err(|_| self.unknown(tensor))?;
             if layer < self.model.layers {
@@ -80,6 +82,10 @@ impl Assembly<'_> {
             "norm.weight" => "output_norm.weight",
             "norm.bias" => "output_norm.bias",
             "lm_head.weight" | "output.weight" if self.model.tied => return Ok(()),
+            "lm_head.weight" | "output.weight" if self.model.unit_output => {
+                self.tensors.push(data::unit_rows("output.weight".to_owned(), tensor)?);
+                return Ok(());
+            }
             "lm_head.weight" | "output.weight" => "output.weight",
             "lm_head.bias" => "output.bias",
             _ => return Err(self.unknown(tensor).into()),
@@ -167,10 +173,10 @@ impl Assembly<'_> {
         if groups == 0 || heads % groups != 0 || kv_heads % groups != 0 {
             return Err(model.fields.wrong("num_key_value_heads", "a divisor of num_attention_heads").into());
         }
-        let (queries, keys) = (heads / groups * head, kv_heads / groups * head);
-        let group = queries + 2 * keys;
+        let (queries, keys) = ((heads / groups).saturating_mul(head), (kv_heads / groups).saturating_mul(head));
+        let group = queries.saturating_add(keys.saturating_mul(2));
         let mut expected = tensor.shape.clone();
-        expected.iter_mut().take(1).for_each(|rows| *rows = groups * group);
+        expected.iter_mut().take(1).for_each(|rows| *rows = groups.saturating_mul(group));
         data::expect(tensor, &expected)?;
         for (name, first, rows) in
             [("attn_q", 0, queries), ("attn_k", queries, keys), ("attn_v", queries + keys, keys)]

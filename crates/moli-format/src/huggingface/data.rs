@@ -26,7 +26,7 @@ pub(super) fn renamed(name: String, tensor: &SafeTensor) -> Result<Tensor, Forma
 }
 
 /// A shape as the convention has it: the contiguous dimension first, none of them zero.
-fn dims(tensor: &str, shape: &[usize]) -> Result<Vec<u64>, FormatError> {
+pub(super) fn dims(tensor: &str, shape: &[usize]) -> Result<Vec<u64>, FormatError> {
     let tensor = || tensor.to_owned();
     if shape.len() > MAX_DIMENSIONS {
         let (actual, limit) = (shape.len() as u64, MAX_DIMENSIONS as u64);
@@ -60,7 +60,35 @@ fn floats(ttype: TensorType, data: &[u8]) -> impl Iterator<Item = f32> + '_ {
     })
 }
 
-/// Some rows of a tensor: a range of its first dimension. The caller has checked that they exist.
+/// Each row divided by its length, in half precision unless it was single.
+pub(super) fn unit_rows(name: String, tensor: &SafeTensor) -> Result<Tensor, FormatError> {
+    let (ttype, dims) = (float_type(tensor)?, dims(&tensor.name, &tensor.shape)?);
+    let row = tensor.shape.last().copied().unwrap_or(1).max(1) * ttype.block_bytes();
+    let wide = ttype == TensorType::F32;
+    let mut data = reserve(tensor.data.len())?;
+    for row in tensor.data.chunks(row) {
+        let length = floats(ttype, row).map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        for value in floats(ttype, row) {
+            let value = (f64::from(value) / length) as f32;
+            if wide {
+                data.extend(value.to_le_bytes());
+            } else {
+                data.extend(f16::from_f32(value).to_le_bytes());
+            }
+        }
+    }
+    let ttype = if wide { TensorType::F32 } else { TensorType::F16 };
+    Ok(Tensor { name, ttype, dims, data: Bytes::from_vec(data) })
+}
+
+/// An empty buffer for so many bytes, or the error that there is no memory for them.
+pub(super) fn reserve(bytes: usize) -> Result<Vec<u8>, FormatError> {
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes).map_err(|_| FormatError::OutOfMemory { bytes: bytes as u64 })?;
+    Ok(data)
+}
+
+/// Some rows of a tensor: a range of its first dimension; an error if they are not all there.
 pub(super) fn rows(tensor: &SafeTensor, first: usize, count: usize) -> Result<SafeTensor, HuggingFaceError> {
     let total = tensor.shape.first().copied().unwrap_or(0);
     let row = tensor.data.len().checked_div(total).unwrap_or(0);
@@ -116,8 +144,7 @@ pub(super) fn join(name: &str, parts: &[SafeTensor]) -> Result<SafeTensor, Forma
         return Err(HuggingFaceError::MissingTensor { tensor: name.to_owned() }.into());
     };
     let bytes: usize = parts.iter().map(|part| part.data.len()).sum();
-    let mut data = Vec::new();
-    data.try_reserve_exact(bytes).map_err(|_| FormatError::OutOfMemory { bytes: bytes as u64 })?;
+    let mut data = reserve(bytes)?;
     let mut shape = first.shape.clone();
     let mut total = 0;
     for part in parts {

@@ -226,7 +226,7 @@ const DEEPSEEK_PARTS: &[(&str, Part)] = &join::<23>(&[
         ("mlp.gate.e_score_correction_bias", Part::Bias("exp_probs_b")),
     ],
 ]);
-const GPT_OSS_PARTS: &[(&str, Part)] = &join::<15>(&[
+const GPT_OSS_PARTS: &[(&str, Part)] = &join::<16>(&[
     &ATTENTION,
     &[
         ("input_layernorm", As("attn_norm")),
@@ -240,6 +240,7 @@ const GPT_OSS_PARTS: &[(&str, Part)] = &join::<15>(&[
         ("mlp.experts.down_proj", Part::Harmony(Harmony::Down)),
         ("mlp.experts.down_proj_bias", Part::Harmony(Harmony::DownBias)),
         ("mlp.experts.down_proj_blocks", Part::Harmony(Harmony::DownBlocks)),
+        ("mlp.experts.down_proj_scales", Part::Harmony(Harmony::Scales)),
     ],
 ]);
 const STARCODER2_PARTS: &[(&str, Part)] =

@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 use super::HuggingFaceError;
 use crate::{Bytes, FormatError, ReadMode};
 
+/// Layers, heads or elements of a head, at most: far beyond any model.
+const MAX_SIZE: u32 = 1 << 16;
+
 /// Parses a JSON file of at most `limit` bytes; `None` if there is no such file. Nesting is limited by the parser.
 pub(super) fn json<T: DeserializeOwned>(
     path: &Path,
@@ -111,6 +114,19 @@ impl<'a> Fields<'a> {
     /// A count that must be there.
     pub(super) fn need_count(&self, field: &str) -> Result<u32, HuggingFaceError> {
         self.count(field)?.ok_or_else(|| self.missing(field))
+    }
+
+    /// A count from 1 to [`MAX_SIZE`], which may size what is allocated.
+    pub(super) fn size(&self, field: &str) -> Result<Option<u32>, HuggingFaceError> {
+        match self.count(field)? {
+            Some(size) if !(1..=MAX_SIZE).contains(&size) => Err(self.wrong(field, "an integer from 1 to 65536")),
+            size => Ok(size),
+        }
+    }
+
+    /// Such a count that must be there.
+    pub(super) fn need_size(&self, field: &str) -> Result<u32, HuggingFaceError> {
+        self.size(field)?.ok_or_else(|| self.missing(field))
     }
 
     /// A truth value.

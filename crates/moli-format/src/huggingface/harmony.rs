@@ -1,8 +1,7 @@
 //! The experts of gpt-oss, whose gates and what they gate take turns row by row.
 
-use super::HuggingFaceError;
-use super::data;
 use super::family::Harmony;
+use super::{HuggingFaceError, data};
 use crate::safetensors::{Dtype, SafeTensor};
 use crate::{Bytes, FormatError, Tensor, TensorType};
 
@@ -68,7 +67,7 @@ fn every_other(tensor: &SafeTensor) -> Result<[SafeTensor; 2], FormatError> {
     let mut new = tensor.shape.clone();
     new.iter_mut().skip(1).take(1).for_each(|all| *all = rows / 2);
     let half = |odd: usize| {
-        let mut data = reserve(tensor.data.len() / 2)?;
+        let mut data = data::reserve(tensor.data.len() / 2)?;
         // The number of rows is even, so each expert begins at an even one.
         tensor.data.chunks_exact(bytes).skip(odd).step_by(2).for_each(|row| data.extend_from_slice(row));
         Ok::<_, FormatError>(SafeTensor {
@@ -83,11 +82,9 @@ fn every_other(tensor: &SafeTensor) -> Result<[SafeTensor; 2], FormatError> {
 
 /// `[experts, inputs, outputs]` to `[experts, outputs, inputs]`.
 fn transposed(tensor: &SafeTensor) -> Result<SafeTensor, FormatError> {
-    let &[experts, inputs, outputs] = tensor.shape.as_slice() else {
-        return Err(shape(tensor, &[0, 0, 0]).into());
-    };
+    let &[experts, inputs, outputs] = tensor.shape.as_slice() else { return Err(shape(tensor, &[0, 0, 0]).into()) };
     let size = data::float_type(tensor)?.block_bytes();
-    let mut data = reserve(tensor.data.len())?;
+    let mut data = data::reserve(tensor.data.len())?;
     for expert in tensor.data.chunks_exact((inputs * outputs * size).max(1)).take(experts) {
         for output in 0..outputs {
             let column = expert.get(output * size..).unwrap_or_default();
@@ -116,7 +113,7 @@ fn mxfp4(name: String, blocks: &SafeTensor, scales: &SafeTensor) -> Result<Tenso
     else {
         return Err(shape(blocks, &[scales.shape.as_slice(), &[BLOCK]].concat()).into());
     };
-    let mut data = reserve(blocks.data.len() + scales.data.len())?;
+    let mut data = data::reserve(blocks.data.len() + scales.data.len())?;
     for (block, &scale) in blocks.data.as_chunks::<BLOCK>().0.iter().zip(scales.data.iter()) {
         data.push(scale);
         let element = |index: usize| block.get(index / 2).map_or(0, |pair| pair >> (index % 2 * 4) & 15);
@@ -128,11 +125,4 @@ fn mxfp4(name: String, blocks: &SafeTensor, scales: &SafeTensor) -> Result<Tenso
         dims: vec![count as u64 * 32, rows as u64, experts as u64],
         data: Bytes::from_vec(data),
     })
-}
-
-/// A buffer of this size, or the error that there is no memory for it.
-fn reserve(bytes: usize) -> Result<Vec<u8>, FormatError> {
-    let mut data = Vec::new();
-    data.try_reserve_exact(bytes).map_err(|_| FormatError::OutOfMemory { bytes: bytes as u64 })?;
-    Ok(data)
 }

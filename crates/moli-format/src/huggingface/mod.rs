@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value as Json};
 
 pub use self::error::HuggingFaceError;
-use self::family::Family;
+use self::family::{Family, Special};
 use self::fields::Fields;
 use self::shards::Shards;
 use crate::{FormatError, Gguf, Metadata, ReadMode, Value, gguf};
@@ -98,6 +98,8 @@ struct Model<'a> {
     head_dim: u32,
     /// Whether the logits are computed with the embeddings.
     tied: bool,
+    /// Whether the rows of the output layer are to be divided by their length.
+    unit_output: bool,
 }
 
 impl<'a> Model<'a> {
@@ -111,12 +113,9 @@ impl<'a> Model<'a> {
         };
         let family = family::find(model_type)?;
         let fields = fields.with_defaults(family.defaults);
-        let (hidden, heads) = (fields.need_count("hidden_size")?, fields.need_count("num_attention_heads")?);
-        let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
-        if heads == 0 {
-            return Err(fields.wrong("num_attention_heads", "a positive integer"));
-        }
-        let head_dim = match fields.count("head_dim")? {
+        let (hidden, heads) = (fields.need_count("hidden_size")?, fields.need_size("num_attention_heads")?);
+        let kv_heads = fields.size("num_key_value_heads")?.unwrap_or(heads);
+        let head_dim = match fields.size("head_dim")? {
             Some(head_dim) => head_dim,
             None if hidden.is_multiple_of(heads) => hidden / heads,
             None => return Err(fields.wrong("num_attention_heads", "a divisor of hidden_size")),
@@ -124,12 +123,14 @@ impl<'a> Model<'a> {
         let tied = fields.flag("tie_word_embeddings")?;
         let tied = if wrapped && tied.is_none() { root.flag("tie_word_embeddings")? } else { tied };
         Ok(Self {
-            layers: fields.need_count("num_hidden_layers")?,
+            layers: fields.need_size("num_hidden_layers")?,
             hidden,
             heads,
             kv_heads,
             head_dim,
             tied: tied.unwrap_or(family.tied),
+            // The second Baichuan, which nothing but its vocabulary tells from the first.
+            unit_output: family.special == Special::Baichuan && fields.count("vocab_size")? == Some(125_696),
             family,
             root: root.clone(),
             fields,

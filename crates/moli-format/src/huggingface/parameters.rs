@@ -222,20 +222,14 @@ fn experts(
     Ok(())
 }
 
-/// The layers that have experts, where it is not all: each `decoder_sparse_step`th that `mlp_only_layers` does not list.
+/// Each how manyth layer has experts. Those of them that `mlp_only_layers` excepts have no router, which tells a decoder.
 fn sparse_layers(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
-    let fields = &model.fields;
-    let step = fields.count("decoder_sparse_step")?.unwrap_or(1);
+    let step = model.fields.count("decoder_sparse_step")?.unwrap_or(1);
     if step == 0 {
-        return Err(fields.wrong("decoder_sparse_step", "a positive integer"));
+        return Err(model.fields.wrong("decoder_sparse_step", "a positive integer"));
     }
     if step > 1 {
         entries.put("interleave_moe_layer_step", step);
-    }
-    let dense = fields.numbers("mlp_only_layers")?.unwrap_or_default();
-    if !dense.is_empty() {
-        let has = |layer: u32| (layer + 1).is_multiple_of(step) && !dense.contains(&f64::from(layer));
-        entries.put("expert_layers", (0..model.layers).map(has).collect::<Vec<bool>>());
     }
     Ok(())
 }
@@ -261,7 +255,7 @@ fn rotated(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
 /// DeepSeek: keys and values from a latent vector, and a router with groups (arXiv:2405.04434, arXiv:2412.19437).
 fn latent(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
     let fields = &model.fields;
-    let rotated = fields.need_count("qk_rope_head_dim")?;
+    let rotated = fields.need_size("qk_rope_head_dim")?;
     entries.put("attention.key_length", fields.need_count("qk_nope_head_dim")?.saturating_add(rotated));
     entries.put("attention.value_length", fields.need_count("v_head_dim")?);
     entries.put("attention.kv_lora_rank", fields.need_count("kv_lora_rank")?);

@@ -88,7 +88,7 @@ fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32,
         return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
     }
     if model.family.special == Special::DeepSeek {
-        return model.fields.need_count("qk_rope_head_dim");
+        return model.fields.need_size("qk_rope_head_dim");
     }
     Ok((f64::from(model.head_dim) * factor) as u32)
 }
