@@ -592,6 +592,25 @@ fn a_broken_chat_template_spoils_chats_only() {
 }
 
 #[test]
+fn a_template_that_is_not_the_files_own_is_told() {
+    let world = World::new();
+    let missing = world.model("zephyr.gguf", |file| file.meta("general.name", "Tiny Zephyr"));
+    let broken = world.model("broken.gguf", |file| {
+        file.meta("general.name", "Tiny Zephyr");
+        file.meta("tokenizer.chat_template", "{% nonsense %}");
+    });
+    for (model, why) in [(&missing, "since the file has none"), (&broken, "since the file's own can't be used")] {
+        let chat = world.run(&run_arguments(model, &["-p", "abc"]));
+        assert_eq!(chat.code, Some(0), "{}", chat.stderr);
+        assert!(chat.stderr.contains(&format!("chat template: zephyr, {why}")), "{}", chat.stderr);
+        let inspected = world.run(&["inspect", model]);
+        assert!(inspected.stdout.contains(&format!("zephyr, {why}")), "{}", inspected.stdout);
+        let raw = world.run(&run_arguments(model, &["-p", "abc", "--raw"]));
+        assert_eq!(raw.stderr, "");
+    }
+}
+
+#[test]
 fn a_context_beyond_counting_is_no_crash() {
     let world = World::new();
     let model = world.base_model();
