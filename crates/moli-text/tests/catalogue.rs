@@ -1,6 +1,6 @@
 //! Which template a model gets: its own, its family's, or none, and that one can tell.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
