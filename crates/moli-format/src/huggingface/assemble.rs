@@ -173,7 +173,8 @@ impl Assembly<'_> {
         if groups == 0 || heads % groups != 0 || kv_heads % groups != 0 {
             return Err(model.fields.wrong("num_key_value_heads", "a divisor of num_attention_heads").into());
         }
-        let (queries, keys) = ((heads / groups).saturating_mul(head), (kv_heads / groups).saturating_mul(head));
+        let (queries, keys) =
+            ((heads / groups).saturating_mul(head), (kv_heads / groups).saturating_mul(head));
         let group = queries.saturating_add(keys.saturating_mul(2));
         let mut expected = tensor.shape.clone();
         expected.iter_mut().take(1).for_each(|rows| *rows = groups.saturating_mul(group));
