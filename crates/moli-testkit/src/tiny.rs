@@ -28,8 +28,10 @@ pub struct TinyModel {
     pub head_dim: usize,
     /// Width inside the feed-forward network.
     pub ffn: usize,
-    /// Experts of each layer, of which two are used (qwen3moe); they are as wide as the network of others.
+    /// Experts of each layer (qwen3moe); they are as wide as the network of others.
     pub experts: usize,
+    /// Experts that a token goes through.
+    pub experts_used: usize,
     /// Context in the metadata, in tokens.
     pub context: usize,
     /// Sliding window (gemma3), in tokens.
@@ -104,6 +106,7 @@ impl TinyModel {
             head_dim: 64,
             ffn: 512,
             experts: 4,
+            experts_used: 2,
             context: 2048,
             window: 24,
             seed: 1,
@@ -162,7 +165,7 @@ impl TinyModel {
         file.meta(&key("attention.layer_norm_rms_epsilon"), 1e-6f32);
         if self.architecture == "qwen3moe" {
             file.meta(&key("expert_count"), self.experts as u32);
-            file.meta(&key("expert_used_count"), 2u32);
+            file.meta(&key("expert_used_count"), self.experts_used as u32);
         }
         if self.architecture == "gemma3" {
             file.meta(&key("attention.sliding_window"), self.window as u32);

@@ -71,6 +71,8 @@ pub(super) enum Harmony {
 pub(super) enum Window {
     /// Where `use_sliding_window` is set, those from `max_window_layers` on.
     Late,
+    /// Those that `layer_types` names; without it the library's own rule has changed over time.
+    Named,
     /// All.
     All,
     /// All but each last of so many (`sliding_window_pattern`, or this number).
@@ -405,6 +407,7 @@ static FAMILIES: &[Family] = &[
         model_types: &["qwen2_moe"],
         architecture: "qwen2moe",
         parts: QWEN2_MOE_PARTS,
+        window: Window::Named,
         reads: &["num_experts"],
         special: Special::Experts,
         ..PLAIN
@@ -472,6 +475,7 @@ static FAMILIES: &[Family] = &[
         ],
         tied: true,
         halves: true,
+        window: Window::Named,
         reads: &["no_rope_layer_interval"],
         special: Special::SmolLm3,
         ..PLAIN

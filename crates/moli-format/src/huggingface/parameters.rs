@@ -86,6 +86,10 @@ fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
     let slides = match (kinds, model.family.window) {
         (Some(kinds), _) => kinds,
         (None, Window::All) => all(&|_| true),
+        (None, Window::Named) => match fields.flag("use_sliding_window")? {
+            Some(true) => return Err(fields.missing("layer_types")),
+            _ => return Ok(()),
+        },
         (None, Window::Late) => {
             if fields.flag("use_sliding_window")? != Some(true) {
                 return Ok(());

@@ -203,7 +203,10 @@ fn yarn(model: &Model<'_>, scaling: &Fields<'_>, entries: &mut Entries) -> Resul
         if one != all || scaling.get("attention_factor").is_some() {
             return Err(scaling.unsupported("mscale"));
         }
-        entries.float("rope.scaling.yarn_log_multiplier", 0.1 * all.unwrap_or(0.0));
+        match all {
+            Some(all) if all != 0.0 => entries.float("rope.scaling.yarn_log_multiplier", 0.1 * all),
+            _ => entries.float("rope.scaling.attn_factor", mscale(stretch, 1.0)),
+        }
         return Ok(());
     }
     // The convention multiplies what follows from the factor; these fields replace it.
