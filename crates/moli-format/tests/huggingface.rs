@@ -221,7 +221,9 @@ fn several_files_with_an_index() {
         "{error:?}"
     );
     let outside = path("../b.safetensors");
-    for name in ["../b.safetensors", "sub/b.safetensors", "..", "", "./b.safetensors", outside.to_str().unwrap()] {
+    for name in
+        ["../b.safetensors", "sub/b.safetensors", "..", "", "./b.safetensors", outside.to_str().unwrap()]
+    {
         index(name);
         let error = refused_as(folder.path());
         assert!(
@@ -308,12 +310,18 @@ fn fields_of_other_types_and_sizes() {
     ] {
         let folder = folder(&with(llama(), &json!({ field: value })), &llama_tensors("model."));
         let error = refused_as(folder.path());
-        assert!(matches!(&error, HuggingFaceError::WrongField { field: found, .. } if found == field), "{error:?}");
+        assert!(
+            matches!(&error, HuggingFaceError::WrongField { field: found, .. } if found == field),
+            "{error:?}"
+        );
     }
     for field in ["hidden_size", "num_hidden_layers", "max_position_embeddings", "vocab_size", "model_type"] {
         let folder = folder(&with(llama(), &json!({ field: null })), &llama_tensors("model."));
         let error = refused_as(folder.path());
-        assert!(matches!(&error, HuggingFaceError::MissingField { field: found } if found == field), "{error:?}");
+        assert!(
+            matches!(&error, HuggingFaceError::MissingField { field: found } if found == field),
+            "{error:?}"
+        );
     }
 }
 
@@ -324,7 +332,9 @@ fn weights_that_cannot_be_read() {
         tensors[1] = Raw { dtype, data: vec![0; bytes], ..tensors[1].clone() };
         refused_as(folder(&llama(), &tensors).path())
     };
-    for (dtype, bytes) in [(Dtype::I64, 64), (Dtype::F8_E4M3, 8), (Dtype::F8_E5M2, 8), (Dtype::F64, 64), (Dtype::BOOL, 8)] {
+    for (dtype, bytes) in
+        [(Dtype::I64, 64), (Dtype::F8_E4M3, 8), (Dtype::F8_E5M2, 8), (Dtype::F64, 64), (Dtype::BOOL, 8)]
+    {
         let error = replaced(dtype, bytes);
         assert!(
             matches!(&error, HuggingFaceError::ElementType { tensor, .. } if tensor == "model.norm.weight"),
@@ -353,7 +363,10 @@ fn weights_that_cannot_be_read() {
 
 #[test]
 fn fused_matrices_whose_shape_contradicts_the_config() {
-    let config = with(llama(), &json!({ "model_type": "internlm2", "num_attention_heads": 4, "num_key_value_heads": 2 }));
+    let config = with(
+        llama(),
+        &json!({ "model_type": "internlm2", "num_attention_heads": 4, "num_key_value_heads": 2 }),
+    );
     // Heads of 2: for each key head two queries, the key and the value.
     let wqkv = floats("model.layers.0.attention.wqkv.weight", &[16, 1]);
     let gguf = open(folder(&config, std::slice::from_ref(&wqkv)).path());
@@ -369,8 +382,11 @@ fn fused_matrices_whose_shape_contradicts_the_config() {
 
 #[test]
 fn experts_stay_where_they_are_and_fused_ones_are_cut() {
-    let config = with(llama(), &json!({ "model_type": "qwen3_moe", "num_experts": 2, "num_experts_per_tok": 1,
-        "moe_intermediate_size": 3 }));
+    let config = with(
+        llama(),
+        &json!({ "model_type": "qwen3_moe", "num_experts": 2, "num_experts_per_tok": 1,
+        "moe_intermediate_size": 3 }),
+    );
     let expert = |name: &str, shape: &[usize]| floats(&format!("model.layers.0.mlp.experts.{name}"), shape);
     let all = [expert("gate_up_proj", &[2, 6, 8]), expert("down_proj", &[2, 8, 3])];
     let gguf = open(folder(&config, &all).path());
@@ -388,11 +404,16 @@ fn experts_stay_where_they_are_and_fused_ones_are_cut() {
 
 #[test]
 fn the_experts_of_gpt_oss() {
-    let config = with(llama(), &json!({ "model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1,
-        "sliding_window": 4 }));
+    let config = with(
+        llama(),
+        &json!({ "model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1,
+        "sliding_window": 4 }),
+    );
     let expert = |name: &str, shape: &[usize]| floats(&format!("model.layers.0.mlp.experts.{name}"), shape);
     // Two inputs and two gates with what they gate: columns gate, up, gate, up.
-    let gguf = open(folder(&config, &[expert("gate_up_proj", &[2, 2, 4]), expert("gate_up_proj_bias", &[2, 4])]).path());
+    let gguf = open(
+        folder(&config, &[expert("gate_up_proj", &[2, 2, 4]), expert("gate_up_proj_bias", &[2, 4])]).path(),
+    );
     assert_eq!(elements(&gguf, "blk.0.ffn_gate_exps.weight"), [0., 4., 2., 6., 8., 12., 10., 14.]);
     assert_eq!(elements(&gguf, "blk.0.ffn_up_exps.weight"), [1., 5., 3., 7., 9., 13., 11., 15.]);
     assert_eq!(elements(&gguf, "blk.0.ffn_gate_exps.bias"), [0., 2., 4., 6.]);
@@ -400,11 +421,8 @@ fn the_experts_of_gpt_oss() {
 
     // Blocks of 32 elements, two to a byte: element 0 is the lower half of byte 0, element 1 the upper.
     let blocks: Vec<u8> = (0..32).map(|byte| byte | (15 - byte % 16) << 4).collect();
-    let raw = |name: &str, shape: &[usize], data: Vec<u8>| Raw {
-        dtype: Dtype::U8,
-        data,
-        ..expert(name, shape)
-    };
+    let raw =
+        |name: &str, shape: &[usize], data: Vec<u8>| Raw { dtype: Dtype::U8, data, ..expert(name, shape) };
     let config = with(config, &json!({ "quantization_config": { "quant_method": "mxfp4" } }));
     let tensors = [
         raw("down_proj_blocks", &[1, 2, 1, 16], blocks.clone()),
@@ -427,7 +445,9 @@ fn the_experts_of_gpt_oss() {
     assert_eq!(&gguf.tensor("blk.0.ffn_up_exps.weight").unwrap().data[..], block(&blocks[16..], 103));
 
     let error = refused_as(folder(&config, &tensors[..1]).path());
-    assert!(matches!(&error, HuggingFaceError::MissingTensor { tensor } if tensor.ends_with("down_proj_scales")));
+    assert!(
+        matches!(&error, HuggingFaceError::MissingTensor { tensor } if tensor.ends_with("down_proj_scales"))
+    );
     let odd = [raw("gate_up_proj_blocks", &[1, 1, 1, 16], blocks[..16].to_vec()), tensors[3].clone()];
     assert!(matches!(refused_as(folder(&config, &odd).path()), HuggingFaceError::Shape { .. }));
     let short = [tensors[0].clone(), raw("down_proj_scales", &[1, 1, 1], vec![1])];
@@ -444,7 +464,10 @@ fn norms_that_count_from_one() {
     }
     assert_eq!(elements(&gguf, "blk.0.attn_q.weight")[..2], [0., 1.]);
     // In half precision, 1, -2 and the smallest number.
-    for (dtype, ones) in [(Dtype::F16, [0x00, 0x3C, 0x00, 0xC0, 0x01, 0x00]), (Dtype::BF16, [0x80, 0x3F, 0x00, 0xC0, 0x01, 0x00])] {
+    for (dtype, ones) in [
+        (Dtype::F16, [0x00, 0x3C, 0x00, 0xC0, 0x01, 0x00]),
+        (Dtype::BF16, [0x80, 0x3F, 0x00, 0xC0, 0x01, 0x00]),
+    ] {
         let data = ones.into_iter().chain([0; 10]).collect();
         tensors[1] = Raw { dtype, data, ..tensors[1].clone() };
         let norm = elements(&open(folder(&config, &tensors).path()), "output_norm.weight");
@@ -470,10 +493,15 @@ fn rotary_scaling_of_llama_3() {
 fn configurations_of_two_ages_say_the_same() {
     let without_folder = |gguf: &Gguf| {
         let own = |key: &str| key.contains("folder") || key == "general.name";
-        gguf.metadata().iter().filter(|(key, _)| !own(key)).map(|(key, value)| format!("{key}: {value:?}")).collect::<Vec<_>>()
+        gguf.metadata()
+            .iter()
+            .filter(|(key, _)| !own(key))
+            .map(|(key, value)| format!("{key}: {value:?}"))
+            .collect::<Vec<_>>()
     };
     let tensors = llama_tensors("model.");
-    let scaling = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "beta_fast": 16 });
+    let scaling =
+        json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "beta_fast": 16 });
     let old = with(llama(), &json!({ "rope_scaling": scaling }));
     let mut new = llama();
     for field in ["rope_theta", "torch_dtype"] {
@@ -481,7 +509,10 @@ fn configurations_of_two_ages_say_the_same() {
     }
     let mut parameters = with(scaling, &json!({ "rope_type": "yarn", "rope_theta": 5000.0 }));
     parameters.as_object_mut().unwrap().remove("type");
-    let new = with(new, &json!({ "rope_parameters": parameters, "dtype": "float32", "layer_types": ["full_attention"] }));
+    let new = with(
+        new,
+        &json!({ "rope_parameters": parameters, "dtype": "float32", "layer_types": ["full_attention"] }),
+    );
     let old = without_folder(&open(folder(&old, &tensors).path()));
     assert_eq!(old, without_folder(&open(folder(&new, &tensors).path())));
     assert!(old.iter().any(|entry| entry.contains("yarn_beta_fast")), "{old:?}");
@@ -493,7 +524,10 @@ fn windows() {
         let mut tensors = llama_tensors("model.");
         for layer in 1..layers {
             let more: Vec<_> = tensors.iter().filter(|raw| raw.name.contains("layers.0.")).cloned().collect();
-            tensors.extend(more.into_iter().map(|raw| Raw { name: raw.name.replace(".0.", &format!(".{layer}.")), ..raw }));
+            tensors.extend(
+                more.into_iter()
+                    .map(|raw| Raw { name: raw.name.replace(".0.", &format!(".{layer}.")), ..raw }),
+            );
         }
         tensors
     };
@@ -521,7 +555,8 @@ fn windows() {
 
 #[test]
 fn templates_and_ends() {
-    let folder = folder(&with(llama(), &json!({ "eos_token_id": 2, "bos_token_id": 1 })), &llama_tensors("model."));
+    let folder =
+        folder(&with(llama(), &json!({ "eos_token_id": 2, "bos_token_id": 1 })), &llama_tensors("model."));
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     let read = |key: &str| open(folder.path()).metadata().str_opt(key).unwrap().map(str::to_owned);
     let ends = || open(folder.path()).metadata().u32s("moli.eos_token_ids").unwrap().into_owned();
@@ -533,10 +568,14 @@ fn templates_and_ends() {
     assert_eq!(open(folder.path()).metadata().u32("tokenizer.ggml.eos_token_id").unwrap(), 3);
     assert_eq!(open(folder.path()).metadata().u32("tokenizer.ggml.bos_token_id").unwrap(), 1);
 
-    write("tokenizer_config.json", r#"{"chat_template": "A", "bos_token": "<s>", "added_tokens_decoder": {"0": {}}}"#);
+    write(
+        "tokenizer_config.json",
+        r#"{"chat_template": "A", "bos_token": "<s>", "added_tokens_decoder": {"0": {}}}"#,
+    );
     assert_eq!(read("tokenizer.chat_template").as_deref(), Some("A"));
     assert_eq!(read("tokenizer.huggingface.config").as_deref(), Some(r#"{"bos_token":"<s>"}"#));
-    let list = r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#;
+    let list =
+        r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#;
     write("tokenizer_config.json", list);
     assert_eq!(read("tokenizer.chat_template").as_deref(), Some("D"));
     write("chat_template.jinja", "J");
@@ -556,8 +595,20 @@ fn templates_and_ends() {
 #[test]
 fn no_field_of_any_value_makes_it_panic() {
     let odd = [
-        json!(null), json!(true), json!(-1), json!(0), json!(1), json!(3.5), json!(1e300), json!(u64::MAX), json!(""),
-        json!("x"), json!([]), json!([0, 1, "x"]), json!({}), json!({ "rope_type": "llama3" }),
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(3.5),
+        json!(1e300),
+        json!(u64::MAX),
+        json!(""),
+        json!("x"),
+        json!([]),
+        json!([0, 1, "x"]),
+        json!({}),
+        json!({ "rope_type": "llama3" }),
     ];
     let (mut opened, mut refused) = (0, 0);
     for entry in fs::read_dir(fixtures()).unwrap() {

@@ -1,9 +1,9 @@
 //! The tensors of a folder by the names of the convention.
 
-use super::{data, harmony};
 use super::family::{Part, Special};
 use super::shards::Shards;
 use super::{HuggingFaceError, Model};
+use super::{data, harmony};
 use crate::safetensors::SafeTensor;
 use crate::{FormatError, Tensor};
 
@@ -112,9 +112,8 @@ impl Assembly<'_> {
     /// A tensor of a layer.
     fn part(&mut self, layer: u32, name: &str, tensor: &SafeTensor) -> Result<(), FormatError> {
         let parts = self.model.family.parts;
-        let find = |stem: &str| {
-            parts.iter().find_map(|(pattern, part)| Some((*part, matches(pattern, stem)?)))
-        };
+        let find =
+            |stem: &str| parts.iter().find_map(|(pattern, part)| Some((*part, matches(pattern, stem)?)));
         // Some names have no `weight` behind them.
         let (stem, end) = match name.rsplit_once('.') {
             Some((stem, end @ ("weight" | "bias"))) => (stem, end),
@@ -169,11 +168,13 @@ impl Assembly<'_> {
         groups: usize,
     ) -> Result<(), FormatError> {
         let model = self.model;
-        let (head, heads, kv_heads) = (model.head_dim as usize, model.heads as usize, model.kv_heads as usize);
+        let (head, heads, kv_heads) =
+            (model.head_dim as usize, model.heads as usize, model.kv_heads as usize);
         if groups == 0 || heads % groups != 0 || kv_heads % groups != 0 {
             return Err(model.fields.wrong("num_key_value_heads", "a divisor of num_attention_heads").into());
         }
-        let (queries, keys) = ((heads / groups).saturating_mul(head), (kv_heads / groups).saturating_mul(head));
+        let (queries, keys) =
+            ((heads / groups).saturating_mul(head), (kv_heads / groups).saturating_mul(head));
         let group = queries.saturating_add(keys.saturating_mul(2));
         let mut expected = tensor.shape.clone();
         expected.iter_mut().take(1).for_each(|rows| *rows = groups.saturating_mul(group));

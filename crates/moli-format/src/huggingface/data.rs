@@ -127,12 +127,15 @@ pub(super) fn halves(tensor: &SafeTensor) -> Result<(SafeTensor, SafeTensor), Hu
     let total = tensor.shape.first().copied().unwrap_or(0);
     let half = total / 2;
     // Of an odd number the second half would have a row less.
-    Ok((rows(tensor, 0, half)?, rows(tensor, half, total - half).and_then(|rest| {
-        let mut expected = rest.shape.clone();
-        expected.iter_mut().take(1).for_each(|rows| *rows = half);
-        expect(&rest, &expected)?;
-        Ok(rest)
-    })?))
+    Ok((
+        rows(tensor, 0, half)?,
+        rows(tensor, half, total - half).and_then(|rest| {
+            let mut expected = rest.shape.clone();
+            expected.iter_mut().take(1).for_each(|rows| *rows = half);
+            expect(&rest, &expected)?;
+            Ok(rest)
+        })?,
+    ))
 }
 
 /// Tensors of one type and row in one, the rows of each after those of the one before.

@@ -243,11 +243,8 @@ const GPT_OSS_PARTS: &[(&str, Part)] = &join::<16>(&[
         ("mlp.experts.down_proj_scales", Part::Harmony(Harmony::Scales)),
     ],
 ]);
-const STARCODER2_PARTS: &[(&str, Part)] = &join::<8>(&[
-    &ATTENTION,
-    &NORMS,
-    &[("mlp.c_fc", As("ffn_up")), ("mlp.c_proj", As("ffn_down"))],
-]);
+const STARCODER2_PARTS: &[(&str, Part)] =
+    &join::<8>(&[&ATTENTION, &NORMS, &[("mlp.c_fc", As("ffn_up")), ("mlp.c_proj", As("ffn_down"))]]);
 const INTERNLM2_PARTS: &[(&str, Part)] = &[
     ("attention.wqkv", Part::GroupedQkv),
     ("attention.wo", As("attn_output")),
@@ -374,8 +371,13 @@ const GEMMA3: Family = Family {
 
 const QWEN3_DEFAULTS: &[(&str, f64)] = &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("head_dim", 128.0)];
 const ERNIE_DEFAULTS: &[(&str, f64)] = &[("rms_norm_eps", 1e-5), ("rope_theta", 5e5)];
-const GRANITE_FACTORS: &[&str] =
-    &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling", "num_local_experts"];
+const GRANITE_FACTORS: &[&str] = &[
+    "embedding_multiplier",
+    "residual_multiplier",
+    "attention_multiplier",
+    "logits_scaling",
+    "num_local_experts",
+];
 
 static FAMILIES: &[Family] = &[
     Family { model_types: &["llama"], architecture: "llama", halves: true, ..PLAIN },
@@ -407,7 +409,13 @@ static FAMILIES: &[Family] = &[
         special: Special::Experts,
         ..PLAIN
     },
-    Family { model_types: &["qwen3"], architecture: "qwen3", defaults: QWEN3_DEFAULTS, parts: QWEN3_PARTS, ..PLAIN },
+    Family {
+        model_types: &["qwen3"],
+        architecture: "qwen3",
+        defaults: QWEN3_DEFAULTS,
+        parts: QWEN3_PARTS,
+        ..PLAIN
+    },
     Family {
         model_types: &["qwen3_moe"],
         architecture: "qwen3moe",
@@ -523,7 +531,13 @@ static FAMILIES: &[Family] = &[
     Family {
         model_types: &["minicpm"],
         architecture: "minicpm",
-        defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("scale_emb", 1.0), ("scale_depth", 1.0), ("dim_model_base", 1.0)],
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("scale_emb", 1.0),
+            ("scale_depth", 1.0),
+            ("dim_model_base", 1.0),
+        ],
         tied: true,
         halves: true,
         reads: &["scale_emb", "scale_depth", "dim_model_base"],

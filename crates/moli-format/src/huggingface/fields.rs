@@ -119,7 +119,9 @@ impl<'a> Fields<'a> {
     /// A count from 1 to [`MAX_SIZE`], which may size what is allocated.
     pub(super) fn size(&self, field: &str) -> Result<Option<u32>, HuggingFaceError> {
         match self.count(field)? {
-            Some(size) if !(1..=MAX_SIZE).contains(&size) => Err(self.wrong(field, "an integer from 1 to 65536")),
+            Some(size) if !(1..=MAX_SIZE).contains(&size) => {
+                Err(self.wrong(field, "an integer from 1 to 65536"))
+            }
             size => Ok(size),
         }
     }

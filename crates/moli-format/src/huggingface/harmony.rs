@@ -82,7 +82,9 @@ fn every_other(tensor: &SafeTensor) -> Result<[SafeTensor; 2], FormatError> {
 
 /// `[experts, inputs, outputs]` to `[experts, outputs, inputs]`.
 fn transposed(tensor: &SafeTensor) -> Result<SafeTensor, FormatError> {
-    let &[experts, inputs, outputs] = tensor.shape.as_slice() else { return Err(shape(tensor, &[0, 0, 0]).into()) };
+    let &[experts, inputs, outputs] = tensor.shape.as_slice() else {
+        return Err(shape(tensor, &[0, 0, 0]).into());
+    };
     let size = data::float_type(tensor)?.block_bytes();
     let mut data = data::reserve(tensor.data.len())?;
     for expert in tensor.data.chunks_exact((inputs * outputs * size).max(1)).take(experts) {

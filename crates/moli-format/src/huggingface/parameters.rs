@@ -181,8 +181,10 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
         }
         Special::Ernie => {
             experts(model, "moe_num_experts", "moe_k", entries)?;
-            let (width, shared) =
-                (fields.need_count("moe_intermediate_size")?, fields.count("moe_num_shared_experts")?.unwrap_or(0));
+            let (width, shared) = (
+                fields.need_count("moe_intermediate_size")?,
+                fields.count("moe_num_shared_experts")?.unwrap_or(0),
+            );
             entries.put("expert_shared_count", shared);
             entries.put("expert_shared_feed_forward_length", shared.saturating_mul(width));
             let interval = fields.count("moe_layer_interval")?.unwrap_or(1);
@@ -203,7 +205,12 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
 }
 
 /// Experts: how many, how many of them for a token, and their width.
-fn experts(model: &Model<'_>, count: &str, used: &str, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+fn experts(
+    model: &Model<'_>,
+    count: &str,
+    used: &str,
+    entries: &mut Entries,
+) -> Result<(), HuggingFaceError> {
     let fields = &model.fields;
     entries.put("expert_count", fields.need_count(count)?);
     entries.put("expert_used_count", fields.need_count(used)?);
@@ -232,7 +239,9 @@ fn rotated(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
     const FIELD: &str = "no_rope_layers";
     let fields = &model.fields;
     let rotated: Vec<bool> = match fields.numbers(FIELD)? {
-        Some(flags) if flags.len() == model.layers as usize => flags.iter().map(|&flag| flag != 0.0).collect(),
+        Some(flags) if flags.len() == model.layers as usize => {
+            flags.iter().map(|&flag| flag != 0.0).collect()
+        }
         Some(_) => return Err(fields.wrong(FIELD, "as long as num_hidden_layers")),
         None => match fields.need_count("no_rope_layer_interval")? {
             0 => return Err(fields.wrong("no_rope_layer_interval", "a positive integer")),
@@ -265,7 +274,13 @@ fn latent(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
     let gating: u32 = match fields.text("scoring_func")? {
         Some("softmax") => 1,
         Some("sigmoid") => 2,
-        None => if third { 2 } else { 1 },
+        None => {
+            if third {
+                2
+            } else {
+                1
+            }
+        }
         Some(_) => return Err(fields.unsupported("scoring_func")),
     };
     entries.put("expert_gating_func", gating);
