@@ -580,7 +580,12 @@ fn ctrl_c_prints_what_is_there_and_exits_with_130() {
 #[test]
 fn a_broken_chat_template_spoils_chats_only() {
     let world = World::new();
-    let model = world.model("broken.gguf", |file| file.meta("tokenizer.chat_template", "{% nonsense %}"));
+    let model = world.model("broken.gguf", |file| {
+        file.meta("tokenizer.chat_template", "{% nonsense %}");
+        // Without control tokens the model is of no family whose format is known.
+        let tokens = usize::try_from(IM_END).unwrap() + 1;
+        file.meta("tokenizer.ggml.token_type", vec![1i32; tokens]);
+    });
     let raw = world.run(&["run", &model, "--raw", "-p", "abc", "-n", "2"]);
     assert_eq!(raw.code, Some(0), "{}", raw.stderr);
     let chat = world.run(&["run", &model, "-p", "abc", "-n", "2"]);
@@ -589,6 +594,24 @@ fn a_broken_chat_template_spoils_chats_only() {
     let inspected = world.run(&["inspect", &model]);
     assert!(inspected.stdout.contains("cannot be used"), "{}", inspected.stdout);
     assert!(inspected.stdout.contains("runs here      yes"), "{}", inspected.stdout);
+}
+
+#[test]
+fn a_template_that_is_not_the_files_own_is_told() {
+    let world = World::new();
+    let missing = world.model("chat.gguf", |file| file.meta("general.name", "Tiny Chat"));
+    let broken = world.model("broken.gguf", |file| file.meta("tokenizer.chat_template", "{% nonsense %}"));
+    for (model, why) in
+        [(&missing, "since the file has none"), (&broken, "since the file's own can't be used")]
+    {
+        let chat = world.run(&run_arguments(model, &["-p", "abc"]));
+        assert_eq!(chat.code, Some(0), "{}", chat.stderr);
+        assert!(chat.stderr.contains(&format!("chat template: chatml, {why}")), "{}", chat.stderr);
+        let inspected = world.run(&["inspect", model]);
+        assert!(inspected.stdout.contains(&format!("chatml, {why}")), "{}", inspected.stdout);
+        let raw = world.run(&run_arguments(model, &["-p", "abc", "--raw"]));
+        assert_eq!(raw.stderr, "");
+    }
 }
 
 #[test]

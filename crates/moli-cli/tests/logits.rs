@@ -96,3 +96,23 @@ fn logits_need_no_tokenizer_but_tokens_that_exist() {
         ask(model, arguments).fails(2, &[name]);
     }
 }
+
+#[test]
+fn logits_of_a_hugging_face_folder_are_those_of_transformers() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/architectures/qwen3");
+    let text = std::fs::read_to_string(format!("{folder}/expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(&text).unwrap();
+    let ids = expected["ids"].as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>().join(",");
+    let numbers = |logits: &Value| -> Vec<f64> {
+        serde_json::from_value::<Vec<Vec<f64>>>(logits.clone()).unwrap().concat()
+    };
+    let expected = numbers(&expected["logits"]);
+    let size = expected.iter().fold(0.0, |size: f64, logit| size.max(logit.abs()));
+    for (kv_type, bound) in [("f32", 5e-6), ("f16", 2e-3), ("q8_0", 0.1)] {
+        let all = ["logits", folder, "--ids", &ids, "--positions", "all", "--json", "--kv-type", kv_type];
+        let found = numbers(&World::new().run(&all).json()["logits"]);
+        assert_eq!(found.len(), expected.len());
+        let worst = found.iter().zip(&expected).fold(0.0, |worst: f64, (a, b)| worst.max((a - b).abs()));
+        assert!(worst <= bound * size, "{kv_type}: {worst} of {size}");
+    }
+}

@@ -77,7 +77,7 @@ impl Engine {
         };
         // The small parts first: a model without a tokenizer is refused before its weights are looked at.
         let tokenizer = Tokenizer::from_gguf(metadata)?;
-        let template = ChatTemplate::from_gguf(metadata).map_err(|error| error.to_string());
+        let template = ChatTemplate::for_model(metadata, &tokenizer).map_err(|error| error.to_string());
         let runtime = moli_model::load(&gguf, options.backend, &load)?;
         let draft = draft_file.as_ref().map(|draft| draft.load(&tokenizer, options)).transpose()?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
@@ -254,7 +254,8 @@ impl Engine {
         &self.inner.model.tokenizer
     }
 
-    /// The chat template, where the model has one.
+    /// The chat template, where the model has one or is of a family whose format is known: see
+    /// [`ChatTemplate::origin`].
     ///
     /// # Errors
     /// [`EngineError::BrokenChatTemplate`] when it has one that can't be used.

@@ -245,7 +245,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             None => None,
         };
         let q = if q_down.is_some() { "attn_q_b" } else { "attn_q" };
-        let (to_latent, to_value) = if self.has(&name("attn_kv_b.weight")) {
+        let [to_latent, to_value] = if self.has(&name("attn_kv_b.weight")) {
             self.latent_of_old(&name("attn_kv_b"), latent)?
         } else {
             let mut each = |stem: &str, rows: usize, cols: usize| {
@@ -253,7 +253,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                     .map(|head| self.slice(&name(stem), head, config.heads, rows, cols, Bias::Optional))
                     .collect::<Result<Vec<_>, _>>()
             };
-            (each("attn_k_b", rank, latent.plain)?, each("attn_v_b", latent.value, rank)?)
+            [each("attn_k_b", rank, latent.plain)?, each("attn_v_b", latent.value, rank)?]
         };
         Ok(LatentAttention {
             q: self.linear(&name(q), config.q_width(), latent.q_rank.unwrap_or(hidden), Bias::Optional)?,
@@ -267,11 +267,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// Files of before the latent form have, head after head, the matrix from the latent vector to the key above that to the
     /// value. The first is needed the other way round.
-    fn latent_of_old(
-        &mut self,
-        stem: &str,
-        latent: &Latent,
-    ) -> Result<(Vec<Linear<B>>, Vec<Linear<B>>), ModelError> {
+    fn latent_of_old(&mut self, stem: &str, latent: &Latent) -> Result<[Vec<Linear<B>>; 2], ModelError> {
         let (heads, rank) = (self.config.heads, latent.kv_rank);
         let head_rows = latent.plain + latent.value;
         let tensor = self.tensor(&format!("{stem}.weight"), &[rank, heads * head_rows])?;
@@ -293,7 +289,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         }
         let linear = |tensor: Tensor| Ok(Linear { weight: self.backend.matrix(&tensor)?, bias: None });
         let all = |tensors: Vec<Tensor>| tensors.into_iter().map(linear).collect::<Result<_, ModelError>>();
-        Ok((all(to_latent)?, all(to_value)?))
+        Ok([all(to_latent)?, all(to_value)?])
     }
 
     /// The network `{stem}_gate{suffix}`, `{stem}_up{suffix}`, `{stem}_down{suffix}`.

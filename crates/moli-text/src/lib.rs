@@ -11,6 +11,7 @@
 //! Everything that comes from a file or a client is checked: what can't be done right is a [`TextError`].
 
 mod bpe;
+mod catalogue;
 mod concat;
 mod dumps;
 mod eog;
@@ -35,6 +36,7 @@ mod tools;
 mod variables;
 mod vocab;
 
+pub use catalogue::TemplateOrigin;
 pub use error::TextError;
 pub use footprint::tokenizer_bytes;
 pub use message::{Message, ToolCall};

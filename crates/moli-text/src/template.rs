@@ -7,6 +7,7 @@
 //!   most about 32 MiB and some 64 times the size of messages, tools and variables;
 //! - macros and recursive loops have a depth.
 
+use crate::catalogue::{self, TemplateOrigin};
 use crate::concat;
 use crate::guard::Guard;
 use crate::python::{self, Bounded, Raised};
@@ -67,6 +68,7 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     source: Arc<str>,
     uses_tools: bool,
+    origin: Arc<TemplateOrigin>,
 }
 
 const NAME: &str = "chat";
@@ -84,10 +86,6 @@ const STACK_PER_FUEL: usize = 200;
 const MAX_STACK: usize = 1 << 30;
 /// Levels of nested calls. One of a macro counts for several.
 const MAX_DEPTH: usize = 200;
-
-/// ChatML in Jinja.
-const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
-                      {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 impl ChatTemplate {
     /// The most bytes of a template's source.
@@ -135,7 +133,27 @@ impl ChatTemplate {
         environment.add_template_owned(NAME, bounded).map_err(syntax)?;
         let variables = environment.get_template(NAME).map_err(syntax)?.undeclared_variables(false);
         let uses_tools = variables.contains("tools") || sets_tools_from_tools(source);
-        Ok(Self { environment: Arc::new(environment), source: source.into(), uses_tools })
+        let origin = Arc::new(TemplateOrigin::Given);
+        Ok(Self { environment: Arc::new(environment), source: source.into(), uses_tools, origin })
+    }
+
+    /// The template to use for a model: its own, or its family's where a chat model has none or one that can't make any
+    /// prompt. [`origin`](Self::origin) tells which and why. `None` for a model without a template that is no chat model
+    /// by its name, or of no family that is known here.
+    ///
+    /// # Errors
+    /// What is wrong with the file's own where the family isn't known either.
+    pub fn for_model(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
+        catalogue::choose(metadata, tokenizer)
+    }
+
+    pub(crate) fn with_origin(self, origin: TemplateOrigin) -> Self {
+        Self { origin: Arc::new(origin), ..self }
+    }
+
+    /// Where the template comes from, and why.
+    pub fn origin(&self) -> &TemplateOrigin {
+        &self.origin
     }
 
     /// The template of a GGUF, if it has one.
@@ -151,7 +169,7 @@ impl ChatTemplate {
     /// # Errors
     /// None in practice: the template is a constant.
     pub fn chatml() -> Result<Self, TextError> {
-        Self::new(CHATML)
+        Self::new(catalogue::CHATML)
     }
 
     /// The template's source.

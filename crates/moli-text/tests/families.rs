@@ -2,7 +2,7 @@
 //! and written down what they make of nasty texts. The same tokenizer as a `tokenizer.json` and as a GGUF's metadata gives
 //! the same ids.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

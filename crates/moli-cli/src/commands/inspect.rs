@@ -60,6 +60,8 @@ struct Report {
     tokenizer: TokenizerReport,
     chat_template: bool,
     chat_template_error: Option<String>,
+    /// Which template a chat uses, and why.
+    chat_template_used: Option<String>,
     memory: Option<Memory>,
     /// Why the model does not fit, or no memory can be computed.
     memory_error: Option<String>,
@@ -213,6 +215,10 @@ fn report(gguf: &Gguf, path: String) -> Report {
 
     let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
     let config = Config::from_metadata(metadata, vocab);
+    let used = Tokenizer::from_gguf(metadata)
+        .and_then(|tokenizer| ChatTemplate::for_model(metadata, &tokenizer))
+        .ok()
+        .flatten();
     let reason = unsupported(gguf).map(|error| failure::one_line(&error));
     Report {
         path,
@@ -242,6 +248,7 @@ fn report(gguf: &Gguf, path: String) -> Report {
         tokenizer: tokenizer(metadata),
         chat_template: metadata.get("tokenizer.chat_template").is_some(),
         chat_template_error: ChatTemplate::from_gguf(metadata).err().map(|error| error.to_string()),
+        chat_template_used: used.map(|template| template.origin().to_string()),
         memory: None,
         memory_error: None,
         supported: reason.is_none(),
@@ -320,6 +327,9 @@ impl Report {
         let tokens = tokenizer.tokens.map(|n| format!(", {n} tokens")).unwrap_or_default();
         line("tokenizer", escape(&format!("{kind}{pre}{tokens}")).into_owned());
         let template = match (&self.chat_template_error, self.chat_template) {
+            (_, false) | (Some(_), _) if self.chat_template_used.is_some() => {
+                escape(&or_unknown(&self.chat_template_used)).into_owned()
+            }
             (Some(error), _) => format!("cannot be used: {}", escape(error)),
             (None, true) => "yes".to_owned(),
             (None, false) => "no".to_owned(),

@@ -7,12 +7,13 @@ use anyhow::{Result, bail};
 use clap::Args;
 use moli_engine::units::megabytes;
 use moli_engine::{Engine, GenerateParams, Grammar, Session, TokenOutput, resident_bytes};
+use moli_text::{ChatTemplate, TemplateOrigin};
 use serde::Serialize;
 
 use crate::cli::Exit;
 use crate::failure::UsageError;
 use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, SpeculationArgs, max_tokens, new_seed};
-use crate::output::{Answers, note};
+use crate::output::{Answers, escape, note};
 use crate::reply::{Reply, engine_stats, finish_reason, milliseconds, reply, stats};
 use crate::{load, repl, saved, text_input};
 
@@ -199,7 +200,13 @@ impl Run {
     fn load(&self) -> Result<(Engine, bool)> {
         let engine =
             load::engine(&self.model, self.speculation.draft.as_deref(), self.context, &self.compute)?;
-        let raw = self.prompt.raw || engine.chat_template()?.is_none();
+        let template = if self.prompt.raw { None } else { engine.chat_template()? };
+        let raw = template.is_none();
+        if let Some(origin) =
+            template.map(ChatTemplate::origin).filter(|&origin| *origin != TemplateOrigin::Given)
+        {
+            note!("chat template: {}", escape(&origin.to_string()));
+        }
         if raw && !self.prompt.raw {
             if self.prompt.system.is_some() {
                 bail!("--system needs a chat template, and this model has none");

@@ -262,7 +262,7 @@ impl Config {
 /// Key heads, and the width of a head.
 fn head_shape(keys: &Keys<'_>, hidden: usize, heads: usize) -> Result<(usize, usize), ModelError> {
     let kv_heads = keys.size("attention.head_count_kv", Some(heads), MAX_HEADS)?;
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         return Err(keys.out_of_range("attention.head_count_kv", kv_heads, format!("a divisor of {heads}")));
     }
     let head_dim = keys.size("attention.key_length", Some(hidden / heads), MAX_HEAD_DIM)?;
