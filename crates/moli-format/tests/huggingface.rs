@@ -173,6 +173,11 @@ fn names_with_any_prefix_and_parts_that_see() {
     tensors.push(floats("vision_tower.embeddings.weight", &[3, 3]));
     tensors.push(floats("multi_modal_projector.linear.bias", &[3]));
     assert_eq!(open(folder(&wrapper, &tensors).path()).tensors().len(), 11);
+    // The two say otherwise, and what was saved tells.
+    let wrapper = with(wrapper, &json!({ "tie_word_embeddings": false }));
+    assert!(open(folder(&wrapper, &tensors).path()).tensor("output.weight").is_none());
+    tensors.push(floats("language_model.lm_head.weight", &[6, 8]));
+    assert!(open(folder(&wrapper, &tensors).path()).tensor("output.weight").is_some());
     // In a model that only reads, they are unknown.
     let error = refused_as(folder(&llama(), &tensors).path());
     assert!(matches!(error, HuggingFaceError::UnknownTensor { .. }), "{error:?}");

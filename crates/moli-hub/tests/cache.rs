@@ -105,6 +105,11 @@ fn unknown_names_get_near_ones_and_paths_get_a_plain_word() {
     }
     let folder = place.folder.path().display().to_string();
     assert!(matches!(hub.resolve(&folder, &mut Quiet), Err(HubError::NotAFile { .. })));
+    // Unless it says that it is a model.
+    let config = place.folder.path().join("config.json");
+    fs::write(&config, "{}").unwrap();
+    assert_eq!(hub.resolve(&folder, &mut Quiet).unwrap(), place.folder.path());
+    fs::remove_file(config).unwrap();
     for reference in
         ["ftp://h/m.gguf", "https://h/page.html", "https://h", "hf:o", "hf:o/../x", "modelscope:o/r@"]
     {

@@ -47,6 +47,9 @@ struct Report {
     /// Bytes of all the model's files.
     size: u64,
     files: usize,
+    /// What the model comes in: "GGUF" or "Hugging Face folder".
+    container: &'static str,
+    /// The version that it has, or would have as a GGUF.
     gguf_version: u32,
     architecture: Option<String>,
     name: Option<String>,
@@ -221,6 +224,10 @@ fn report(gguf: &Gguf, path: String) -> Report {
         path,
         size: gguf.file_bytes(),
         files: gguf.paths().len(),
+        container: match metadata.get("tokenizer.huggingface.folder") {
+            Some(_) => "Hugging Face folder",
+            None => "GGUF",
+        },
         gguf_version: gguf.version(),
         architecture: text(metadata, "general.architecture"),
         name: text(metadata, "general.name"),
@@ -287,7 +294,11 @@ impl Report {
         let mut line = |label: &str, value: String| lines.push(format!("{label:14} {value}"));
         let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
 
-        line("file", format!("{} ({}, GGUF v{})", escape(&self.path), self.files(), self.gguf_version));
+        let container = match self.container {
+            "GGUF" => format!("GGUF v{}", self.gguf_version),
+            folder => folder.to_owned(),
+        };
+        line("file", format!("{} ({}, {container})", escape(&self.path), self.files()));
         line("name", escape(&or_unknown(&self.name)).into_owned());
         line("architecture", escape(&or_unknown(&self.architecture)).into_owned());
         line("parameters", format!("{}, {:.2} bits each", count(self.parameters), self.bits_per_weight));

@@ -33,12 +33,15 @@ const SENSES: &[&str] = &[
 /// All tensors of the language model, renamed. Those that are unknown are an error, since leaving one out would change the
 /// model.
 pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>, FormatError> {
-    let mut assembly = Assembly { model, shards, tensors: Vec::new() };
+    // Whoever tied them did not save the same weights twice.
+    let saved = || shards.tensors.keys().any(|name| name.ends_with("lm_head.weight"));
+    let tied = model.tied.unwrap_or_else(|| !saved());
+    let mut assembly = Assembly { model, shards, tied, tensors: Vec::new() };
     for placed in shards.tensors.values() {
         assembly.add(&placed.tensor)?;
     }
     // Without this, a decoder would take the embeddings.
-    if !model.tied && !assembly.tensors.iter().any(|tensor| tensor.name == "output.weight") {
+    if !tied && !assembly.tensors.iter().any(|tensor| tensor.name == "output.weight") {
         return Err(HuggingFaceError::MissingTensor { tensor: "lm_head.weight".to_owned() }.into());
     }
     Ok(assembly.tensors)
@@ -47,6 +50,8 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
 struct Assembly<'a> {
     model: &'a Model<'a>,
     shards: &'a Shards,
+    /// Whether the logits are computed with the embeddings.
+    tied: bool,
     tensors: Vec<Tensor>,
 }
 
@@ -81,7 +86,7 @@ impl Assembly<'_> {
             }
             "norm.weight" => "output_norm.weight",
             "norm.bias" => "output_norm.bias",
-            "lm_head.weight" | "output.weight" if self.model.tied => return Ok(()),
+            "lm_head.weight" | "output.weight" if self.tied => return Ok(()),
             "lm_head.weight" | "output.weight" if self.model.unit_output => {
                 self.tensors.push(data::unit_rows("output.weight".to_owned(), tensor)?);
                 return Ok(());

@@ -96,8 +96,9 @@ struct Model<'a> {
     heads: u32,
     kv_heads: u32,
     head_dim: u32,
-    /// Whether the logits are computed with the embeddings.
-    tied: bool,
+    /// Whether the logits are computed with the embeddings. `None`: the whole and its language model disagree, and libraries
+    /// about which of them counts.
+    tied: Option<bool>,
     /// Whether the rows of the output layer are to be divided by their length.
     unit_output: bool,
 }
@@ -120,15 +121,18 @@ impl<'a> Model<'a> {
             None if hidden.is_multiple_of(heads) => hidden / heads,
             None => return Err(fields.wrong("num_attention_heads", "a divisor of hidden_size")),
         };
-        let tied = fields.flag("tie_word_embeddings")?;
-        let tied = if wrapped && tied.is_none() { root.flag("tie_word_embeddings")? } else { tied };
+        const TIED: &str = "tie_word_embeddings";
+        let tied = match (fields.flag(TIED)?, wrapped.then(|| root.flag(TIED)).transpose()?.flatten()) {
+            (Some(inner), Some(outer)) if inner != outer => None,
+            (inner, outer) => Some(inner.or(outer).unwrap_or(family.tied)),
+        };
         Ok(Self {
             layers: fields.need_size("num_hidden_layers")?,
             hidden,
             heads,
             kv_heads,
             head_dim,
-            tied: tied.unwrap_or(family.tied),
+            tied,
             // The second Baichuan, which nothing but its vocabulary tells from the first.
             unit_output: family.special == Special::Baichuan && fields.count("vocab_size")? == Some(125_696),
             family,
