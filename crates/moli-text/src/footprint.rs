@@ -46,7 +46,7 @@ pub fn tokenizer_bytes(metadata: &Metadata) -> Result<u64, TextError> {
     let vocab = room + count * (ends + 1) + table(count, 4);
     let merger = match metadata.str(MODEL)? {
         // A rank for each pair of ids that merges into a third.
-        "gpt2" => table(metadata.strings(MERGES)?.len() as u64, 16),
+        "gpt2" | "gemma4" => table(metadata.strings(MERGES)?.len() as u64, 16),
         // A score for each token.
         _ => count * 4,
     };
