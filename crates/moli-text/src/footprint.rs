@@ -41,7 +41,7 @@ pub fn tokenizer_bytes(metadata: &Metadata) -> Result<u64, TextError> {
     }
     let merger = match metadata.str(MODEL)? {
         // A rank for each pair of ids that merges into a third.
-        "gpt2" => table(metadata.strings(MERGES)?.len() as u64, 16),
+        "gpt2" | "gemma4" => table(metadata.strings(MERGES)?.len() as u64, 16),
         // A score for each token.
         _ => all.number * 4,
     };
