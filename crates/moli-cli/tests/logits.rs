@@ -20,7 +20,8 @@ fn logits_are_those_that_perplexity_scores() {
     let mut loss = 0.0;
     for piece in ids.chunks(64) {
         let list = piece.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
-        let answer = world.run(&["logits", &model, "--ids", &list, "--positions", "all", "--json"]).json();
+        let all = ["logits", &model, "--ids", &list, "--positions", "all", "--json", "--kv-type", "f16"];
+        let answer = world.run(&all).json();
         assert_eq!(answer["ids"], Value::from(piece));
         assert_eq!(answer["positions"], Value::from((0..64).collect::<Vec<u64>>()));
         for place in 32..63 {

@@ -250,7 +250,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         } else {
             let mut each = |stem: &str, rows: usize, cols: usize| {
                 (0..config.heads)
-                    .map(|head| self.slice(&name(stem), head, config.heads, rows, cols, Bias::Optional))
+                    .map(|head| self.slice(&name(stem), head, rows, [cols, rows, config.heads]))
                     .collect::<Result<Vec<_>, _>>()
             };
             [each("attn_k_b", rank, latent.plain)?, each("attn_v_b", latent.value, rank)?]
@@ -321,21 +321,28 @@ impl<'a, B: Backend> Loader<'a, B> {
         let choice_bias = name("exp_probs_b.bias");
         let shared_gate = name("ffn_gate_inp_shexp");
         let mut all = Vec::new();
+        let fused = name("ffn_gate_up_exps");
         for expert in 0..experts.count {
             // One tensor for all experts, or, in files of 2023, one for each.
             let mut linear = |stem: &str, rows: usize, cols: usize| {
                 let all = name(&format!("{stem}_exps"));
                 if self.has(&format!("{all}.weight")) {
-                    self.slice(&all, expert, experts.count, rows, cols, Bias::Optional)
+                    self.slice(&all, expert, rows, [cols, rows, experts.count])
                 } else {
                     self.linear(&name(&format!("{stem}.{expert}")), rows, cols, Bias::Optional)
                 }
             };
-            all.push(Mlp {
-                gate: Some(linear("ffn_gate", experts.ffn, hidden)?),
-                up: linear("ffn_up", experts.ffn, hidden)?,
-                down: linear("ffn_down", hidden, experts.ffn)?,
-            });
+            let down = linear("ffn_down", hidden, experts.ffn)?;
+            let (gate, up) = if self.has(&format!("{fused}.weight")) {
+                // Of each expert the gate, then what it gates.
+                let dims = [hidden, 2 * experts.ffn, experts.count];
+                let mut half = |i| self.slice(&fused, 2 * expert + i, experts.ffn, dims);
+                (half(0)?, half(1)?)
+            } else {
+                let mut linear = |stem| linear(stem, experts.ffn, hidden);
+                (linear("ffn_gate")?, linear("ffn_up")?)
+            };
+            all.push(Mlp { gate: Some(gate), up, down });
         }
         Ok(Mixture {
             router: self.linear(&name("ffn_gate_inp"), experts.count, hidden, Bias::Optional)?,
@@ -446,23 +453,21 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(Linear { weight, bias })
     }
 
-    /// One of `count` matrices, and of as many biases, that are in one tensor each.
+    /// The `index`-th `rows` rows of all matrices of a tensor `[cols, rows of each, matrices]`, and of its biases.
     fn slice(
         &mut self,
         stem: &str,
         index: usize,
-        count: usize,
         rows: usize,
-        cols: usize,
-        bias: Bias,
+        dims: [usize; 3],
     ) -> Result<Linear<B>, ModelError> {
         let range = index * rows..(index + 1) * rows;
-        let tensor = self.tensor(&format!("{stem}.weight"), &[cols, rows, count])?;
+        let tensor = self.tensor(&format!("{stem}.weight"), &dims)?;
         let weight = self.backend.matrix(&self::rows(tensor, range.clone())?)?;
         let name = format!("{stem}.bias");
-        let bias = match bias == Bias::Required || self.has(&name) {
+        let bias = match self.has(&name) {
             true => {
-                self.tensor(&name, &[rows, count])?;
+                self.tensor(&name, &dims[1..])?;
                 Some(self.backend.vector(part(self.all_floats(&name)?, range))?)
             }
             false => None,

@@ -1,0 +1,174 @@
+//! The same model in the forms that files of several ages have gives the same logits.
+//!
+//! The folders of `tests/fixtures/architectures` are rewritten as converters to GGUF do: rows of Q and K in the order of
+//! interleaved pairs, experts in one tensor, gates beside what they gate, latent attention in two matrices.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use moli_format::{Bytes, Gguf, GgufWriter, ReadMode, Tensor, TensorType};
+use moli_model::{BackendKind, Batch, KvType, LoadOptions, load, pages_of};
+
+fn folder(name: &str) -> Gguf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/architectures");
+    Gguf::open(&root.join(name), ReadMode::Map).unwrap()
+}
+
+/// The logits of some tokens at every position.
+fn logits(gguf: &Gguf) -> Vec<f32> {
+    let tokens: Vec<u32> = (0..14).map(|i| i * 37 % 96).collect();
+    let options =
+        LoadOptions { threads: 1, isa: None, context: tokens.len(), max_rows: 32, kv_type: KvType::F32 };
+    let mut runtime = load(gguf, BackendKind::Cpu, &options).unwrap();
+    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+    let pages: Vec<u32> = (0..pages_of(tokens.len()) as u32).collect();
+    let batch = Batch {
+        tokens: &tokens,
+        positions: &rows,
+        sequences: &vec![0; tokens.len()],
+        tables: &[&pages],
+        outputs: &rows,
+    };
+    runtime.forward(&batch).unwrap().to_vec()
+}
+
+/// A model with other tensors and other values of some keys; `None` removes the key.
+fn rewritten(gguf: &Gguf, keys: &[(&str, Option<u32>)], tensors: Vec<Tensor>) -> Gguf {
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata().iter() {
+        if !keys.iter().any(|(changed, _)| *changed == key) {
+            writer.meta(key, value.clone());
+        }
+    }
+    for (key, value) in keys {
+        if let Some(value) = value {
+            writer.meta(key, *value);
+        }
+    }
+    for tensor in tensors {
+        writer.tensor(&tensor.name, tensor.ttype, tensor.dims.as_slice(), tensor.data.to_vec());
+    }
+    let mut file = Vec::new();
+    writer.write(&mut file).unwrap();
+    Gguf::from_bytes(&Bytes::from_vec(file)).unwrap()
+}
+
+/// The rows of each head, pairs of halves made neighbours.
+fn interleaved(tensor: &Tensor, heads: usize) -> Tensor {
+    let row = tensor.data.len() / tensor.rows();
+    let half = tensor.rows() / heads / 2;
+    let order = (0..heads).flat_map(|head| {
+        (0..half).flat_map(move |i| [0, 1].map(|second| head * 2 * half + second * half + i))
+    });
+    let data = order.flat_map(|from| tensor.data[from * row..(from + 1) * row].to_vec()).collect();
+    Tensor { data: Bytes::from_vec(data), ..tensor.clone() }
+}
+
+#[test]
+fn rows_of_q_and_k_in_the_order_of_converted_files() {
+    for name in ["llama", "granite", "internlm2", "smollm3"] {
+        let gguf = folder(name);
+        let architecture = gguf.metadata().architecture().unwrap();
+        let heads = |key: &str| gguf.metadata().u64(&format!("{architecture}.{key}")).unwrap() as usize;
+        let tensors = gguf.tensors().map(|tensor| match tensor.name.rsplit('.').nth(1) {
+            Some("attn_q") => interleaved(tensor, heads("attention.head_count")),
+            Some("attn_k") => interleaved(tensor, heads("attention.head_count_kv")),
+            _ => tensor.clone(),
+        });
+        let converted = rewritten(&gguf, &[("moli.rope.halves", None)], tensors.collect());
+        let (want, got) = (logits(&gguf), logits(&converted));
+        // The elements of a head are added up in another order.
+        let largest = want.iter().fold(0.0f32, |largest, logit| largest.max(logit.abs()));
+        for (want, got) in want.iter().zip(&got) {
+            assert!((want - got).abs() < 2e-6 * largest, "{name}: {want} {got}");
+        }
+        // With the key left in, the rows would be in the wrong order.
+        let wrong = rewritten(&gguf, &[], converted.tensors().cloned().collect());
+        assert_ne!(logits(&wrong), want, "{name}");
+    }
+}
+
+/// Experts that are in tensors of their own, put into one for each part, or into one for gates and what they gate.
+fn stacked(gguf: &Gguf, fused: bool) -> Vec<Tensor> {
+    let mut stacks: BTreeMap<String, Vec<(usize, &Tensor)>> = BTreeMap::new();
+    let mut tensors = Vec::new();
+    for tensor in gguf.tensors() {
+        match tensor.name.split('.').collect::<Vec<_>>()[..] {
+            ["blk", layer, part, expert, "weight"] => {
+                let expert: usize = expert.parse().unwrap();
+                let (part, index) = match part {
+                    "ffn_gate" if fused => ("ffn_gate_up", 2 * expert),
+                    "ffn_up" if fused => ("ffn_gate_up", 2 * expert + 1),
+                    part => (part, expert),
+                };
+                stacks.entry(format!("blk.{layer}.{part}_exps.weight")).or_default().push((index, tensor));
+            }
+            _ => tensors.push(tensor.clone()),
+        }
+    }
+    assert!(!stacks.is_empty());
+    for (name, mut parts) in stacks {
+        parts.sort_by_key(|(index, _)| *index);
+        let double = if name.contains("gate_up") { 2 } else { 1 };
+        let (cols, rows) = (parts[0].1.cols() as u64, parts[0].1.rows() as u64);
+        let dims = vec![cols, rows * double, parts.len() as u64 / double];
+        let data = parts.iter().flat_map(|(_, tensor)| tensor.data.to_vec()).collect();
+        tensors.push(Tensor { name, ttype: TensorType::F32, dims, data: Bytes::from_vec(data) });
+    }
+    tensors
+}
+
+#[test]
+fn experts_alone_together_and_with_their_gates() {
+    for name in ["mixtral", "qwen3_moe", "deepseek_v3"] {
+        let gguf = folder(name);
+        let want = logits(&gguf);
+        for fused in [false, true] {
+            assert_eq!(logits(&rewritten(&gguf, &[], stacked(&gguf, fused))), want, "{name}, fused: {fused}");
+        }
+    }
+}
+
+#[test]
+fn latent_attention_in_one_matrix_and_in_two() {
+    for name in ["deepseek_v2", "deepseek_v3"] {
+        let gguf = folder(name);
+        let number = |key: &str| gguf.metadata().u64(&format!("deepseek2.{key}")).unwrap() as usize;
+        let (heads, rank) = (number("attention.head_count"), number("attention.kv_lora_rank"));
+        let rotated = number("rope.dimension_count");
+        let (key, value) = (number("attention.key_length"), number("attention.value_length"));
+        let plain = key - rotated;
+        let mut tensors = Vec::new();
+        for tensor in gguf.tensors() {
+            let Some(layer) = tensor.name.strip_suffix("attn_kv_b.weight") else {
+                tensors.push(tensor.clone());
+                continue;
+            };
+            let floats: Vec<[u8; 4]> = tensor.data.as_chunks::<4>().0.to_vec();
+            let at = |head: usize, row: usize, col: usize| floats[(head * (plain + value) + row) * rank + col];
+            let (mut k, mut v) = (Vec::new(), Vec::new());
+            for head in 0..heads {
+                k.extend((0..rank).flat_map(|r| (0..plain).map(move |p| (p, r))).map(|(p, r)| at(head, p, r)));
+                v.extend((0..value).flat_map(|o| (0..rank).map(move |r| (o, r))).map(|(o, r)| at(head, plain + o, r)));
+            }
+            for (stem, cols, rows, data) in [("attn_k_b", plain, rank, k), ("attn_v_b", rank, value, v)] {
+                tensors.push(Tensor {
+                    name: format!("{layer}{stem}.weight"),
+                    ttype: TensorType::F32,
+                    dims: vec![cols as u64, rows as u64, heads as u64],
+                    data: Bytes::from_vec(data.concat()),
+                });
+            }
+        }
+        let keys = [
+            ("deepseek2.attention.head_count_kv", Some(1)),
+            ("deepseek2.attention.key_length", Some((rank + rotated) as u32)),
+            ("deepseek2.attention.value_length", Some(rank as u32)),
+            ("deepseek2.attention.key_length_mla", Some(key as u32)),
+            ("deepseek2.attention.value_length_mla", Some(value as u32)),
+        ];
+        assert_eq!(logits(&rewritten(&gguf, &keys, tensors)), logits(&gguf), "{name}");
+    }
+}
