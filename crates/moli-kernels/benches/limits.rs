@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p moli-kernels --bench limits`. Every round measures the two limits and all products anew, so that a minute
 //! in which the machine is slow slows both sides; medians and the median of the rounds' percentages are printed.
-//! `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (5).
+//! `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (5), `MOLI_FORMATS` the formats (`Q8_0,MXFP4`; all).
 
 #![allow(unsafe_code, reason = "the peak is measured with instructions")]
 #![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
@@ -140,7 +140,10 @@ fn main() {
     );
     println!("|---|---|---|---|---|---|---|");
     let (mut reads, mut peaks) = (Vec::new(), Vec::new());
-    for ttype in SUPPORTED {
+    let wanted = std::env::var("MOLI_FORMATS").unwrap_or_default();
+    let is_wanted =
+        |ttype: &TensorType| wanted.is_empty() || wanted.split(',').any(|name| name == ttype.name());
+    for ttype in SUPPORTED.into_iter().filter(is_wanted) {
         for shape @ (rows, cols) in SHAPES {
             let all = matrices(ttype, shape);
             let (mut one, mut of_read, mut eight, mut many, mut of_peak) =

@@ -322,6 +322,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let shared_gate = name("ffn_gate_inp_shexp");
         let mut all = Vec::new();
         let fused = name("ffn_gate_up_exps");
+        let is_fused = self.has(&format!("{fused}.weight"));
         for expert in 0..experts.count {
             // One tensor for all experts, or, in files of 2023, one for each.
             let mut linear = |stem: &str, rows: usize, cols: usize| {
@@ -333,7 +334,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 }
             };
             let down = linear("ffn_down", hidden, experts.ffn)?;
-            let (gate, up) = if self.has(&format!("{fused}.weight")) {
+            let (gate, up) = if is_fused {
                 // Of each expert the gate, then what it gates.
                 let dims = [hidden, 2 * experts.ffn, experts.count];
                 let mut half = |i| self.slice(&fused, 2 * expert + i, experts.ffn, dims);

@@ -147,11 +147,18 @@ fn latent_attention_in_one_matrix_and_in_two() {
                 continue;
             };
             let floats: Vec<[u8; 4]> = tensor.data.as_chunks::<4>().0.to_vec();
-            let at = |head: usize, row: usize, col: usize| floats[(head * (plain + value) + row) * rank + col];
+            let at =
+                |head: usize, row: usize, col: usize| floats[(head * (plain + value) + row) * rank + col];
             let (mut k, mut v) = (Vec::new(), Vec::new());
             for head in 0..heads {
-                k.extend((0..rank).flat_map(|r| (0..plain).map(move |p| (p, r))).map(|(p, r)| at(head, p, r)));
-                v.extend((0..value).flat_map(|o| (0..rank).map(move |r| (o, r))).map(|(o, r)| at(head, plain + o, r)));
+                k.extend(
+                    (0..rank).flat_map(|r| (0..plain).map(move |p| (p, r))).map(|(p, r)| at(head, p, r)),
+                );
+                v.extend(
+                    (0..value)
+                        .flat_map(|o| (0..rank).map(move |r| (o, r)))
+                        .map(|(o, r)| at(head, plain + o, r)),
+                );
             }
             for (stem, cols, rows, data) in [("attn_k_b", plain, rank, k), ("attn_v_b", rank, value, v)] {
                 tensors.push(Tensor {

@@ -293,6 +293,7 @@ impl Kernels {
     ///
     /// - blocks of 32: `acc = fma(f32(I), d_w * d_a, acc)` where `I` is the sum of the products of the quantised values
     ///   (less the format's offset), and then, where there is a minimum, `acc = fma(m, d_a * f32(sum), acc)`;
+    /// - NVFP4, which has a scale for each 16: the same for each of these;
     /// - blocks of 256: the same with `I` the sum of these sums times the sub-scales, and then, where there are minima,
     ///   `acc = fma(f32(M), -dmin * d_a, acc)` with `M` the sum of the sub-minima times the sums of the activations;
     /// - floats: lane `l` of 16 takes `fma(w, x, lane)` for `k = l, l + 16, …`; lanes `l` and `l + 8` are added, then

@@ -165,7 +165,7 @@ unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, pan
         for col in (0..cols).step_by(step) {
             let blocks = step.min(cols - col) / F::LEN;
             let block = col / F::LEN;
-            let tokens = Tokens { first, tokens, at: first * cols + col };
+            let tokens = Tokens { first, tokens, block: (first * cols + col) / F::ACTIVATIONS };
             // SAFETY: the tiles' rows and columns are inside the matrix, the tokens inside the input.
             unsafe {
                 for g in 0..G {
@@ -186,8 +186,8 @@ unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, pan
 struct Tokens {
     first: usize,
     tokens: usize,
-    /// The first token's activation at the panel's first column.
-    at: usize,
+    /// The first token's block of activations at the panel's first column.
+    block: usize,
 }
 
 /// Unpacks `blocks` blocks of 16 rows, and asks for as many bytes of the next tile.
@@ -281,8 +281,11 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
     panel: &mut Panel,
 ) {
     let input = &job.input;
-    let first: [usize; T] = std::array::from_fn(|t| tokens.at + (token + t) * input.cols);
-    debug_assert!(first[T - 1] + blocks * F::LEN <= input.q.len() && tokens.first + token < input.rows);
+    // Each token's first block of activations.
+    let per_row = input.cols / F::ACTIVATIONS;
+    let first: [usize; T] = std::array::from_fn(|t| tokens.block + (token + t) * per_row);
+    debug_assert!(first[T - 1] * F::ACTIVATIONS + blocks * F::LEN <= input.q.len());
+    debug_assert!(tokens.first + token < input.rows);
     let tiles: [&Tile; G] = std::array::from_fn(|g| &panel.tiles[g]);
     // Powers of two that the quantised values count too many.
     let excess = match F::OFFSET {
@@ -290,8 +293,8 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
         0 => None,
         offset => Some(offset.trailing_zeros() as i32),
     };
-    // SAFETY: the caller's promise: the activations from `first[t]` are inside the input for all blocks, and so are the
-    // tiles' arrays.
+    // SAFETY: the caller's promise: the activations from block `first[t]` are inside the input for all `blocks`, and so are
+    // the tiles' arrays.
     unsafe {
         let acc_at = panel.acc.as_mut_ptr().add(token).cast::<f32>();
         let acc_of = |g: usize, t: usize| acc_at.add((t * TILES + g) * TILE);
@@ -299,10 +302,15 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
         let mut acc: [[S::Float; T]; G] = load();
         for b in 0..blocks * (F::LEN / F::SCALED) {
             let subs = F::SCALED / F::SUB;
-            let a = |t: usize, sub: usize| input.q.as_ptr().add(first[t] + b * F::SCALED + sub * F::SUB);
+            let a = |t: usize, sub: usize| {
+                input.q.as_ptr().add(first[t] * F::ACTIVATIONS + b * F::SCALED + sub * F::SUB)
+            };
             let pair = |t: usize, i: usize| {
                 let all = if F::SUB == 16 { input.sums16 } else { input.sums32 };
-                all.as_ptr().add(first[t] / F::SUB + b * subs + 2 * i).cast::<i32>().read_unaligned()
+                all.as_ptr()
+                    .add(first[t] * (F::ACTIVATIONS / F::SUB) + b * subs + 2 * i)
+                    .cast::<i32>()
+                    .read_unaligned()
             };
             let sums: [*const i32; G] =
                 std::array::from_fn(|g| tiles[g].sums.as_ptr().add(b * subs / 2).cast::<i32>());
@@ -331,7 +339,7 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
                 let d = tiles[g].d.as_ptr().add(b).cast::<f32>();
                 let m = tiles[g].m.as_ptr().add(b).cast::<f32>();
                 for t in 0..T {
-                    let block = (first[t] + b * F::SCALED) / F::ACTIVATIONS;
+                    let block = first[t] + b * F::SCALED / F::ACTIVATIONS;
                     let mut sum = products[g][t];
                     if let Some(bits) = excess.filter(|_| !F::SUB_SCALES) {
                         let sum_of = if F::SCALED == F::ACTIVATIONS {

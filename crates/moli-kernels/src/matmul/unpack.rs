@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::quant::levels::{HALF_E4M3, IQ4_LEVELS, MXFP4_LEVELS, half_power, raised};
+use crate::quant::levels::{HALF_E4M3, HALF_POWERS, IQ4_LEVELS, MXFP4_LEVELS, raised};
 use crate::quant::unpack::*;
 
 /// Bytes of 4 values of [`TILE`](super::TILE) rows in a panel.
@@ -488,18 +488,15 @@ rows! {
         }
     }
     MXFP4 |block, stride, to| {
-        for row in 0..V::ROWS {
-            *to.d.add(row) = half_power(*block.add(row * stride));
-        }
+        V::dwords(block, stride).and(0xff).gather::<4>(HALF_POWERS.as_ptr().cast()).store(to.d.cast());
         to.levels::<V>(0, block.add(1), stride, const { raised(MXFP4_LEVELS, 16) });
     }
     NVFP4 |block, stride, to| {
-        for row in 0..V::ROWS {
-            for part in 0..4 {
-                let byte = *block.add(row * stride + part);
-                *to.d.add(part * super::TILE + row) = HALF_E4M3[usize::from(byte)];
-            }
-        }
+        let scales = V::dwords(block, stride);
+        each! { PART in 0 1 2 3 {
+            let d = scales.shuffle([PART as u8, ZERO, ZERO, ZERO]).gather::<4>(HALF_E4M3.as_ptr().cast());
+            d.store(to.d.add(PART * super::TILE).cast());
+        } }
         let table = const { raised(MXFP4_LEVELS, if UNSIGNED { 128 } else { 0 }) };
         for (i, v) in transpose32::<V>(block.add(4), stride).into_iter().enumerate() {
             let quad = i / 2 * 4 + i % 2;

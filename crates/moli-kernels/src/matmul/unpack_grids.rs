@@ -230,17 +230,18 @@ unsafe fn gather_eight<V: Dwords>(grid: &[[i8; 8]], entry: V) -> [V; 2] {
 rows! {
     IQ2XXS |block, stride, to| {
         to.d_times::<V>(V::halves(block, stride), 0.125);
-        let mut bits = [V::dwords(block, stride); 8];
-        for i in 0..4 {
-            let [a, b, c, d] = V::transpose16(block.add(2 + 16 * i), stride);
-            (bits[2 * i], bits[2 * i + 1]) = (b, d);
-            for (sub, entries, bits) in [(2 * i, a, b), (2 * i + 1, c, d)] {
-                let signs = even(sevens(bits));
+        let [a, b, c, d] = [2, 18, 34, 50].map(|at| V::transpose16(block.add(at), stride));
+        each! { I in 0 1 2 3 {
+            let dwords = [a, b, c, d][I];
+            each! { HALF in 0 1 {
+                let signs = even(sevens(dwords[2 * HALF + 1]));
                 each! { J in 0 1 2 3 {
-                    to.eight::<V, UNSIGNED>(4 * sub + J, &IQ2XXS_GRID, number(entries, J), signs, J);
+                    let entry = number(dwords[2 * HALF], J);
+                    to.eight::<V, UNSIGNED>(8 * I + 4 * HALF + J, &IQ2XXS_GRID, entry, signs, J);
                 } }
-            }
-        }
+            } }
+        } }
+        let bits = [a[1], a[3], b[1], b[3], c[1], c[3], d[1], d[3]];
         to.highest_scales::<V, UNSIGNED>(bits);
     }
     IQ2XS |block, stride, to| {
@@ -275,17 +276,16 @@ rows! {
         to.d_times::<V>(V::halves(block, stride), 0.25);
         let bits = transpose32::<V>(block.add(66), stride);
         let grid = IQ3XXS_GRID.as_ptr().cast();
-        for i in 0..4 {
-            for (j, v) in V::transpose16(block.add(2 + 16 * i), stride).into_iter().enumerate() {
-                let dword = 4 * i + j;
-                let signs = even(sevens(bits[dword / 2]));
-                let byte = 2 * (dword % 2);
-                each! { J in 0 1 2 3 {
-                    let values = number(v, J).gather::<4>(grid);
-                    to.quad_with_signs::<V, UNSIGNED>(4 * dword + J, values, signs, byte + J / 2);
+        each! { I in 0 1 2 3 {
+            let entries = V::transpose16(block.add(2 + 16 * I), stride);
+            each! { HALF in 0 1 {
+                let signs = even(sevens(bits[2 * I + HALF]));
+                each! { J in 0 1 2 3 4 5 6 7 {
+                    let values = number(entries[2 * HALF + J / 4], J % 4).gather::<4>(grid);
+                    to.quad_with_signs::<V, UNSIGNED>(16 * I + 8 * HALF + J, values, signs, J / 2);
                 } }
-            }
-        }
+            } }
+        } }
         to.highest_scales::<V, UNSIGNED>(bits);
     }
     IQ3S |block, stride, to| {

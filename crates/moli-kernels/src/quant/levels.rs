@@ -23,15 +23,17 @@ pub(crate) const fn raised(levels: [i8; 16], excess: u8) -> [u8; 16] {
     bytes
 }
 
-/// Half of the power of two that a byte stands for, so `2^(e - 128)`: the levels are twice their floats.
-#[inline(always)]
-pub(crate) fn half_power(e: u8) -> f32 {
-    match e {
-        // Below the normal numbers.
-        0 | 1 => f32::from_bits(0x0020_0000 << e),
-        _ => f32::from_bits(u32::from(e - 1) << 23),
+/// Half of the power of two that each byte stands for, so `2^(e - 128)`: the levels are twice their floats.
+pub(crate) static HALF_POWERS: [f32; 256] = {
+    let mut halves = [0.0; 256];
+    let mut e = 0;
+    while e < 256 {
+        // The first two are below the normal numbers.
+        halves[e] = f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e as u32 - 1) << 23 });
+        e += 1;
     }
-}
+    halves
+};
 
 /// Half of each float with 4 bits of exponent and 3 of mantissa (E4M3), without its sign. Its NaN, 0x7f, counts as 0 in the
 /// reference.
@@ -78,7 +80,7 @@ formats! {
     }
     /// See [`BlockMXFP4`]. (With an offset of 16, so that no value is negative.)
     MXFP4(BlockMXFP4) sub 32 max 28 { const OFFSET: i16 = 16; } |block, out| {
-        out.d[0] = half_power(block.e);
+        out.d[0] = HALF_POWERS[usize::from(block.e)];
         halves(&block.qs, &mut out.q[..32]);
         look_up(&mut out.q[..32], &MXFP4_LEVELS.map(|level| level + 16));
     }

@@ -7,7 +7,8 @@ use moli_format::TensorType;
 use super::row_bytes;
 use crate::KernelError;
 
-/// The tensor types that [`quantize`] makes blocks of.
+/// The tensor types that [`quantize`] makes blocks of: all that are [`SUPPORTED`](super::SUPPORTED) but those with codebooks and the
+/// ternary ones.
 pub const QUANTIZABLE: [TensorType; 13] = [
     TensorType::F32,
     TensorType::F16,
