@@ -44,7 +44,7 @@ fn rewritten(gguf: &Gguf, keys: &[(&str, Option<u32>)], tensors: Vec<Tensor>) ->
     }
     for (key, value) in keys {
         if let Some(value) = value {
-            writer.meta(key, *value);
+            writer.meta(*key, *value);
         }
     }
     for tensor in tensors {
