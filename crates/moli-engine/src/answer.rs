@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::iter::FusedIterator;
-use std::sync::mpsc::Receiver;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::events::Events;
 use crate::{CancelToken, Engine, EngineError};
 
 /// What one step of an answer adds.
@@ -111,7 +112,7 @@ pub(crate) enum Event {
 pub struct Answer {
     // The engine outlives the answers that it owes.
     _engine: Engine,
-    events: Receiver<Event>,
+    events: Events,
     cancel: CancelToken,
     summaries: Vec<Summary>,
     /// Choices that have not ended.
@@ -124,7 +125,7 @@ impl Answer {
     /// `seeds` are those of the choices.
     pub(crate) fn new(
         engine: Engine,
-        events: Receiver<Event>,
+        events: Events,
         cancel: CancelToken,
         prompt_tokens: usize,
         seeds: Vec<u64>,
@@ -164,35 +165,61 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// The next chunk, for whoever can't wait on a thread of its own: what [`next`](Iterator::next) gives, or
+    /// [`Poll::Pending`], and the task is woken when there is more. Any async runtime will do.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Chunk, EngineError>>> {
+        while self.open > 0 {
+            match self.events.poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(event) => {
+                    if let Some(item) = self.take(event) {
+                        return Poll::Ready(Some(item));
+                    }
+                }
+            }
+        }
+        Poll::Ready(self.errors.pop_front().map(Err))
+    }
+
+    /// What an event gives to the caller; `None`: the computing thread is gone.
+    fn take(&mut self, event: Option<Event>) -> Option<Result<Chunk, EngineError>> {
+        match event {
+            Some(Event::Chunk(chunk)) => {
+                if let Some(summary) = self.summaries.get_mut(chunk.choice) {
+                    summary.usage.completion_tokens += usize::from(chunk.token.is_some());
+                }
+                return Some(Ok(chunk));
+            }
+            Some(Event::End { choice, end }) => {
+                self.open -= 1;
+                match end {
+                    Ok(end) => {
+                        if let Some(summary) = self.summaries.get_mut(choice) {
+                            *summary = end;
+                        }
+                    }
+                    // The other choices still come to their end.
+                    Err(error) => self.errors.push_back(error),
+                }
+            }
+            None => {
+                self.open = 0;
+                return Some(Err(EngineError::Poisoned));
+            }
+        }
+        None
+    }
+}
+
 impl Iterator for Answer {
     type Item = Result<Chunk, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.open > 0 {
-            match self.events.recv() {
-                Ok(Event::Chunk(chunk)) => {
-                    if let Some(summary) = self.summaries.get_mut(chunk.choice) {
-                        summary.usage.completion_tokens += usize::from(chunk.token.is_some());
-                    }
-                    return Some(Ok(chunk));
-                }
-                Ok(Event::End { choice, end }) => {
-                    self.open -= 1;
-                    match end {
-                        Ok(end) => {
-                            if let Some(summary) = self.summaries.get_mut(choice) {
-                                *summary = end;
-                            }
-                        }
-                        // The other choices still come to their end.
-                        Err(error) => self.errors.push_back(error),
-                    }
-                }
-                // The computing thread is gone.
-                Err(_) => {
-                    self.open = 0;
-                    return Some(Err(EngineError::Poisoned));
-                }
+            let event = self.events.next();
+            if let Some(item) = self.take(event) {
+                return Some(item);
             }
         }
         self.errors.pop_front().map(Err)

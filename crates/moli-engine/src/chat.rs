@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::iter::FusedIterator;
+use std::task::{Context, Poll};
 
 use moli_text::{
     AnswerEvent, AnswerParser, CallOptions, Message, ParserOptions, RenderOptions, Tool, ToolChoice,
 };
 use serde_json::{Map, Value};
 
-use crate::answer::{Answer, Summary, TokenOutput};
+use crate::answer::{Answer, Chunk, Summary, TokenOutput};
 use crate::choice::Format;
 use crate::{CancelToken, Engine, EngineError, GenerateParams, Grammar};
 
@@ -139,11 +140,15 @@ impl Chat {
     }
 }
 
-impl Iterator for Chat {
-    type Item = Result<ChatChunk, EngineError>;
+impl Chat {
+    /// The next chunk, for whoever can't wait on a thread of its own: see [`Answer::poll_next`].
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<ChatChunk, EngineError>>> {
+        self.answer.poll_next(context).map(|item| self.read(item))
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(chunk) = self.answer.next() {
+    /// What a step of the answer says; at its end, what the parsers held back.
+    fn read(&mut self, item: Option<Result<Chunk, EngineError>>) -> Option<Result<ChatChunk, EngineError>> {
+        if let Some(chunk) = item {
             return Some(chunk.map(|chunk| {
                 let parser = self.parsers.get_mut(chunk.choice).and_then(Option::as_mut);
                 let events = parser.map(|parser| parser.push(&chunk.text)).unwrap_or_default();
@@ -160,6 +165,15 @@ impl Iterator for Chat {
             }
         }
         self.ends.pop_front().map(Ok)
+    }
+}
+
+impl Iterator for Chat {
+    type Item = Result<ChatChunk, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.answer.next();
+        self.read(item)
     }
 }
 

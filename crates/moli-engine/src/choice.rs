@@ -4,13 +4,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use moli_text::{AnswerParser, EncodeOptions, ParserOptions, ReasoningTags, TextStream, Tokenizer};
 
 use crate::answer::{Chunk, Event, FinishReason, Summary, Timings, TokenOutput, Usage};
 use crate::constraint::Constraint;
+use crate::events::EventSender;
 use crate::logprob::Distribution;
 use crate::model::Model;
 use crate::sampler::Sampler;
@@ -91,7 +91,7 @@ impl ReasoningBudget {
 pub(crate) struct Choice {
     model: Arc<Model>,
     index: usize,
-    events: Sender<Event>,
+    events: EventSender,
     max_tokens: usize,
     logprobs: Option<usize>,
     /// The tokens at the beginning that stay when the context is full; `None`: the answer ends there.
@@ -125,7 +125,7 @@ impl Choice {
         prompt: &[u32],
         params: &GenerateParams,
         format: &Format,
-        events: Sender<Event>,
+        events: EventSender,
     ) -> Result<Self, EngineError> {
         let tokenizer = &model.tokenizer;
         let dry = &params.sampling.dry;
@@ -278,14 +278,13 @@ impl Choice {
     }
 
     fn send(&self, text: String, token: Option<TokenOutput>) {
-        // Whoever does not listen any more has cancelled.
-        let _ = self.events.send(Event::Chunk(Chunk { choice: self.index, text, token }));
+        self.events.send(Event::Chunk(Chunk { choice: self.index, text, token }));
     }
 
     /// Says that it is over.
     pub(crate) fn report(self, result: Result<(), EngineError>) {
         let end = result.map(|()| self.summary());
-        let _ = self.events.send(Event::End { choice: self.index, end });
+        self.events.send(Event::End { choice: self.index, end });
     }
 
     fn summary(&self) -> Summary {

@@ -17,6 +17,7 @@ use moli_text::{
 use crate::answer::Answer;
 use crate::choice::{Choice, Format};
 use crate::counters::Counters;
+use crate::events;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
 use crate::options::{EngineOptions, MAX_BATCH, Scheduling, between};
@@ -195,7 +196,7 @@ impl Engine {
         cancel: &CancelToken,
     ) -> Result<Answer, EngineError> {
         let model = self.model();
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = events::channel();
         // Dropping the answer must not cancel what else the caller's token is for.
         let cancel = cancel.child();
         let checked = model
@@ -242,6 +243,11 @@ impl Engine {
         let mut counters = shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
         counters.waiting = shared.inbox.waiting();
         counters
+    }
+
+    /// Whether another answer would be taken now: a cheap look that spares preparing a request that is refused anyway.
+    pub fn has_room(&self) -> bool {
+        self.inner.shared.inbox.waiting() < self.inner.max_queue
     }
 
     /// A new, empty timeline.

@@ -27,6 +27,7 @@ mod constraint;
 mod counters;
 mod engine;
 mod error;
+mod events;
 mod fingerprint;
 mod inbox;
 mod logprob;
