@@ -37,7 +37,8 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::USAGE));
         }
     };
-    match interrupt::install().and_then(|()| cli.command.run()) {
+    let installed = if cli.command.handles_signals() { Ok(()) } else { interrupt::install() };
+    match installed.and_then(|()| cli.command.run()) {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         Ok(Exit::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) => failure::report(&error),

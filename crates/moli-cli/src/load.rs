@@ -1,6 +1,6 @@
 //! From MODEL, as a person types it, to a file and an engine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use moli_engine::{Engine, EngineOptions};
@@ -48,10 +48,7 @@ pub(crate) fn engine(
     }
     let path = resolve(model)?;
     let shown = || escape(&path.display().to_string()).into_owned();
-    let context = match context {
-        Some(0) => self::context(&Gguf::open(&path, ReadMode::Map).with_context(shown)?, context)?,
-        context => context,
-    };
+    let context = context_of(&path, context).with_context(shown)?;
     let draft = draft.map(resolve).transpose()?;
     let options = EngineOptions { context, draft, ..compute.engine_options() };
     let engine = Engine::load(&path, &options).with_context(shown)?;
@@ -60,6 +57,14 @@ pub(crate) fn engine(
         plan.changes.iter().for_each(|change| note!("to fit {}: {change}", escape(&limit)));
     }
     Ok(engine)
+}
+
+/// [`context`] of a file, which is opened only where it has to say.
+pub(crate) fn context_of(path: &Path, context: Option<usize>) -> Result<Option<usize>> {
+    match context {
+        Some(0) => self::context(&Gguf::open(path, ReadMode::Map)?, context),
+        context => Ok(context),
+    }
 }
 
 /// A context as it is asked for: 0 is what the file says that its model was trained for.

@@ -69,20 +69,32 @@ impl MemoryArgs {
 }
 
 impl ComputeArgs {
-    /// What the engine is told, but for the context.
+    /// What the engine is told for one session, but for the context.
     pub(crate) fn engine_options(&self) -> EngineOptions {
-        let memory = self.memory.plan_options(1);
+        self.shared_options(1, 1, Scheduling::default().max_queue)
+    }
+
+    /// What the engine is told for full contexts of so many sessions, so many answers at a time and so many that wait.
+    pub(crate) fn shared_options(&self, sessions: usize, parallel: usize, queue: usize) -> EngineOptions {
+        let memory = self.memory.plan_options(parallel);
         EngineOptions {
+            sessions,
             threads: self.threads.map(NonZeroUsize::get),
             prefill_chunk: self.prefill_chunk.get(),
             read_mode: if self.read { ReadMode::Read } else { ReadMode::Map },
             kv_type: memory.kv_type,
             prefix_cache_bytes: memory.prefix_cache_bytes,
             memory_budget: memory.budget,
-            // There is one answer at a time.
-            scheduling: Scheduling { max_batch: memory.max_batch, ..Scheduling::default() },
+            scheduling: Scheduling { max_batch: parallel, max_queue: queue, ..Scheduling::default() },
             ..EngineOptions::default()
         }
+    }
+}
+
+impl ComputeArgs {
+    /// What was said of the memory in all.
+    pub(crate) fn memory_budget(&self) -> Option<MemoryBudget> {
+        self.memory.mem_budget
     }
 }
 

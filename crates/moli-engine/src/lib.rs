@@ -71,7 +71,7 @@ pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
 pub use plan::{
     BudgetError, Change, LEAST_CONTEXT, Limit, LimitSource, MemoryBudget, MemoryPlan, PlanOptions, PlanRow,
-    Resident, Settings, Shortage, resident_bytes,
+    Resident, Settings, Shortage, memory_limit, resident_bytes,
 };
 pub use session::{Generation, Session};
 pub use snapshot::{Saved, SnapshotError};

@@ -8,6 +8,7 @@ mod perplexity;
 mod pull;
 mod rm;
 mod run;
+mod serve;
 mod tokenize;
 
 use anyhow::Result;
@@ -18,6 +19,7 @@ use crate::cli::Exit;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Box<run::Run>),
+    Serve(Box<serve::Serve>),
     Pull(pull::Pull),
     List(list::List),
     Rm(rm::Rm),
@@ -29,9 +31,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether it is told to stop by signals of its own.
+    pub(crate) fn handles_signals(&self) -> bool {
+        matches!(self, Self::Serve(_))
+    }
+
     pub(crate) fn run(self) -> Result<Exit> {
         match self {
             Self::Run(command) => command.run(),
+            Self::Serve(command) => command.run(),
             Self::Pull(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Rm(command) => command.run(),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use crate::units;
+use crate::{EngineError, MemoryBudget, units};
 
 /// Limits from here on are the kernel's way to write that there is none.
 const UNLIMITED: u64 = 1 << 60;
@@ -91,6 +91,22 @@ impl Limits {
     /// The memory that there is for this process, of which a budget may be a share.
     pub(super) fn all(&self) -> Option<u64> {
         self.cgroup.iter().map(|limit| limit.bytes).chain(self.machine).min()
+    }
+
+    /// The limit that holds with this budget.
+    pub(super) fn within(&self, budget: Option<MemoryBudget>) -> Result<Option<Limit>, EngineError> {
+        let bytes = match budget {
+            None => None,
+            Some(MemoryBudget::Bytes(bytes)) => Some(bytes),
+            Some(MemoryBudget::Share(share)) => {
+                let all = self.all().ok_or_else(|| {
+                    let size = "a size: how much memory this system has is not known";
+                    EngineError::parameter("budget", MemoryBudget::Share(share), size)
+                })?;
+                Some((all as f64 * share) as u64)
+            }
+        };
+        Ok(self.limit(bytes))
     }
 
     /// The limit that holds: the cgroup's or the budget, whichever is less; without a budget, what the machine has

@@ -48,6 +48,14 @@ const CANDIDATE: u64 = 16;
 /// The share of the limit that a prefix cache takes at most where nobody says.
 const PREFIX_SHARE: u64 = 10;
 
+/// What this process may use of memory now, where that is known: the budget, what the system allows, whichever is less.
+///
+/// # Errors
+/// [`EngineError::InvalidParameter`] for a share of a memory whose size is not known.
+pub fn memory_limit(budget: Option<MemoryBudget>) -> Result<Option<Limit>, EngineError> {
+    Limits::read(Path::new("/")).within(budget)
+}
+
 /// What is to be loaded. What is `None` is chosen, and may be lowered to fit; what is given holds or is refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlanOptions {
@@ -160,18 +168,7 @@ impl MemoryPlan {
 
     fn within(gguf: &Gguf, options: &PlanOptions, limits: &Limits) -> Result<Self, EngineError> {
         let model = Model::new(gguf, options)?;
-        let budget = match options.budget {
-            None => None,
-            Some(MemoryBudget::Bytes(bytes)) => Some(bytes),
-            Some(MemoryBudget::Share(share)) => {
-                let all = limits.all().ok_or_else(|| {
-                    let size = "a size: how much memory this system has is not known";
-                    EngineError::parameter("budget", MemoryBudget::Share(share), size)
-                })?;
-                Some((all as f64 * share) as u64)
-            }
-        };
-        let limit = limits.limit(budget);
+        let limit = limits.within(options.budget)?;
         let bytes = limit.as_ref().map_or(u64::MAX, |limit| limit.bytes);
         let wished = model.wished(bytes);
         // More than a process can address is more than any limit.

@@ -1,0 +1,225 @@
+//! The models that are served: loaded when they are asked for, together within one memory budget, unloaded when idle.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use moli_engine::{Engine, EngineError, MemoryBudget, SamplerParams};
+use tokio::task::spawn_blocking;
+
+use crate::error::{ApiError, ServerError};
+
+/// Loads a model within this much memory.
+pub type Loader = Arc<dyn Fn(Option<MemoryBudget>) -> Result<Engine, EngineError> + Send + Sync>;
+
+/// A model that a server offers.
+#[derive(Clone)]
+pub struct ModelSpec {
+    /// What clients call it.
+    pub name: String,
+    /// How it is loaded, as often as it is needed.
+    pub load: Loader,
+    /// How its answers are sampled where a request does not say.
+    pub sampling: SamplerParams,
+    /// The file or folder, for those who list models.
+    pub path: Option<PathBuf>,
+    /// It is loaded when the server starts, and stays.
+    pub keep: bool,
+}
+
+impl ModelSpec {
+    /// A model that is loaded when it is asked for.
+    pub fn new(name: impl Into<String>, load: Loader) -> Self {
+        Self { name: name.into(), load, sampling: SamplerParams::default(), path: None, keep: false }
+    }
+}
+
+impl fmt::Debug for ModelSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelSpec")
+            .field("name", &self.name)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Models {
+    slots: Vec<Arc<Slot>>,
+    memory: Option<u64>,
+    /// Held while one is loaded: what is left of the memory is known to one at a time.
+    loading: tokio::sync::Mutex<()>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) spec: ModelSpec,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    engine: Option<Engine>,
+    /// Requests that are at it.
+    users: usize,
+    last_used: Instant,
+}
+
+impl Slot {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The engine, where it is loaded.
+    pub(crate) fn engine(&self) -> Option<Engine> {
+        self.state().engine.clone()
+    }
+
+    /// Since when nobody has used it, where it is loaded and nobody does.
+    fn idle_since(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.engine.is_some() && state.users == 0 && !self.spec.keep).then_some(state.last_used)
+    }
+
+    /// Takes the engine out, unless somebody is at it by now.
+    fn take_idle(&self) -> Option<Engine> {
+        let mut state = self.state();
+        if state.users == 0 { state.engine.take() } else { None }
+    }
+
+    fn lease(self: &Arc<Self>) -> Option<Lease> {
+        let mut state = self.state();
+        let engine = state.engine.clone()?;
+        state.users += 1;
+        Some(Lease { engine, slot: Arc::clone(self) })
+    }
+}
+
+/// The right to use a loaded model: it is not unloaded meanwhile.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) engine: Engine,
+    slot: Arc<Slot>,
+}
+
+impl Lease {
+    pub(crate) fn spec(&self) -> &ModelSpec {
+        &self.slot.spec
+    }
+
+    /// Has the model loaded anew for the next request: this engine can't be used any more.
+    pub(crate) fn give_up(&self) {
+        self.slot.state().engine = None;
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Self {
+        self.slot.state().users += 1;
+        Self { engine: self.engine.clone(), slot: Arc::clone(&self.slot) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.slot.state();
+        state.users = state.users.saturating_sub(1);
+        state.last_used = Instant::now();
+    }
+}
+
+impl Models {
+    /// # Errors
+    /// [`ServerError::DuplicateModel`].
+    pub(crate) fn new(specs: Vec<ModelSpec>, memory: Option<u64>) -> Result<Self, ServerError> {
+        let mut slots: Vec<Arc<Slot>> = Vec::new();
+        for spec in specs {
+            if slots.iter().any(|slot| slot.spec.name == spec.name) {
+                return Err(ServerError::DuplicateModel { name: spec.name });
+            }
+            let state = State { engine: None, users: 0, last_used: Instant::now() };
+            slots.push(Arc::new(Slot { spec, state: Mutex::new(state) }));
+        }
+        Ok(Self { slots, memory, loading: tokio::sync::Mutex::default() })
+    }
+
+    pub(crate) fn slots(&self) -> &[Arc<Slot>] {
+        &self.slots
+    }
+
+    /// Requests that are being answered.
+    pub(crate) fn users(&self) -> usize {
+        self.slots.iter().map(|slot| slot.state().users).sum()
+    }
+
+    /// The model of this name; Ollama's clients may add `:latest` to it.
+    pub(crate) fn find(&self, name: &str) -> Result<&Arc<Slot>, ApiError> {
+        let is = |name: &str| self.slots.iter().find(|slot| slot.spec.name == name);
+        is(name).or_else(|| is(name.strip_suffix(":latest")?)).ok_or_else(|| {
+            let names: Vec<&str> = self.slots.iter().map(|slot| slot.spec.name.as_str()).collect();
+            let shown: String = name.chars().take(80).collect();
+            let message = format!("there is no model {shown:?} here; there is {}", names.join(", "));
+            let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
+            ApiError { param: Some("model".to_owned()), ..error }
+        })
+    }
+
+    /// The model, loaded.
+    pub(crate) async fn lease(&self, slot: &Arc<Slot>) -> Result<Lease, EngineError> {
+        loop {
+            if let Some(lease) = slot.lease() {
+                return Ok(lease);
+            }
+            let _turn = self.loading.lock().await;
+            if slot.engine().is_none() {
+                self.load(slot).await?;
+            }
+        }
+    }
+
+    /// Loads a model into what is left of the memory. Idle ones go before this one is made smaller or refused.
+    async fn load(&self, slot: &Arc<Slot>) -> Result<(), EngineError> {
+        loop {
+            let loaded = self.slots.iter().filter_map(|other| other.engine());
+            let taken: u64 = loaded.filter_map(|engine| Some(engine.plan()?.own_bytes())).sum();
+            let left = self.memory.map(|memory| MemoryBudget::Bytes(memory.saturating_sub(taken)));
+            let load = Arc::clone(&slot.spec.load);
+            let outcome = spawn_blocking(move || load(left)).await.unwrap_or(Err(EngineError::Poisoned));
+            let small = match &outcome {
+                Ok(engine) => engine.plan().is_some_and(|plan| !plan.changes.is_empty()),
+                Err(EngineError::DoesNotFit(_)) => true,
+                Err(_) => false,
+            };
+            if small && self.unload_idle(None).await {
+                continue;
+            }
+            let engine = outcome?;
+            tracing::info!(model = slot.spec.name, ms = engine.load_time().as_millis(), "loaded");
+            if let Some(plan) = engine.plan() {
+                for change in &plan.changes {
+                    tracing::warn!(model = slot.spec.name, "to fit the memory: {change}");
+                }
+            }
+            slot.state().engine = Some(engine);
+            return Ok(());
+        }
+    }
+
+    /// Unloads the model that was used longest ago, of those that were not used for `least`; whether there was one.
+    pub(crate) async fn unload_idle(&self, least: Option<Duration>) -> bool {
+        let idle = self.slots.iter().filter_map(|slot| Some((slot.idle_since()?, slot)));
+        let Some((since, slot)) = idle.min_by_key(|(since, _)| *since) else { return false };
+        if least.is_some_and(|least| since.elapsed() < least) {
+            return false;
+        }
+        let Some(engine) = slot.take_idle() else { return false };
+        // It ends with a thread, which is waited for.
+        let _ = spawn_blocking(move || drop(engine)).await;
+        tracing::info!(model = slot.spec.name, "unloaded");
+        true
+    }
+}

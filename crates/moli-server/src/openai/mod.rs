@@ -1,0 +1,76 @@
+//! OpenAI's API.
+//!
+//! - [`message`]: the messages of a conversation;
+//! - [`chat`]: `/v1/chat/completions`, what is asked;
+//! - [`params`]: how an answer is made;
+//! - [`answer`]: the same, what is answered.
+
+mod answer;
+mod chat;
+mod message;
+mod params;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::{get, post};
+use axum::{Json, response::IntoResponse};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::models::Slot;
+
+/// The paths of this API.
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*model}", get(model))
+        .route("/v1/chat/completions", post(chat::complete))
+}
+
+/// The models that are served.
+#[derive(Debug, Serialize, ToSchema)]
+struct ModelList {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+/// A model that is served.
+#[derive(Debug, Serialize, ToSchema)]
+struct Model {
+    id: String,
+    object: &'static str,
+    /// Seconds since 1970.
+    created: u64,
+    owned_by: &'static str,
+    /// Tokens that a conversation can hold; null while it is not loaded.
+    context: Option<usize>,
+    /// Whether it is in memory.
+    loaded: bool,
+}
+
+impl Model {
+    fn of(slot: &Slot) -> Self {
+        let engine = slot.engine();
+        Self {
+            id: slot.spec.name.clone(),
+            object: "model",
+            created: 0,
+            owned_by: "moli",
+            context: engine.as_ref().map(moli_engine::Engine::context),
+            loaded: engine.is_some(),
+        }
+    }
+}
+
+async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
+    let data = app.models.slots().iter().map(|slot| Model::of(slot)).collect();
+    Json(ModelList { object: "list", data })
+}
+
+async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<impl IntoResponse, ApiError> {
+    Ok(Json(Model::of(app.models.find(&name)?)))
+}

@@ -1,0 +1,48 @@
+//! OpenAI's API, on a tiny model.
+
+mod common;
+
+use common::Running;
+use serde_json::{Value, json};
+
+fn ask(extra: Value) -> Value {
+    let mut request =
+        json!({"model": "tiny", "messages": [{"role": "user", "content": "hm"}], "max_tokens": 8, "seed": 7});
+    request.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    request
+}
+
+#[test]
+fn a_streamed_answer_is_the_whole_one() {
+    let server = Running::start();
+    let whole =
+        server.post("/v1/chat/completions", &ask(json!({"n": 2, "logprobs": true, "top_logprobs": 3})));
+    assert_eq!(whole.status, 200, "{}", whole.text);
+    let whole = whole.json();
+    let extra = json!({"n": 2, "logprobs": true, "top_logprobs": 3, "stream": true, "stream_options": {"include_usage": true}});
+    let streamed = server.post("/v1/chat/completions", &ask(extra));
+    assert_eq!(streamed.header("content-type"), Some("text/event-stream"));
+    assert!(streamed.text.ends_with("data: [DONE]\n\n"));
+    let events = streamed.events();
+    for index in 0..2 {
+        let choices = events.iter().flat_map(|event| event["choices"].as_array().unwrap());
+        let own: Vec<&Value> = choices.filter(|choice| choice["index"] == index).collect();
+        let text: String = own.iter().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+        let tokens: Vec<Value> = own
+            .iter()
+            .filter_map(|choice| choice["logprobs"]["content"].as_array())
+            .flatten()
+            .cloned()
+            .collect();
+        let choice = &whole["choices"][index];
+        assert_eq!(choice["message"]["content"], text);
+        assert_eq!(choice["logprobs"]["content"], Value::from(tokens));
+        assert_eq!(own.last().unwrap()["finish_reason"], choice["finish_reason"]);
+    }
+    let last = events.last().unwrap();
+    assert_eq!(last["choices"], json!([]));
+    for field in ["prompt_tokens", "completion_tokens", "total_tokens"] {
+        assert_eq!(last["usage"][field], whole["usage"][field]);
+    }
+    assert_eq!((&last["truncated"], &last["seed"]), (&json!(false), &json!(7)));
+}
