@@ -13,8 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::{ApiError, ServerError};
+use crate::metrics::{self, Metrics};
 use crate::models::{Lease, Models};
-use crate::{ServerOptions, openai, respond};
+use crate::{ServerOptions, native, openai, respond};
 
 /// Requests that are read at the same time.
 const PREPARING: usize = 4;
@@ -32,6 +33,7 @@ pub(crate) struct App {
     preparing: Arc<Semaphore>,
     waiting: AtomicUsize,
     answers: AtomicU64,
+    pub(crate) metrics: Metrics,
 }
 
 impl App {
@@ -44,6 +46,7 @@ impl App {
             preparing: Arc::new(Semaphore::new(PREPARING)),
             waiting: AtomicUsize::new(0),
             answers: AtomicU64::new(0),
+            metrics: Metrics::default(),
         })
     }
 
@@ -70,10 +73,10 @@ impl App {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// The right to have a request read. Whom the engine's queue would refuse is refused before that costs anything.
-    pub(crate) async fn preparing(&self, lease: &Lease) -> Result<OwnedSemaphorePermit, ApiError> {
+    /// The right to have a request read.
+    pub(crate) async fn preparing(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let _waiting = Waiting::new(&self.waiting);
-        if self.waiting.load(Ordering::Relaxed) > WAITING || !lease.engine.has_room() {
+        if self.waiting.load(Ordering::Relaxed) > WAITING {
             return Err(ApiError::overloaded("queue_full", "too many requests wait already"));
         }
         let permit = Arc::clone(&self.preparing).acquire_owned().await;
@@ -102,12 +105,14 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/ready", get(ready))
+        .route("/metrics", get(metrics::export))
         .merge(openai::routes())
+        .merge(native::routes())
         .fallback(nowhere)
         .method_not_allowed_fallback(other_method)
-        .with_state(app)
+        .with_state(Arc::clone(&app))
         .layer(CatchPanicLayer::custom(|_| axum::response::IntoResponse::into_response(panicked())))
-        .layer(middleware::from_fn(respond::finish))
+        .layer(middleware::from_fn_with_state(app, respond::finish))
 }
 
 fn panicked() -> ApiError {

@@ -2,13 +2,19 @@
 //!
 //! - [`message`]: the messages of a conversation;
 //! - [`chat`]: `/v1/chat/completions`, what is asked;
+//! - [`completions`]: `/v1/completions`;
+//! - [`responses`]: `/v1/responses`;
 //! - [`params`]: how an answer is made;
 //! - [`answer`]: the same, what is answered.
 
 mod answer;
 mod chat;
+mod completions;
 mod message;
 mod params;
+mod responses;
+
+pub(crate) use message::{ChatMessage, OfferedTool, messages, tools};
 
 use std::sync::Arc;
 
@@ -29,6 +35,8 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/models", get(models))
         .route("/v1/models/{*model}", get(model))
         .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/responses", post(responses::respond))
+        .route("/v1/completions", post(completions::complete))
 }
 
 /// The models that are served.

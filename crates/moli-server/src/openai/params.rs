@@ -129,7 +129,14 @@ pub(crate) struct StreamOptions {
 }
 
 impl StreamOptions {
-    pub(crate) fn include_usage(options: Option<&Self>) -> Result<bool, ApiError> {
+    /// `streams`: whether the answer comes as it is made.
+    pub(crate) fn include_usage(options: Option<&Self>, streams: bool) -> Result<bool, ApiError> {
+        if options.is_some() && !streams {
+            return Err(ApiError::invalid(
+                "stream_options",
+                "stream_options is for answers with stream: true",
+            ));
+        }
         if options.is_some_and(|options| options.include_obfuscation == Some(true)) {
             let at = "stream_options.include_obfuscation";
             return Err(ApiError::unsupported(at, format!("{at} is not supported")));
