@@ -35,8 +35,9 @@ fn logits(gguf: &Gguf, backend: BackendKind) -> Vec<f32> {
             sequences: &vec![sequence; range.len()],
             tables: &[tables.0, tables.1],
             outputs: &outputs,
+            states: &[],
         };
-        all.extend_from_slice(runtime.forward(&batch).unwrap());
+        all.extend_from_slice(runtime.forward(&batch).unwrap().logits);
     }
     all
 }
@@ -105,6 +106,7 @@ fn candle_copies_pages_and_writes_them_back() {
             sequences: &[0; TOKENS],
             tables: &[&[1, 0]],
             outputs: &[],
+            states: &[],
         })
         .unwrap();
     for (from, copy, restored) in [(1, 2, 4), (0, 3, 5)] {
@@ -122,8 +124,9 @@ fn candle_copies_pages_and_writes_them_back() {
             sequences: &[0],
             tables: &[&pages],
             outputs: &[0],
+            states: &[],
         };
-        runtime.forward(&batch).unwrap().to_vec()
+        runtime.forward(&batch).unwrap().logits.to_vec()
     });
     assert_eq!(copied, original);
     assert_eq!(restored, original);

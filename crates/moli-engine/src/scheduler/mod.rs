@@ -52,13 +52,15 @@ pub(crate) struct Limits {
     pub(crate) context: usize,
 }
 
-/// Which logits a timeline is computed for.
+/// What a timeline is computed for.
 #[derive(Debug)]
 pub(crate) enum Wanted {
-    /// Those after the last token, to choose the next by.
+    /// The logits after the last token, to choose the next by.
     Last,
-    /// Those after these places, which rise; the ones computed are taken off the front.
+    /// The logits after these places, which rise; the ones computed are taken off the front.
     Places(std::collections::VecDeque<usize>),
+    /// The hidden states of these places, likewise.
+    States(Range<usize>),
 }
 
 /// The tokens of one request and where their keys and values are.
@@ -142,16 +144,22 @@ impl Timeline {
         &self.drafts
     }
 
+    /// Whether the keys and values of all its tokens are in the pages.
+    pub(crate) fn is_computed(&self) -> bool {
+        self.computed >= self.tokens.len()
+    }
+
     /// Whether the next row is the last token, to choose the next by.
     pub(crate) fn is_at_answer(&self) -> bool {
         matches!(self.wanted, Wanted::Last) && self.tokens.len() - self.computed == 1
     }
 
-    /// Tokens of which at most so many may come from the cache: there must be rows left for the logits that are wanted.
+    /// Tokens of which at most so many may come from the cache: there must be rows left for what is wanted.
     fn reusable(&self) -> usize {
         match &self.wanted {
             Wanted::Last => self.tokens.len().saturating_sub(1),
             Wanted::Places(places) => places.front().copied().unwrap_or(0),
+            Wanted::States(places) => places.start,
         }
     }
 
@@ -160,6 +168,18 @@ impl Timeline {
         match &self.wanted {
             Wanted::Last => (self.tokens.len().saturating_sub(1).max(start)..end).collect(),
             Wanted::Places(places) => places.iter().copied().take_while(|&place| place < end).collect(),
+            Wanted::States(_) => Vec::new(),
+        }
+    }
+
+    /// Places from `start` to `end` whose hidden states are wanted.
+    fn states(&self, start: usize, end: usize) -> Range<usize> {
+        match &self.wanted {
+            Wanted::States(places) => {
+                let first = places.start.clamp(start, end);
+                first..places.end.clamp(first, end)
+            }
+            Wanted::Last | Wanted::Places(_) => start..start,
         }
     }
 
@@ -168,7 +188,7 @@ impl Timeline {
         let end = (start + rows).min(self.tokens.len());
         match &self.wanted {
             Wanted::Last if outputs == 0 => end.min(self.tokens.len().saturating_sub(1)),
-            Wanted::Last => end,
+            Wanted::Last | Wanted::States(_) => end,
             Wanted::Places(places) => places.get(outputs).map_or(end, |&place| end.min(place)),
         }
     }
@@ -182,6 +202,8 @@ pub(crate) struct Span {
     pub(crate) positions: Range<usize>,
     /// Positions whose logits are wanted.
     pub(crate) outputs: Vec<usize>,
+    /// Positions whose hidden states are wanted.
+    pub(crate) states: Range<usize>,
 }
 
 /// Why a timeline ends that did not end itself.
@@ -311,10 +333,14 @@ impl Scheduler {
         let Some(timeline) = self.running.get_mut(&id) else { return };
         timeline.computed = computed.min(timeline.tokens.len());
         timeline.drafts.clear();
-        if let Wanted::Places(places) = &mut timeline.wanted {
-            while places.front().is_some_and(|&place| place < computed) {
-                places.pop_front();
+        match &mut timeline.wanted {
+            Wanted::Last => {}
+            Wanted::Places(places) => {
+                while places.front().is_some_and(|&place| place < computed) {
+                    places.pop_front();
+                }
             }
+            Wanted::States(places) => places.start = places.start.max(computed).min(places.end),
         }
         register(timeline, &mut self.cache, &mut self.pool);
         if let Some(prompt) = timeline.leads.filter(|&prompt| timeline.computed >= prompt) {
@@ -419,10 +445,10 @@ impl Scheduler {
             }
             let Some(timeline) = self.running.get_mut(&id) else { return };
             timeline.drafts.truncate(drafts);
-            let outputs = timeline.outputs(start, end);
+            let (outputs, states) = (timeline.outputs(start, end), timeline.states(start, end));
             room.rows -= end - start;
             room.outputs -= outputs.len().min(room.outputs);
-            plan.spans.push(Span { id, positions: start..end, outputs });
+            plan.spans.push(Span { id, positions: start..end, outputs, states });
             return;
         }
     }
