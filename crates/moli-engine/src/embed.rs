@@ -143,7 +143,11 @@ impl Engine {
         let hidden = model.config.hidden;
         let dimensions = options.dimensions.unwrap_or(hidden);
         let checked = if !(1..=hidden).contains(&dimensions) {
-            Err(EngineError::parameter("dimensions", dimensions, format!("between 1 and the model's {hidden}")))
+            Err(EngineError::parameter(
+                "dimensions",
+                dimensions,
+                format!("between 1 and the model's {hidden}"),
+            ))
         } else {
             options.pooling.or(model.declared.pooling).ok_or(EngineError::NoPooling)
         };

@@ -105,7 +105,9 @@ pub enum EngineError {
         reason: String,
     },
     /// Nothing says how embeddings are made of the model's hidden states.
-    #[error("the model's file names no pooling, so it may be none for embeddings: name mean, cls or last to use it as one")]
+    #[error(
+        "the model's file names no pooling, so it may be none for embeddings: name mean, cls or last to use it as one"
+    )]
     NoPooling,
     /// The model can't tell how well a document answers a query.
     #[error("the model is no reranker: {reason}")]

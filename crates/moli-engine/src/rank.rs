@@ -117,7 +117,9 @@ impl Ranker {
         let classifier = match runtime.classifier() {
             Some(classifier) => classifier.clone(),
             None if !is_qwen3 || !(declared.ranks || own.is_some() || is_called_reranker(metadata)?) => {
-                return Ok(Err("it has no classifier, and nothing says that it is a Qwen3-Reranker".to_owned()));
+                return Ok(Err(
+                    "it has no classifier, and nothing says that it is a Qwen3-Reranker".to_owned()
+                ));
             }
             None => match WORDS.map(|word| tokenizer.token_id(word)) {
                 [Some(yes), Some(no)] => Classifier::of_tokens(gguf, runtime.config(), &[yes, no], &WORDS)?,
@@ -133,7 +135,9 @@ impl Ranker {
             return Ok(Err("it has no chat template named \"rerank\"".to_owned()));
         };
         if !["{query}", "{document}"].iter().all(|place| template.contains(place)) {
-            return Ok(Err("its template named \"rerank\" has no place for {query} or {document}".to_owned()));
+            return Ok(
+                Err("its template named \"rerank\" has no place for {query} or {document}".to_owned()),
+            );
         }
         Ok(Ok(Self { template: template.to_owned(), classifier, yes, no }))
     }

@@ -163,7 +163,7 @@ impl Runtime for Toy {
             let (hash, _) = self.history(batch, row as usize);
             self.states.extend([(hash >> 40) as f32, (hash & 0xFF_FFFF) as f32]);
         }
-        if self.probe.damage_states.swap(false, Ordering::Relaxed) {
+        if !self.states.is_empty() && self.probe.damage_states.swap(false, Ordering::Relaxed) {
             return Err(ModelError::StateNotFinite { element: 1, value: f32::NAN });
         }
         if self.probe.damage.swap(false, Ordering::Relaxed)

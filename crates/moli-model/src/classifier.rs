@@ -68,7 +68,8 @@ impl Classifier {
         for &token in tokens {
             weight.extend(finite(&rows(head, token as usize..token as usize + 1)?)?);
         }
-        let bias = bias.map(|bias| tokens.iter().filter_map(|&token| bias.get(token as usize).copied()).collect());
+        let bias =
+            bias.map(|bias| tokens.iter().filter_map(|&token| bias.get(token as usize).copied()).collect());
         Ok(Self { labels: labels.iter().map(|&label| label.to_owned()).collect(), weight, bias })
     }
 
@@ -80,7 +81,8 @@ impl Classifier {
     /// A score for each label, of a hidden state `[hidden]`: the same bits everywhere.
     #[must_use]
     pub fn scores(&self, state: &[f32]) -> Vec<f32> {
-        let dot = |row: &[f32]| row.iter().zip(state).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>();
+        let dot =
+            |row: &[f32]| row.iter().zip(state).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>();
         let bias = self.bias.iter().flatten().copied().chain(std::iter::repeat(0.0));
         let rows = self.weight.chunks_exact(state.len().max(1));
         rows.zip(bias).map(|(row, bias)| (dot(row) + f64::from(bias)) as f32).collect()

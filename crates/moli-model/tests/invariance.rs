@@ -180,9 +180,8 @@ fn hidden_states_are_the_same_bits_too() {
     for architecture in TinyModel::ARCHITECTURES {
         let model = TinyModel::new(architecture);
         let tokens = &ids(1)[..64];
-        let of = |threads, isa, chunk| {
-            states(runtime(&model, threads, isa, KvType::F16).as_mut(), tokens, chunk)
-        };
+        let of =
+            |threads, isa, chunk| states(runtime(&model, threads, isa, KvType::F16).as_mut(), tokens, chunk);
         let expected = of(1, Isa::detect(), 64);
         assert_eq!(expected.len(), 64 * model.hidden);
         for chunk in [1, 7, 32] {
