@@ -13,7 +13,7 @@ use moli_engine::{
 };
 use tokio::task::spawn_blocking;
 
-use crate::app::App;
+use crate::app::{App, Gate};
 use crate::error::ApiError;
 use crate::models::Lease;
 
@@ -82,17 +82,16 @@ impl App {
         lease: &Lease,
         work: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let permit = self.preparing().await?;
-        let engine = lease.engine.clone();
-        let done = spawn_blocking(move || {
-            let _permit = permit;
-            work(&engine)
-        });
-        let done = done.await.map_err(|_| ApiError::internal("the request could not be read"))?;
-        if matches!(done, Err(EngineError::Poisoned)) {
-            lease.give_up();
-        }
-        Ok(done?)
+        behind(&self.preparing, lease, work).await
+    }
+
+    /// Waits for what a model computes and does not stream, on a thread for that.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        lease: &Lease,
+        work: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        behind(&self.computing, lease, work).await
     }
 
     /// Has a question answered.
@@ -109,6 +108,26 @@ impl App {
         let (sources, choices) = self.prepare(&lease, move |engine| ask(engine, question, &cancel)).await?;
         Ok(Answering { lease, created: unix_time(), number: self.number(), sources, choices, next: 0 })
     }
+}
+
+/// Does something with a model on a thread of its own, behind a gate.
+async fn behind<T: Send + 'static>(
+    gate: &Gate,
+    lease: &Lease,
+    work: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let permit = gate.enter().await?;
+    // Not unloaded before it is done, even if whoever asked has left.
+    let own = lease.clone();
+    let done = spawn_blocking(move || {
+        let _permit = permit;
+        work(&own.engine)
+    });
+    let done = done.await.map_err(|_| ApiError::internal("the request met a mistake in the server"))?;
+    if matches!(done, Err(EngineError::Poisoned)) {
+        lease.give_up();
+    }
+    Ok(done?)
 }
 
 fn ask(

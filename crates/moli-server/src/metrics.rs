@@ -40,6 +40,7 @@ impl Metrics {
 }
 
 /// Writes all of it.
+#[utoipa::path(get, path = "/metrics", tag = "moli", responses((status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text")))]
 pub(crate) async fn export(State(app): State<Arc<App>>) -> Result<impl IntoResponse, ApiError> {
     let loaded = app.models.slots().iter();
     let loaded = loaded.filter_map(|slot| Some((slot.spec.name.clone(), slot.engine()?.counters())));

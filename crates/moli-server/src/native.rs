@@ -48,6 +48,13 @@ struct Tokens {
     pieces: Option<Vec<String>>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = "moli",
+    request_body = TokenizeRequest,
+    responses((status = 200, description = "The tokens", body = Tokens), (status = "4XX", response = crate::openapi::Refused))
+)]
 async fn tokenize(
     State(app): State<Arc<App>>,
     Strict(request): Strict<TokenizeRequest>,
@@ -82,6 +89,13 @@ struct Text {
     content: String,
 }
 
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    tag = "moli",
+    request_body = DetokenizeRequest,
+    responses((status = 200, description = "The text", body = Text), (status = "4XX", response = crate::openapi::Refused))
+)]
 async fn detokenize(
     State(app): State<Arc<App>>,
     Strict(request): Strict<DetokenizeRequest>,
@@ -114,6 +128,13 @@ struct Rendered {
     tokens: usize,
 }
 
+#[utoipa::path(
+    post,
+    path = "/apply-template",
+    tag = "moli",
+    request_body = TemplateRequest,
+    responses((status = 200, description = "The prompt", body = Rendered), (status = "4XX", response = crate::openapi::Refused))
+)]
 async fn apply_template(
     State(app): State<Arc<App>>,
     Strict(request): Strict<TemplateRequest>,

@@ -152,6 +152,13 @@ enum Modality {
 }
 
 /// Answers a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "openai",
+    request_body = ChatRequest,
+    responses((status = 200, description = "The answer; with `stream: true` as server-sent events of chunks", body = answer::Completion), (status = "4XX", response = crate::openapi::Refused))
+)]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
     Strict(request): Strict<ChatRequest>,

@@ -72,6 +72,13 @@ impl Prompts {
 }
 
 /// Continues texts.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "openai",
+    request_body = CompletionRequest,
+    responses((status = 200, description = "The continuations; with `stream: true` as server-sent events", body = Completions), (status = "4XX", response = crate::openapi::Refused))
+)]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
     Strict(request): Strict<CompletionRequest>,

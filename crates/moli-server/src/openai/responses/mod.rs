@@ -296,6 +296,13 @@ enum Truncation {
 }
 
 /// Answers a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/responses",
+    tag = "openai",
+    request_body = ResponseRequest,
+    responses((status = 200, description = "The answer; with `stream: true` as server-sent events", body = write::ResponseObject), (status = "4XX", response = crate::openapi::Refused))
+)]
 pub(crate) async fn respond(
     State(app): State<Arc<App>>,
     Strict(request): Strict<ResponseRequest>,
