@@ -72,8 +72,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), ApiError>
     let mut unknown = Vec::new();
     let mut note = |path: serde_ignored::Path<'_>| {
         if unknown.len() < MAX_UNKNOWN {
-            // An optional field is a `?` on the way.
-            unknown.push(path.to_string().replace(".?", ""));
+            unknown.push(written(&path));
         }
     };
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -88,6 +87,22 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), ApiError>
     })?;
     json.end().map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string()))?;
     Ok((value, unknown))
+}
+
+/// A path as people write it: `messages[0].name`.
+fn written(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", written(parent)),
+        Path::Map { parent, key } => match written(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            written(parent)
+        }
+    }
 }
 
 /// Fields that nobody read, of which so many are told.

@@ -45,4 +45,6 @@ pub use reasoning::ReasoningTags;
 pub use stream::TextStream;
 pub use template::{ChatTemplate, RenderOptions, RenderedPrompt};
 pub use tokenizer::{EncodeOptions, Tokenizer};
-pub use tools::{AnswerEvent, AnswerParser, CallOptions, ParserOptions, Tool, ToolChoice, ToolFormat};
+pub use tools::{
+    AnswerEvent, AnswerParser, CallOptions, JSON_WHITESPACE, ParserOptions, Tool, ToolChoice, ToolFormat,
+};

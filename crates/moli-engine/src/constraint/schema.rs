@@ -47,10 +47,6 @@ const MAX_DIVISOR: u64 = 10_000;
 /// Whole numbers beyond this are not what they are written as in the arithmetic of the compiler.
 const MAX_INTEGER: u64 = 1 << 53;
 
-/// Between the parts of JSON: nothing, one space, or a line break and an indentation. Without a bound, a model that
-/// begins with whitespace may never come to an end of it.
-const WHITESPACE: &str = r" |\r?\n[ \t]{0,40}";
-
 /// Parses and checks a schema; what comes out is ready for the compiler.
 pub(super) fn prepare(text: &str) -> Result<Value, EngineError> {
     // Its nesting is bounded by the parser of JSON: 128.
@@ -68,7 +64,7 @@ pub(super) fn prepare(text: &str) -> Result<Value, EngineError> {
     walk.check_targets()?;
     tighten(&mut schema);
     if let Some(object) = schema.as_object_mut() {
-        object.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": WHITESPACE }));
+        object.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": moli_text::JSON_WHITESPACE }));
     }
     Ok(schema)
 }

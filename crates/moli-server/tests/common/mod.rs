@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use moli_engine::{Engine, EngineOptions, Scheduling};
 use moli_server::{Handle, ModelSpec, Server, ServerError, ServerOptions};
-use moli_testkit::TinyModel;
+use moli_testkit::{TinyFile, TinyModel};
 use serde_json::Value;
 
 /// A server that runs until it is dropped.
@@ -45,11 +45,11 @@ impl Reply {
 }
 
 /// ChatML, with tools in the manner of Hermes.
-const TEMPLATE: &str = "{%- if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>\n\
+const TEMPLATE: &str = "{% if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>\n\
     {\"name\": …, \"arguments\": …} inside <tool_call></tool_call><|im_end|>\n{% endif %}\
-    {%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
-    {%- for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n\
-    {%- endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    {% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
+    {% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n\
+    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// A model called `tiny` with a ChatML template; what it says is noise, the same for the same seed.
 pub(crate) fn tiny() -> ModelSpec {
@@ -61,11 +61,25 @@ pub(crate) fn tiny() -> ModelSpec {
 
 /// The same under another name and with other options.
 pub(crate) fn tiny_with(name: &str, options: EngineOptions) -> ModelSpec {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
     let mut file = TinyModel::new("llama").file().unwrap();
     file.meta("tokenizer.chat_template", TEMPLATE);
-    file.write(&path).unwrap();
+    of_file(name, &file, options)
+}
+
+/// A model called `embedder` that makes vectors.
+pub(crate) fn embedder() -> ModelSpec {
+    let mut file = TinyModel::new("qwen3").file().unwrap();
+    file.meta("qwen3.pooling_type", 3_u32);
+    of_file(
+        "embedder",
+        &file,
+        EngineOptions { context: Some(512), threads: Some(1), ..EngineOptions::default() },
+    )
+}
+
+fn of_file(name: &str, file: &TinyFile, options: EngineOptions) -> ModelSpec {
+    let folder = tempfile::tempdir().unwrap();
+    file.write(&folder.path().join("tiny.gguf")).unwrap();
     let load = move |memory_budget| {
         // The folder lives as long as the loader.
         let path = folder.path().join("tiny.gguf");

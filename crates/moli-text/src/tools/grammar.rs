@@ -217,10 +217,17 @@ fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
+/// Between the parts of JSON that a grammar asks for: nothing, one space, or a line break and an indentation. Without a
+/// bound, a model that begins with white space may never come to an end of it.
+pub const JSON_WHITESPACE: &str = r" |\r?\n[ \t]{0,40}";
+
 /// A tool's schema with the compiler's options, which are not the client's to set.
 fn schema(tool: &Tool) -> Value {
     let mut schema = tool.schema();
     schema.entry("type").or_insert_with(|| Value::from("object"));
-    schema.insert("x-guidance".to_owned(), json!({"lenient": !tool.strict}));
+    schema.insert(
+        "x-guidance".to_owned(),
+        json!({"lenient": !tool.strict, "whitespace_pattern": JSON_WHITESPACE}),
+    );
     Value::Object(schema)
 }

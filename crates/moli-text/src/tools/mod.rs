@@ -9,7 +9,7 @@ mod scanner;
 
 pub(crate) use fallback::{describe, write_calls};
 pub use format::ToolFormat;
-pub use grammar::CallOptions;
+pub use grammar::{CallOptions, JSON_WHITESPACE};
 pub use parser::{AnswerEvent, AnswerParser, ParserOptions};
 
 use crate::TextError;
