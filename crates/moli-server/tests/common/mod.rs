@@ -61,17 +61,31 @@ pub(crate) fn tiny() -> ModelSpec {
 
 /// The same under another name and with other options.
 pub(crate) fn tiny_with(name: &str, options: EngineOptions) -> ModelSpec {
+    templated(name, TEMPLATE, options)
+}
+
+/// One that can be told not to think, and thinks otherwise until its budget is over: called `thinker`.
+pub(crate) fn thinker() -> ModelSpec {
+    let end = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let thought = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\
+        {% if enable_thinking is defined and not enable_thinking %}\n</think>\n\n{% endif %}{% endif %}";
+    assert!(TEMPLATE.ends_with(end));
+    let options = EngineOptions { context: Some(512), threads: Some(1), ..EngineOptions::default() };
+    templated("thinker", &TEMPLATE.replace(end, thought), options)
+}
+
+fn templated(name: &str, template: &str, options: EngineOptions) -> ModelSpec {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     let mut file = TinyModel::new("llama").file().unwrap();
-    file.meta("tokenizer.chat_template", TEMPLATE);
+    file.meta("tokenizer.chat_template", template);
     file.write(&path).unwrap();
     let load = move |memory_budget| {
         // The folder lives as long as the loader.
         let path = folder.path().join("tiny.gguf");
         Engine::load(&path, &EngineOptions { memory_budget, ..options.clone() })
     };
-    ModelSpec { keep: true, ..ModelSpec::new(name, Arc::new(load)) }
+    ModelSpec { keep: true, path: Some(path), ..ModelSpec::new(name, Arc::new(load)) }
 }
 
 /// Options with a queue of one answer at a time.
