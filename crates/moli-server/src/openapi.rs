@@ -10,6 +10,7 @@ use crate::{anthropic, app, metrics, native, ollama, openai};
 #[derive(ToSchema, ToResponse, Serialize)]
 #[response(description = "The request is not answered, and why")]
 pub(crate) struct Refused {
+    #[schema(inline)]
     error: Reason,
 }
 

@@ -14,9 +14,18 @@ use utoipa::ToSchema;
 use crate::error::ApiError;
 
 /// Blocks; a string is one block of text.
-#[derive(Debug, ToSchema)]
-#[schema(as = anthropic::Content)]
+#[derive(Debug)]
 pub(crate) struct Blocks<B>(Vec<B>);
+
+/// A text or a list of blocks.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(as = anthropic::Content)]
+#[expect(dead_code, reason = "it describes `Blocks` to readers of the schema")]
+pub(crate) enum TextOrBlocks<B> {
+    Text(String),
+    Blocks(Vec<B>),
+}
 
 /// Not by an untagged enum: of what is wrong inside a block it would say nothing.
 impl<'de, B: Deserialize<'de> + From<String>> Deserialize<'de> for Blocks<B> {
@@ -119,7 +128,7 @@ pub(crate) enum Block {
     ToolResult {
         tool_use_id: String,
         #[serde(default)]
-        #[schema(value_type = Option<Blocks<TextBlock>>)]
+        #[schema(value_type = Option<TextOrBlocks<TextBlock>>)]
         content: Option<Blocks<TextBlock>>,
         /// The model is told by `Error: ` before the content.
         #[serde(default)]
@@ -154,6 +163,7 @@ impl From<String> for Block {
 #[schema(as = anthropic::Message)]
 pub(crate) struct GivenMessage {
     role: Role,
+    #[schema(value_type = TextOrBlocks<Block>)]
     content: Blocks<Block>,
 }
 

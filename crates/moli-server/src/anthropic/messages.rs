@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::answer::{self, Blocks as AnsweredBlocks, MessageWriter};
-use super::content::{self, Blocks, CacheControl, GivenMessage, TextBlock};
+use super::content::{self, Blocks, CacheControl, GivenMessage, TextBlock, TextOrBlocks};
 use crate::answering::Question;
 use crate::app::App;
 use crate::body::Strict;
@@ -38,7 +38,7 @@ pub(crate) struct MessageRequest {
     max_tokens: usize,
     messages: Vec<GivenMessage>,
     /// How the model is to behave.
-    #[schema(value_type = Option<Blocks<TextBlock>>)]
+    #[schema(value_type = Option<TextOrBlocks<TextBlock>>)]
     system: Option<Blocks<TextBlock>>,
     tools: Option<Vec<OfferedTool>>,
     tool_choice: Option<Choice>,
@@ -74,7 +74,7 @@ pub(crate) struct CountRequest {
     model: String,
     messages: Vec<GivenMessage>,
     /// How the model is to behave.
-    #[schema(value_type = Option<Blocks<TextBlock>>)]
+    #[schema(value_type = Option<TextOrBlocks<TextBlock>>)]
     system: Option<Blocks<TextBlock>>,
     tools: Option<Vec<OfferedTool>>,
     tool_choice: Option<Choice>,

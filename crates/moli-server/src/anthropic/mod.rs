@@ -31,6 +31,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
 pub(crate) struct AnthropicRefused {
     /// `error`.
     r#type: String,
+    #[schema(inline)]
     error: Reason,
     /// That of the header `request-id`.
     request_id: String,
