@@ -5,7 +5,8 @@ use std::iter::FusedIterator;
 use std::task::{Context, Poll};
 
 use moli_text::{
-    AnswerEvent, AnswerParser, CallOptions, Message, ParserOptions, RenderOptions, Tool, ToolChoice,
+    AnswerEvent, AnswerParser, CallOptions, ChatTemplate, Message, ParserOptions, RenderOptions,
+    RenderedPrompt, Tool, ToolChoice,
 };
 use serde_json::{Map, Value};
 
@@ -20,7 +21,7 @@ pub struct ChatParams {
     pub tools: Vec<Tool>,
     /// Whether it has to. A call that is asked for, and any of a strict tool, is held to its schema by a grammar.
     pub tool_choice: ToolChoice,
-    /// One call at most in an answer that has to call.
+    /// One call at most, which takes a grammar: calls follow their schemas then.
     pub single_tool_call: bool,
     /// Most tokens of reasoning: after them its closing tag is put into the answer. `None`: no limit of its own.
     pub reasoning_budget: Option<usize>,
@@ -28,6 +29,13 @@ pub struct ChatParams {
     pub variables: Map<String, Value>,
     /// Everything else. A grammar of its own and one for calls exclude each other.
     pub generate: GenerateParams,
+}
+
+impl ChatParams {
+    /// Whether the model is told of tools.
+    fn offers_tools(&self) -> bool {
+        !self.tools.is_empty() && self.tool_choice != ToolChoice::None
+    }
 }
 
 /// What one step of a chat's answer adds.
@@ -54,17 +62,9 @@ impl Engine {
         cancel: &CancelToken,
     ) -> Result<Chat, EngineError> {
         let template = self.chat_template()?.ok_or(EngineError::NoChatTemplate)?;
-        Tool::validate(&params.tools)?;
-        let offered = !params.tools.is_empty() && params.tool_choice != ToolChoice::None;
-        let tools = if offered { params.tools.clone() } else { Vec::new() };
-        let call_format = match template.tool_format() {
-            Some(format) => offered.then_some(format),
-            None if offered => return Err(EngineError::UnknownToolFormat),
-            None => None,
-        };
+        let prompt = self.render(template, messages, params)?;
+        let call_format = template.tool_format().filter(|_| params.offers_tools());
         let tags = template.reasoning_tags();
-        let options = RenderOptions { tools, extra: params.variables.clone(), ..RenderOptions::default() };
-        let prompt = template.render(self.tokenizer(), messages, &options)?;
         let in_reasoning = tags.as_ref().is_some_and(|tags| tags.opened_by(prompt.text()));
         let ids = self.tokenizer().encode_prompt(&prompt)?;
 
@@ -111,6 +111,32 @@ impl Engine {
         };
         let parsers = answer.summaries().iter().map(|summary| Some(parser(summary))).collect();
         Ok(Chat { answer, parsers, ends: VecDeque::new(), over: false })
+    }
+
+    /// The ids of the prompt that [`chat`](Self::chat) answers.
+    ///
+    /// # Errors
+    /// As `chat`, for what is wrong with the messages, the tools and the variables.
+    pub fn chat_prompt(&self, messages: &[Message], params: &ChatParams) -> Result<Vec<u32>, EngineError> {
+        let template = self.chat_template()?.ok_or(EngineError::NoChatTemplate)?;
+        let prompt = self.render(template, messages, params)?;
+        Ok(self.tokenizer().encode_prompt(&prompt)?)
+    }
+
+    fn render(
+        &self,
+        template: &ChatTemplate,
+        messages: &[Message],
+        params: &ChatParams,
+    ) -> Result<RenderedPrompt, EngineError> {
+        Tool::validate(&params.tools)?;
+        let offered = params.offers_tools();
+        if offered && template.tool_format().is_none() {
+            return Err(EngineError::UnknownToolFormat);
+        }
+        let tools = if offered { params.tools.clone() } else { Vec::new() };
+        let options = RenderOptions { tools, extra: params.variables.clone(), ..RenderOptions::default() };
+        Ok(template.render(self.tokenizer(), messages, &options)?)
     }
 }
 

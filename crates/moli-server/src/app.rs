@@ -15,7 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::error::{ApiError, ServerError};
 use crate::metrics::{self, Metrics};
 use crate::models::{Lease, Models};
-use crate::{ServerOptions, native, openai, openapi, respond};
+use crate::{ServerOptions, anthropic, native, ollama, openai, openapi, respond};
 
 /// Requests that are read at the same time.
 const PREPARING: usize = 4;
@@ -125,6 +125,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::export))
         .route("/openapi.json", get(openapi::document))
         .merge(openai::routes())
+        .merge(ollama::routes())
+        .merge(anthropic::routes())
         .merge(native::routes())
         .fallback(nowhere)
         .method_not_allowed_fallback(other_method)

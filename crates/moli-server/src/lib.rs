@@ -18,20 +18,24 @@
 //! ```
 
 mod answering;
+mod anthropic;
 mod app;
 mod body;
 mod collected;
 mod embedding;
 mod error;
+mod facts;
 mod metrics;
 mod models;
 mod native;
+mod ollama;
 mod openai;
 mod openapi;
 mod options;
 mod respond;
 mod server;
 mod stream;
+mod thinking;
 
 pub use error::ServerError;
 pub use models::{Loader, ModelSpec};

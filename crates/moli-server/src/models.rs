@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use moli_engine::{Engine, EngineError, MemoryBudget, SamplerParams};
+use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use crate::error::{ApiError, ServerError};
+use crate::facts::Facts;
 
 /// Loads a model within this much memory.
 pub type Loader = Arc<dyn Fn(Option<MemoryBudget>) -> Result<Engine, EngineError> + Send + Sync>;
@@ -59,6 +61,7 @@ pub(crate) struct Models {
 pub(crate) struct Slot {
     pub(crate) spec: ModelSpec,
     state: Mutex<State>,
+    facts: OnceCell<Arc<Facts>>,
 }
 
 #[derive(Debug)]
@@ -67,6 +70,8 @@ struct State {
     /// Requests that are at it.
     users: usize,
     last_used: Instant,
+    /// How long it stays unused, where a client has said so.
+    stays: Option<Duration>,
 }
 
 impl Slot {
@@ -85,10 +90,43 @@ impl Slot {
         (state.engine.is_some() && state.users == 0 && !self.spec.keep).then_some(state.last_used)
     }
 
+    /// When it is unloaded if nobody uses it before; `None`: not of itself, or it is not loaded. `after`: how long models
+    /// stay where no client says.
+    pub(crate) fn expires(&self, after: Option<Duration>) -> Option<Instant> {
+        let state = self.state();
+        if state.engine.is_none() || self.spec.keep {
+            return None;
+        }
+        state.last_used.checked_add(state.stays.or(after)?)
+    }
+
+    /// How long it stays while nobody uses it, where it is loaded, and until it is unloaded.
+    pub(crate) fn stay(&self, long: Duration) {
+        let mut state = self.state();
+        state.stays = state.engine.as_ref().map(|_| long);
+    }
+
     /// Takes the engine out, unless somebody is at it by now.
     fn take_idle(&self) -> Option<Engine> {
         let mut state = self.state();
-        if state.users == 0 { state.engine.take() } else { None }
+        if state.users > 0 {
+            return None;
+        }
+        state.stays = None;
+        state.engine.take()
+    }
+
+    /// What its file says of it, read once; of a model without one, that nothing is known.
+    pub(crate) async fn facts(&self) -> Result<Arc<Facts>, ApiError> {
+        let read = || async {
+            let Some(path) = self.spec.path.clone() else { return Ok(Arc::default()) };
+            let read = spawn_blocking(move || Facts::read(&path)).await;
+            let read =
+                read.map_err(|_| ApiError::internal("the model's file met a mistake in the server"))?;
+            let name = &self.spec.name;
+            read.map(Arc::new).map_err(|error| ApiError::internal(format!("the file of {name:?}: {error}")))
+        };
+        self.facts.get_or_try_init(read).await.cloned()
     }
 
     fn lease(self: &Arc<Self>) -> Option<Lease> {
@@ -109,6 +147,11 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn spec(&self) -> &ModelSpec {
         &self.slot.spec
+    }
+
+    /// See [`Slot::stay`].
+    pub(crate) fn stay(&self, long: Duration) {
+        self.slot.stay(long);
     }
 
     /// Has the model loaded anew for the next request: this engine can't be used any more.
@@ -141,8 +184,8 @@ impl Models {
             if slots.iter().any(|slot| slot.spec.name == spec.name) {
                 return Err(ServerError::DuplicateModel { name: spec.name });
             }
-            let state = State { engine: None, users: 0, last_used: Instant::now() };
-            slots.push(Arc::new(Slot { spec, state: Mutex::new(state) }));
+            let state = State { engine: None, users: 0, last_used: Instant::now(), stays: None };
+            slots.push(Arc::new(Slot { spec, state: Mutex::new(state), facts: OnceCell::new() }));
         }
         Ok(Self { slots, memory, loading: tokio::sync::Mutex::default() })
     }
@@ -194,7 +237,7 @@ impl Models {
                 Err(EngineError::DoesNotFit(_)) => true,
                 Err(_) => false,
             };
-            if small && self.unload_idle(None).await {
+            if small && self.unload_idle().await {
                 continue;
             }
             let engine = outcome?;
@@ -209,17 +252,34 @@ impl Models {
         }
     }
 
-    /// Unloads the model that was used longest ago, of those that were not used for `least`; whether there was one.
-    pub(crate) async fn unload_idle(&self, least: Option<Duration>) -> bool {
-        let idle = self.slots.iter().filter_map(|slot| Some((slot.idle_since()?, slot)));
-        let Some((since, slot)) = idle.min_by_key(|(since, _)| *since) else { return false };
-        if least.is_some_and(|least| since.elapsed() < least) {
-            return false;
+    /// Unloads a model that has stayed unused for its time; whether there was one. `after`: that time where no client says;
+    /// `None`: for ever.
+    pub(crate) async fn unload_expired(&self, after: Option<Duration>) -> bool {
+        let now = Instant::now();
+        let over = |slot: &&Arc<Slot>| {
+            slot.idle_since().is_some() && slot.expires(after).is_some_and(|expires| expires <= now)
+        };
+        match self.slots.iter().find(over) {
+            Some(slot) => unload(slot).await,
+            None => false,
         }
-        let Some(engine) = slot.take_idle() else { return false };
-        // It ends with a thread, which is waited for.
-        let _ = spawn_blocking(move || drop(engine)).await;
-        tracing::info!(model = slot.spec.name, "unloaded");
-        true
     }
+
+    /// Unloads the model that nobody has used for the longest time; whether there was one.
+    async fn unload_idle(&self) -> bool {
+        let idle = self.slots.iter().filter_map(|slot| Some((slot.idle_since()?, slot)));
+        match idle.min_by_key(|(since, _)| *since) {
+            Some((_, slot)) => unload(slot).await,
+            None => false,
+        }
+    }
+}
+
+/// Unloads a model unless somebody is at it; whether it was done.
+async fn unload(slot: &Slot) -> bool {
+    let Some(engine) = slot.take_idle() else { return false };
+    // It ends with a thread, which is waited for.
+    let _ = spawn_blocking(move || drop(engine)).await;
+    tracing::info!(model = slot.spec.name, "unloaded");
+    true
 }

@@ -4,12 +4,13 @@ use axum::Json;
 use serde::Serialize;
 use utoipa::{OpenApi, ToResponse, ToSchema};
 
-use crate::{app, metrics, native, openai};
+use crate::{anthropic, app, metrics, native, ollama, openai};
 
 /// A request that is not answered: each API has its own form, and this is OpenAI's, which Moli's own paths speak too.
 #[derive(ToSchema, ToResponse, Serialize)]
 #[response(description = "The request is not answered, and why")]
 pub(crate) struct Refused {
+    #[schema(inline)]
     error: Reason,
 }
 
@@ -39,8 +40,16 @@ struct Reason {
         openai::responses::respond,
         openai::embeddings::embed,
         openai::embeddings::rerank,
+        ollama::ask::chat,
+        ollama::ask::generate,
+        ollama::models::tags,
+        ollama::models::show,
+        ollama::models::ps,
+        ollama::version,
+        anthropic::messages::create,
+        anthropic::messages::count,
     ),
-    components(responses(Refused))
+    components(responses(Refused, ollama::OllamaRefused, anthropic::AnthropicRefused))
 )]
 struct Document;
 

@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::answering::unix_time;
 use crate::app::App;
 use crate::error::ApiError;
 
@@ -91,22 +92,34 @@ pub(crate) fn anthropic(error: &ApiError) -> Value {
     json!({"type": "error", "error": {"type": kind, "message": error.message}})
 }
 
+/// What Anthropic's clients name a request by, to whoever looks into it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
 /// Writes an error that a handler left beside an empty response, and the headers.
 pub(crate) async fn finish(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let dialect = Dialect::of(request.uri().path());
     let ignored = Ignored::default();
     request.extensions_mut().insert(ignored.clone());
     let mut response = next.run(request).await;
+    let request_id =
+        (dialect == Dialect::Anthropic).then(|| format!("req_{:08x}{:016x}", unix_time(), app.number()));
     let error = response.extensions_mut().remove::<ApiError>();
     app.metrics.responded(response.status().as_u16(), error.as_ref());
     if let Some(error) = error {
-        response = (error.status, Json(dialect.body(&error))).into_response();
+        let mut body = dialect.body(&error);
+        if let Some(id) = &request_id {
+            body["request_id"] = Value::from(id.as_str());
+        }
+        response = (error.status, Json(body)).into_response();
         if let Some(seconds) = error.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
     }
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(id) = request_id.and_then(|id| HeaderValue::try_from(id).ok()) {
+        headers.insert(REQUEST_ID, id);
+    }
     if let Some(fields) = ignored.header() {
         headers.insert(IGNORED, fields);
     }

@@ -27,6 +27,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 64 << 10;
 /// How often what is under way is looked at while the server stops.
 const POLL: Duration = Duration::from_millis(20);
+/// How often, at least, it is looked whether a model is to be unloaded.
+const MOST_POLL: Duration = Duration::from_secs(1);
 /// How long connections may take to end after their answers have.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -168,11 +170,12 @@ async fn load_kept(app: &App) -> Result<(), ServerError> {
 
 /// Unloads what nobody uses, for ever.
 async fn unload_idle(app: &App) {
-    let Some(least) = app.options.unload_after else { return pending().await };
-    let mut often = interval((least / 4).clamp(POLL, Duration::from_secs(10)));
+    let after = app.options.unload_after;
+    // Clients may say another time than that.
+    let mut often = interval(after.map_or(MOST_POLL, |after| (after / 4).clamp(POLL, MOST_POLL)));
     loop {
         often.tick().await;
-        while app.models.unload_idle(Some(least)).await {}
+        while app.models.unload_expired(after).await {}
     }
 }
 

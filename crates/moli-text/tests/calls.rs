@@ -213,7 +213,11 @@ fn strict_tools_that_the_model_may_call() {
             }
         }
         // Not strict: as the model likes.
-        assert_eq!(format.call_grammar(&tools(false), &CallOptions::default(), &tokenizer).unwrap(), None);
+        let free = CallOptions { parallel: true, ..CallOptions::default() };
+        assert_eq!(format.call_grammar(&tools(false), &free, &tokenizer).unwrap(), None);
+        // One call at most is a matter of a grammar, unless there is nothing to call.
+        assert!(format.call_grammar(&tools(false), &CallOptions::default(), &tokenizer).unwrap().is_some());
+        assert_eq!(format.call_grammar(&[], &CallOptions::default(), &tokenizer).unwrap(), None);
         let none = CallOptions { choice: ToolChoice::None, ..CallOptions::default() };
         assert_eq!(format.call_grammar(&tools(true), &none, &tokenizer).unwrap(), None);
     }

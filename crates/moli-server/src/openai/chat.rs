@@ -209,7 +209,7 @@ impl ChatRequest {
 }
 
 /// How many of the likeliest tokens are wanted; `None`: no log-probabilities at all.
-fn logprobs(wanted: Option<bool>, top: Option<usize>) -> Result<Option<usize>, ApiError> {
+pub(crate) fn logprobs(wanted: Option<bool>, top: Option<usize>) -> Result<Option<usize>, ApiError> {
     match (wanted.unwrap_or(false), top) {
         (_, Some(top)) if top > MAX_TOP_LOGPROBS => {
             let message = format!("top_logprobs is {top}, and must be at most {MAX_TOP_LOGPROBS}");

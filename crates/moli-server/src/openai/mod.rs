@@ -13,9 +13,10 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod embeddings;
 mod message;
-mod params;
+pub(crate) mod params;
 pub(crate) mod responses;
 
+pub(crate) use chat::{Effort, logprobs};
 pub(crate) use message::{ChatMessage, OfferedTool, messages, tools};
 
 use std::sync::Arc;

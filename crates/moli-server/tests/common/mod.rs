@@ -61,9 +61,7 @@ pub(crate) fn tiny() -> ModelSpec {
 
 /// The same under another name and with other options.
 pub(crate) fn tiny_with(name: &str, options: EngineOptions) -> ModelSpec {
-    let mut file = TinyModel::new("llama").file().unwrap();
-    file.meta("tokenizer.chat_template", TEMPLATE);
-    of_file(name, &file, options)
+    templated(name, TEMPLATE, options)
 }
 
 /// A model called `embedder` that makes vectors.
@@ -77,6 +75,22 @@ pub(crate) fn embedder() -> ModelSpec {
     )
 }
 
+/// One that can be told not to think, and thinks otherwise until its budget is over: called `thinker`.
+pub(crate) fn thinker() -> ModelSpec {
+    let end = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let thought = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\
+        {% if enable_thinking is defined and not enable_thinking %}\n</think>\n\n{% endif %}{% endif %}";
+    assert!(TEMPLATE.ends_with(end));
+    let options = EngineOptions { context: Some(512), threads: Some(1), ..EngineOptions::default() };
+    templated("thinker", &TEMPLATE.replace(end, thought), options)
+}
+
+fn templated(name: &str, template: &str, options: EngineOptions) -> ModelSpec {
+    let mut file = TinyModel::new("llama").file().unwrap();
+    file.meta("tokenizer.chat_template", template);
+    of_file(name, &file, options)
+}
+
 fn of_file(name: &str, file: &TinyFile, options: EngineOptions) -> ModelSpec {
     let folder = tempfile::tempdir().unwrap();
     file.write(&folder.path().join("tiny.gguf")).unwrap();
@@ -85,7 +99,7 @@ fn of_file(name: &str, file: &TinyFile, options: EngineOptions) -> ModelSpec {
         let path = folder.path().join("tiny.gguf");
         Engine::load(&path, &EngineOptions { memory_budget, ..options.clone() })
     };
-    ModelSpec { keep: true, ..ModelSpec::new(name, Arc::new(load)) }
+    ModelSpec { keep: true, path: Some(path), ..ModelSpec::new(name, Arc::new(load)) }
 }
 
 /// Options with a queue of one answer at a time.

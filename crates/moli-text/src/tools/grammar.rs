@@ -23,9 +23,9 @@ impl ToolFormat {
     /// that follow the tool's schema. Of a strict tool's schema nothing is left out: what the grammar's compiler doesn't
     /// know is its error. Of others it is ignored.
     ///
-    /// `None` where nothing is to be constrained: no call is wanted, or calls are up to the model and no tool is strict.
-    /// Where they are up to the model and one is strict, other text comes as it likes, but nothing that the parser would
-    /// take for a call is outside the grammar.
+    /// `None` where nothing is to be constrained: no call is wanted, or calls are up to the model, as many as it likes, and
+    /// no tool is strict. Where they are up to the model and one is strict, or one call is the most, other text comes as it
+    /// likes, but nothing that the parser would take for a call is outside the grammar.
     ///
     /// Marks that are control tokens of `tokenizer` stand in the grammar by their ids.
     ///
@@ -41,7 +41,8 @@ impl ToolFormat {
         let named = |name: &String| tools.iter().find(|tool| tool.name == *name);
         let (tools, free) = match &options.choice {
             ToolChoice::None => return Ok(None),
-            ToolChoice::Auto if !tools.iter().any(|tool| tool.strict) => return Ok(None),
+            ToolChoice::Auto if tools.is_empty() => return Ok(None),
+            ToolChoice::Auto if options.parallel && !tools.iter().any(|tool| tool.strict) => return Ok(None),
             ToolChoice::Auto => (tools, true),
             ToolChoice::Required if tools.is_empty() => return Err(TextError::NoTools),
             ToolChoice::Required => (tools, false),
