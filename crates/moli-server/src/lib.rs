@@ -21,6 +21,7 @@ mod answering;
 mod app;
 mod body;
 mod collected;
+mod doors;
 mod error;
 mod models;
 mod openai;
@@ -29,6 +30,8 @@ mod respond;
 mod server;
 mod stream;
 
+pub use doors::keys::{ApiKeys, KeyError};
+pub use doors::tls::TlsFiles;
 pub use error::ServerError;
 pub use models::{Loader, ModelSpec};
 pub use options::ServerOptions;

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use moli_engine::{Engine, EngineError, MemoryBudget, SamplerParams};
 use tokio::task::spawn_blocking;
 
+use crate::doors::visit;
 use crate::error::{ApiError, ServerError};
 
 /// Loads a model within this much memory.
@@ -147,7 +148,13 @@ impl Models {
         Ok(Self { slots, memory, loading: tokio::sync::Mutex::default() })
     }
 
-    pub(crate) fn slots(&self) -> &[Arc<Slot>] {
+    /// Those that the request which is answered here may use.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.slots.iter().filter(|slot| visit::may_use(&slot.spec.name))
+    }
+
+    /// All, whoever asks.
+    pub(crate) fn all(&self) -> &[Arc<Slot>] {
         &self.slots
     }
 
@@ -156,11 +163,21 @@ impl Models {
         self.slots.iter().map(|slot| slot.state().users).sum()
     }
 
-    /// The model of this name; Ollama's clients may add `:latest` to it.
+    /// The model of this name, if the request which is answered here may use it; Ollama's clients may add `:latest` to it.
     pub(crate) fn find(&self, name: &str) -> Result<&Arc<Slot>, ApiError> {
         let is = |name: &str| self.slots.iter().find(|slot| slot.spec.name == name);
-        is(name).or_else(|| is(name.strip_suffix(":latest")?)).ok_or_else(|| {
-            let names: Vec<&str> = self.slots.iter().map(|slot| slot.spec.name.as_str()).collect();
+        let found = is(name).or_else(|| is(name.strip_suffix(":latest")?));
+        if let Some(slot) = found {
+            let name = &slot.spec.name;
+            if !visit::may_use(name) {
+                let message = format!("this key is not for the model {name:?}");
+                let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_allowed", message);
+                return Err(ApiError { param: Some("model".to_owned()), ..error });
+            }
+            visit::note_model(name);
+        }
+        found.ok_or_else(|| {
+            let names: Vec<&str> = self.slots().map(|slot| slot.spec.name.as_str()).collect();
             let shown: String = name.chars().take(80).collect();
             let message = format!("there is no model {shown:?} here; there is {}", names.join(", "));
             let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);

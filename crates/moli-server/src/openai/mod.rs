@@ -67,7 +67,7 @@ impl Model {
 }
 
 async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let data = app.models.slots().iter().map(|slot| Model::of(slot)).collect();
+    let data = app.models.slots().map(|slot| Model::of(slot)).collect();
     Json(ModelList { object: "list", data })
 }
 
