@@ -14,12 +14,19 @@ use crate::progress::Report;
 
 /// The file of MODEL, which is pulled when it is not here yet.
 pub(crate) fn resolve(model: &str) -> Result<PathBuf> {
+    resolve_within(model, false)
+}
+
+/// The same; `offline`: nothing is fetched, whatever the environment says.
+pub(crate) fn resolve_within(model: &str, offline: bool) -> Result<PathBuf> {
     // A file needs no configuration and no home folder.
     if moli_hub::is_path(model) {
         return Ok(PathBuf::from(model));
     }
-    let hub = Hub::new(HubConfig::from_env()?);
-    if hub.catalogue().find(model).is_some() && hub.cache().get(model).is_none() {
+    let config = HubConfig::from_env()?;
+    let offline = offline || config.offline;
+    let hub = Hub::new(HubConfig { offline, ..config });
+    if !offline && hub.catalogue().find(model).is_some() && hub.cache().get(model).is_none() {
         note!("{} is not here yet: pulling it", escape(model));
     }
     Ok(hub.resolve(model, &mut Report::new())?)

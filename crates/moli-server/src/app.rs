@@ -27,7 +27,7 @@ const WAITING: usize = 256;
 /// What all requests share.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) models: Models,
+    pub(crate) models: Arc<Models>,
     pub(crate) options: ServerOptions,
     pub(crate) keys: Arc<Keyring>,
     /// The connections of the main doors.
@@ -44,7 +44,7 @@ impl App {
     pub(crate) fn new(mut options: ServerOptions) -> Result<Self, ServerError> {
         let served = options.models.iter().map(|model| model.name.clone()).collect();
         Ok(Self {
-            models: Models::new(std::mem::take(&mut options.models), options.memory)?,
+            models: Arc::new(Models::new(std::mem::take(&mut options.models), options.memory)?),
             keys: Arc::new(Keyring::new(options.keys.clone(), served)?),
             limits: Limits::new(&options),
             options,

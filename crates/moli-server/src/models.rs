@@ -52,7 +52,7 @@ pub(crate) struct Models {
     slots: Vec<Arc<Slot>>,
     memory: Option<u64>,
     /// Held while one is loaded: what is left of the memory is known to one at a time.
-    loading: tokio::sync::Mutex<()>,
+    loading: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// One of them.
@@ -145,7 +145,7 @@ impl Models {
             let state = State { engine: None, users: 0, last_used: Instant::now() };
             slots.push(Arc::new(Slot { spec, state: Mutex::new(state) }));
         }
-        Ok(Self { slots, memory, loading: tokio::sync::Mutex::default() })
+        Ok(Self { slots, memory, loading: Arc::default() })
     }
 
     /// Those that the request which is answered here may use.
@@ -185,15 +185,21 @@ impl Models {
         })
     }
 
-    /// The model, loaded.
-    pub(crate) async fn lease(&self, slot: &Arc<Slot>) -> Result<Lease, EngineError> {
+    /// The model, loaded. Whoever leaves meanwhile does not stop the loading: two at a time would want the same memory.
+    pub(crate) async fn lease(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Lease, EngineError> {
         loop {
             if let Some(lease) = slot.lease() {
                 return Ok(lease);
             }
-            let _turn = self.loading.lock().await;
+            let turn = Arc::clone(&self.loading).lock_owned().await;
             if slot.engine().is_none() {
-                self.load(slot).await?;
+                let (models, slot) = (Arc::clone(self), Arc::clone(slot));
+                let loading = tokio::spawn(async move {
+                    let loaded = models.load(&slot).await;
+                    drop(turn);
+                    loaded
+                });
+                loading.await.unwrap_or(Err(EngineError::Poisoned))?;
             }
         }
     }
