@@ -17,7 +17,8 @@ const QUANTIZED_BOUND: f64 = 0.03;
 /// The same for weights that are floats: f32 arithmetic in another order, and keys and values in f16 on both sides.
 const FLOAT_BOUND: f64 = 1e-3;
 
-fn logits(gguf: &Gguf, backend: BackendKind) -> Vec<f32> {
+/// Logits and hidden states of all rows.
+fn computed(gguf: &Gguf, backend: BackendKind) -> [Vec<f32>; 2] {
     let options = LoadOptions { threads: 2, isa: None, context: 128, max_rows: TOKENS, kv_type: KvType::F16 };
     let mut runtime = load(gguf, backend, &options).unwrap();
     let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i * 89 + i * i * 7) % 256).collect();
@@ -26,7 +27,7 @@ fn logits(gguf: &Gguf, backend: BackendKind) -> Vec<f32> {
     let pages: Vec<u32> = (0..runtime.pages() as u32).collect();
     let tables = pages.split_at(TOKENS.div_ceil(PAGE_TOKENS));
     let half = TOKENS / 2;
-    let mut all = Vec::new();
+    let mut all = [Vec::new(), Vec::new()];
     for (sequence, range) in [(0, 0..half), (1, 0..half), (0, half..TOKENS)] {
         let outputs: Vec<u32> = (0..range.len() as u32).collect();
         let batch = Batch {
@@ -35,8 +36,11 @@ fn logits(gguf: &Gguf, backend: BackendKind) -> Vec<f32> {
             sequences: &vec![sequence; range.len()],
             tables: &[tables.0, tables.1],
             outputs: &outputs,
+            states: &outputs,
         };
-        all.extend_from_slice(runtime.forward(&batch).unwrap());
+        let computed = runtime.forward(&batch).unwrap();
+        all[0].extend_from_slice(computed.logits);
+        all[1].extend_from_slice(computed.states);
     }
     all
 }
@@ -61,15 +65,17 @@ fn cpu_and_candle_agree_on_every_architecture_and_format() {
             let experts_used = if float { model.experts_used } else { model.experts };
             TinyModel { experts_used, ..model }.write(&path).unwrap();
             let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
-            let (ours, theirs) = (logits(&gguf, BackendKind::Cpu), logits(&gguf, BackendKind::Candle));
-            assert_eq!(ours.len(), theirs.len());
-            let difference = relative_difference(&ours, &theirs);
-            let bound = if float { FLOAT_BOUND } else { QUANTIZED_BOUND };
-            println!("{architecture} {matrix:?}: {difference:.5}");
-            assert!(
-                difference < bound,
-                "{architecture} {matrix:?}: relative difference {difference}, allowed {bound}"
-            );
+            let (ours, theirs) = (computed(&gguf, BackendKind::Cpu), computed(&gguf, BackendKind::Candle));
+            for ((what, ours), theirs) in ["logits", "hidden states"].into_iter().zip(ours).zip(theirs) {
+                assert!(!ours.is_empty() && ours.len() == theirs.len());
+                let difference = relative_difference(&ours, &theirs);
+                let bound = if float { FLOAT_BOUND } else { QUANTIZED_BOUND };
+                println!("{architecture} {matrix:?}, {what}: {difference:.5}");
+                assert!(
+                    difference < bound,
+                    "{architecture} {matrix:?}, {what}: relative difference {difference}, allowed {bound}"
+                );
+            }
         }
     }
 }
@@ -105,6 +111,7 @@ fn candle_copies_pages_and_writes_them_back() {
             sequences: &[0; TOKENS],
             tables: &[&[1, 0]],
             outputs: &[],
+            states: &[],
         })
         .unwrap();
     for (from, copy, restored) in [(1, 2, 4), (0, 3, 5)] {
@@ -122,8 +129,9 @@ fn candle_copies_pages_and_writes_them_back() {
             sequences: &[0],
             tables: &[&pages],
             outputs: &[0],
+            states: &[],
         };
-        runtime.forward(&batch).unwrap().to_vec()
+        runtime.forward(&batch).unwrap().logits.to_vec()
     });
     assert_eq!(copied, original);
     assert_eq!(restored, original);

@@ -48,6 +48,7 @@ impl Moli {
             sequences: &rows.map(|row| (row / each) as u32).collect::<Vec<_>>(),
             tables: &self.pages.chunks_exact(self.pages.len() / sequences).collect::<Vec<_>>(),
             outputs: &(1..=sequences).map(|count| (count * each - 1) as u32).collect::<Vec<_>>(),
+            states: &[],
         };
         black_box(self.runtime.forward(&batch)?);
         Ok(())

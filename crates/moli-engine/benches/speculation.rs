@@ -131,6 +131,7 @@ fn steps(path: &Path, threads: usize, rounds: usize) {
             sequences: &sequences,
             tables: &tables,
             outputs: &outputs,
+            states: &[],
         };
         let started = Instant::now();
         runtime.forward(&batch).expect("logits");

@@ -17,10 +17,12 @@ use moli_text::{
 use crate::answer::Answer;
 use crate::choice::{Choice, Format};
 use crate::counters::Counters;
+use crate::embed::Declared;
 use crate::events;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
 use crate::options::{EngineOptions, MAX_BATCH, Scheduling, between};
+use crate::rank::Ranker;
 use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
 use crate::speculation::{DraftModel, Speculator};
 use crate::watchdog::{self, Heartbeat};
@@ -81,8 +83,12 @@ impl Engine {
         let template = ChatTemplate::for_model(metadata, &tokenizer).map_err(|error| error.to_string());
         let runtime = moli_model::load(&gguf, options.backend, &load)?;
         let draft = draft_file.as_ref().map(|draft| draft.load(&tokenizer, options)).transpose()?;
+        let declared = Declared::of(metadata)?;
+        let ranker = Ranker::of(&gguf, runtime.as_ref(), &tokenizer, declared)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
+        model.declared = declared;
+        model.ranker = ranker;
         model.context = plan.context;
         model.plan = Some(plan);
         model.weights = gguf.tensors().cloned().collect();
@@ -209,7 +215,7 @@ impl Engine {
         let choices = match checked {
             Ok(choices) => choices,
             Err(error) => {
-                self.inner.shared.count(|counters| counters.rejected_invalid += 1);
+                self.count_invalid();
                 return Err(error);
             }
         };
@@ -349,6 +355,11 @@ impl Engine {
                 Err(EngineError::QueueFull { waiting, limit: self.inner.max_queue })
             }
         }
+    }
+
+    /// Counts a request that was refused for what is in it.
+    pub(crate) fn count_invalid(&self) {
+        self.inner.shared.count(|counters| counters.rejected_invalid += 1);
     }
 
     /// Has the computing thread do something between two steps, and waits for what it gives.

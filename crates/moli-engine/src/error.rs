@@ -104,6 +104,20 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Nothing says how embeddings are made of the model's hidden states.
+    #[error(
+        "the model's file names no pooling, so it may be none for embeddings: name mean, cls or last to use it as one"
+    )]
+    NoPooling,
+    /// The model can't tell how well a document answers a query.
+    #[error("the model is no reranker: {reason}")]
+    NotAReranker {
+        /// What it lacks.
+        reason: String,
+    },
+    /// Whoever asked for it cancelled it.
+    #[error("it was cancelled")]
+    Cancelled,
     /// A text that is too short to measure perplexity on.
     #[error("the text has {tokens} tokens, and perplexity at this context needs at least {needed}")]
     TextTooShort {
@@ -116,6 +130,14 @@ pub enum EngineError {
     #[error("the runtime gave {actual} logits instead of {expected}")]
     LogitsLength {
         /// Rows times vocabulary.
+        expected: usize,
+        /// What came.
+        actual: usize,
+    },
+    /// The runtime gave another number of hidden states than was asked for.
+    #[error("the runtime gave {actual} elements of hidden states instead of {expected}")]
+    StatesLength {
+        /// Rows times the model's width.
         expected: usize,
         /// What came.
         actual: usize,

@@ -25,6 +25,7 @@ mod chat;
 mod choice;
 mod constraint;
 mod counters;
+mod embed;
 mod engine;
 mod error;
 mod events;
@@ -38,6 +39,7 @@ mod params;
 mod perplexity;
 mod plan;
 mod prefix;
+mod rank;
 mod sampler;
 mod scheduler;
 mod session;
@@ -58,6 +60,7 @@ pub use cancel::CancelToken;
 pub use chat::{Chat, ChatChunk, ChatParams};
 pub use constraint::{Grammar, MAX_GRAMMAR_BYTES};
 pub use counters::{Counters, Histogram};
+pub use embed::{EmbedOptions, Embedding, PendingEmbedding, Pooling};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use moli_format::ReadMode;
@@ -73,6 +76,7 @@ pub use plan::{
     BudgetError, Change, LEAST_CONTEXT, Limit, LimitSource, MemoryBudget, MemoryPlan, PlanOptions, PlanRow,
     Resident, Settings, Shortage, memory_limit, resident_bytes,
 };
+pub use rank::{PendingRank, Rank};
 pub use session::{Generation, Session};
 pub use snapshot::{Saved, SnapshotError};
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_LENGTH, MAX_STOP_STRINGS};

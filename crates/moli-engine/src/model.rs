@@ -9,7 +9,9 @@ use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, Tokenizer};
 
 use crate::constraint::{Compiler, Constraint, Grammar};
+use crate::embed::Declared;
 use crate::fingerprint::{Digest, fingerprint};
+use crate::rank::Ranker;
 use crate::sampler::Breakers;
 use crate::{EngineError, MemoryPlan};
 
@@ -17,6 +19,10 @@ pub(crate) struct Model {
     pub(crate) tokenizer: Tokenizer,
     /// A broken template spoils chats, nothing else: the error is kept until one is asked for.
     pub(crate) template: Result<Option<ChatTemplate>, String>,
+    /// What the file says of embeddings.
+    pub(crate) declared: Declared,
+    /// Or why it is none.
+    pub(crate) ranker: Result<Ranker, String>,
     /// The same bits on every instruction set.
     pub(crate) kernels: Kernels,
     pub(crate) config: Config,
@@ -62,6 +68,8 @@ impl Model {
             context: (runtime.pages() * PAGE_TOKENS).min(config.context_train),
             tokenizer,
             template,
+            declared: Declared::default(),
+            ranker: Err("it was not opened from a file".to_owned()),
             config,
             load_time: Duration::ZERO,
             plan: None,

@@ -118,7 +118,8 @@ impl Session {
 }
 
 /// Whoever stops listening, by an error or a panic of its own, wants no more.
-struct CancelOnDrop(CancelToken);
+#[derive(Debug)]
+pub(crate) struct CancelOnDrop(pub(crate) CancelToken);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {

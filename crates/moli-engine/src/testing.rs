@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use moli_format::{Bytes, Gguf, GgufWriter};
-use moli_model::{Batch, Config, ModelError, PAGE_TOKENS, Runtime, pages_of};
+use moli_model::{Batch, Computed, Config, ModelError, PAGE_TOKENS, Runtime, pages_of};
 use moli_text::{ChatTemplate, Tokenizer};
 
 use crate::{CancelToken, Engine, Scheduling};
@@ -21,6 +21,8 @@ pub(crate) struct Probe {
     pub(crate) batches: Arc<AtomicUsize>,
     /// The next logits have a NaN among them.
     pub(crate) damage: Arc<AtomicBool>,
+    /// The next hidden states have a NaN among them.
+    pub(crate) damage_states: Arc<AtomicBool>,
     /// The next forward pass panics.
     pub(crate) panic: Arc<AtomicBool>,
     /// Rows of the largest batch.
@@ -45,7 +47,7 @@ impl Probe {
     }
 }
 
-/// Logits are a hash of all tokens so far, read back from the toy's own "KV cache", so that a wrong page, a stale page
+/// Logits and hidden states are a hash of all tokens so far, read back from the toy's own "KV cache", so that a wrong page, a stale page
 /// or a wrong position changes them. A script, if there is one, makes the token at each position certain.
 pub(crate) struct Toy {
     config: Config,
@@ -54,6 +56,7 @@ pub(crate) struct Toy {
     max_rows: usize,
     script: Vec<u32>,
     out: Vec<f32>,
+    states: Vec<f32>,
     probe: Probe,
 }
 
@@ -65,8 +68,19 @@ impl Toy {
             max_rows,
             script: script.to_vec(),
             out: Vec::new(),
+            states: Vec::new(),
             probe: probe.clone(),
         }
+    }
+
+    /// A hash of all tokens up to a row's, and its position.
+    fn history(&self, batch: &Batch<'_>, row: usize) -> (u64, usize) {
+        let table = batch.tables[batch.sequences[row] as usize];
+        let position = batch.positions[row] as usize;
+        let mix = |hash: u64, at| {
+            (hash ^ u64::from(self.cache[slot(table, at)])).wrapping_mul(0x0000_0100_0000_01B3)
+        };
+        ((0..=position).fold(0xCBF2_9CE4_8422_2325, mix), position)
     }
 }
 
@@ -112,7 +126,7 @@ impl Runtime for Toy {
         Ok(())
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
         assert!(!self.probe.panic.swap(false, Ordering::Relaxed), "as the test asked");
         assert!(batch.tokens.len() <= self.max_rows && !batch.tokens.is_empty());
         assert!(batch.outputs.len() <= moli_model::MAX_OUTPUTS);
@@ -133,12 +147,7 @@ impl Runtime for Toy {
         }
         self.out.clear();
         for &row in batch.outputs {
-            let table = batch.tables[batch.sequences[row as usize] as usize];
-            let position = batch.positions[row as usize] as usize;
-            let mut hash = 0xCBF2_9CE4_8422_2325_u64;
-            for at in 0..=position {
-                hash = (hash ^ u64::from(self.cache[slot(table, at)])).wrapping_mul(0x0000_0100_0000_01B3);
-            }
+            let (hash, position) = self.history(batch, row as usize);
             for id in 0..self.config.vocab as u64 {
                 let mixed =
                     (hash ^ id.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
@@ -149,13 +158,21 @@ impl Runtime for Toy {
                 self.out[start + next as usize] = 60.0;
             }
         }
+        self.states.clear();
+        for &row in batch.states {
+            let (hash, _) = self.history(batch, row as usize);
+            self.states.extend([(hash >> 40) as f32, (hash & 0xFF_FFFF) as f32]);
+        }
+        if !self.states.is_empty() && self.probe.damage_states.swap(false, Ordering::Relaxed) {
+            return Err(ModelError::StateNotFinite { element: 1, value: f32::NAN });
+        }
         if self.probe.damage.swap(false, Ordering::Relaxed)
             && let Some(logit) = self.out.get_mut(3)
         {
             *logit = f32::NAN;
             return Err(ModelError::NotFinite { token: 3, value: f32::NAN });
         }
-        Ok(&self.out)
+        Ok(Computed { logits: &self.out, states: &self.states })
     }
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 mod chat;
 mod company;
+mod embed;
 mod polling;
 
 use crate::testing::{AB, BOS, EOS, Probe, Toy, VOCAB, scripted, tokenizer, toy};

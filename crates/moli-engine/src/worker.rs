@@ -10,10 +10,11 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use moli_model::{Batch, Runtime};
+use moli_model::{Batch, Computed, Runtime};
 
 use crate::choice::{Choice, Next};
 use crate::counters::Counters;
+use crate::embed::Pool;
 use crate::inbox::Inbox;
 use crate::scheduler::{Ended, Id, Scheduler, Span, Timeline};
 use crate::speculation::{Guesser, Speculator};
@@ -43,10 +44,11 @@ pub(crate) enum Message {
     Job(Box<dyn FnOnce(&mut Worker) + Send>),
 }
 
-/// What becomes of a timeline's logits.
+/// What becomes of what is computed for a timeline.
 pub(crate) enum Task {
     Answer(Box<Choice>),
     Score(Score),
+    Embed(Pool),
 }
 
 /// Logits for a caller.
@@ -71,6 +73,7 @@ pub(crate) struct Worker {
     positions: Vec<u32>,
     sequences: Vec<u32>,
     outputs: Vec<u32>,
+    states: Vec<u32>,
 }
 
 impl Worker {
@@ -90,6 +93,7 @@ impl Worker {
             positions: Vec::new(),
             sequences: Vec::new(),
             outputs: Vec::new(),
+            states: Vec::new(),
         }
     }
 
@@ -222,6 +226,7 @@ impl Worker {
         match self.tasks.get_mut(&id) {
             Some(Task::Answer(choice)) => choice.start(cached),
             Some(Task::Score(score)) => score.admitted = true,
+            Some(Task::Embed(pool)) => pool.cached = Some(cached),
             None => return,
         }
         let prompt = self.scheduler.get(id).map_or(0, |timeline| timeline.tokens().len());
@@ -274,13 +279,14 @@ impl Worker {
         }
     }
 
-    /// Runs one batch, and hands its logits to those who want them.
+    /// Runs one batch, and hands its logits and hidden states to those who want them.
     fn compute(&mut self, spans: &[Span]) -> Result<(), EngineError> {
-        let Self { runtime, scheduler, tokens, positions, sequences, outputs, .. } = self;
+        let Self { runtime, scheduler, tokens, positions, sequences, outputs, states, .. } = self;
         tokens.clear();
         positions.clear();
         sequences.clear();
         outputs.clear();
+        states.clear();
         let mut tables: Vec<&[u32]> = Vec::with_capacity(spans.len());
         for span in spans {
             let Some(timeline) = scheduler.get(span.id) else { continue };
@@ -291,13 +297,19 @@ impl Worker {
             positions.extend(span.positions.clone().map(|position| position as u32));
             sequences.resize(tokens.len(), tables.len() as u32);
             outputs.extend(span.outputs.iter().map(|&place| first + (place - start) as u32));
+            states.extend(span.states.clone().map(|place| first + (place - start) as u32));
             tables.push(timeline.pages());
         }
-        let vocab = runtime.config().vocab;
-        let logits = runtime.forward(&Batch { tokens, positions, sequences, tables: &tables, outputs })?;
+        let (vocab, hidden) = (runtime.config().vocab, runtime.config().hidden);
+        let batch = Batch { tokens, positions, sequences, tables: &tables, outputs, states };
+        let Computed { logits, states: mut rest_of_states } = runtime.forward(&batch)?;
         let expected = outputs.len().saturating_mul(vocab);
         if logits.len() != expected {
             return Err(EngineError::LogitsLength { expected, actual: logits.len() });
+        }
+        let expected = states.len().saturating_mul(hidden);
+        if rest_of_states.len() != expected {
+            return Err(EngineError::StatesLength { expected, actual: rest_of_states.len() });
         }
         let mut rest = logits;
         let mut over = Vec::new();
@@ -306,6 +318,8 @@ impl Worker {
             let (own, others) = rest.split_at(span.outputs.len() * vocab);
             rest = others;
             let rows = own.chunks_exact(vocab.max(1));
+            let (own_states, others) = rest_of_states.split_at(span.states.len() * hidden);
+            rest_of_states = others;
             match self.tasks.get_mut(&span.id) {
                 Some(Task::Answer(choice)) => match answer(choice, scheduler, &self.shared, span, rows) {
                     Ok(false) => {}
@@ -319,8 +333,14 @@ impl Worker {
                         // Whoever does not listen any more has cancelled.
                         let _ = score.rows.send(Ok((place, row.to_vec())));
                     }
-                    let end = scheduler.get(span.id).map_or(0, |timeline| timeline.tokens().len());
-                    if span.positions.end >= end {
+                    if scheduler.get(span.id).is_none_or(Timeline::is_computed) {
+                        over.push((span.id, Ok(())));
+                    }
+                }
+                Some(Task::Embed(pool)) => {
+                    scheduler.advance(span.id, span.positions.end);
+                    pool.add(own_states, hidden);
+                    if scheduler.get(span.id).is_none_or(Timeline::is_computed) {
                         over.push((span.id, Ok(())));
                     }
                 }
@@ -329,12 +349,17 @@ impl Worker {
         }
         for (id, result) in over {
             scheduler.finish(id);
-            if let Some(Task::Answer(choice)) = self.tasks.remove(&id) {
+            let task = self.tasks.remove(&id);
+            if let Some(Task::Answer(_) | Task::Embed(_)) = task {
                 self.shared.count(|counters| match result {
                     Ok(()) => counters.completed += 1,
                     Err(_) => counters.failed += 1,
                 });
-                choice.report(result);
+            }
+            match task {
+                Some(Task::Answer(choice)) => choice.report(result),
+                Some(Task::Embed(pool)) => pool.report(result),
+                Some(Task::Score(_)) | None => {}
             }
         }
         Ok(())
@@ -403,26 +428,33 @@ impl Task {
         match self {
             Self::Answer(choice) => choice.was_admitted(),
             Self::Score(score) => score.admitted,
+            Self::Embed(pool) => pool.cached.is_some(),
         }
     }
 
     fn guesser(&mut self) -> Option<&mut Guesser> {
         match self {
             Self::Answer(choice) => choice.guesser.as_mut(),
-            Self::Score(_) => None,
+            Self::Score(_) | Self::Embed(_) => None,
         }
     }
 
     fn end(self, reason: FinishReason) {
-        if let Self::Answer(mut choice) = self {
-            choice.end(reason);
-            choice.report(Ok(()));
+        match self {
+            Self::Answer(mut choice) => {
+                choice.end(reason);
+                choice.report(Ok(()));
+            }
+            Self::Embed(pool) => pool.report(Err(EngineError::Cancelled)),
+            // Nobody listens any more.
+            Self::Score(_) => {}
         }
     }
 
     fn fail(self, error: EngineError) {
         match self {
             Self::Answer(choice) => choice.report(Err(error)),
+            Self::Embed(pool) => pool.report(Err(error)),
             Self::Score(score) => {
                 let _ = score.rows.send(Err(error));
             }

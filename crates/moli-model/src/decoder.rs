@@ -13,8 +13,8 @@ use crate::backend::{AttentionSpec, Rows};
 use crate::experts::Routes;
 use crate::weights::{Attention, FeedForward, LatentAttention, Layer, Mixture, Mlp, Norm, Weights};
 use crate::{
-    Backend, Batch, Config, Latent, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope, Runtime,
-    pages_of,
+    Backend, Batch, Classifier, Computed, Config, Latent, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS,
+    Rope, Runtime, pages_of,
 };
 
 /// A model on a backend.
@@ -52,8 +52,9 @@ struct Scratch<B: Backend> {
     last: B::Buffer,
     last_normed: B::Buffer,
     logits: B::Buffer,
-    /// What the host reads of a device whose memory it does not see.
+    /// What the host reads of a device whose memory it does not see; the hidden states at the end.
     downloaded: Vec<f32>,
+    downloaded_states: Vec<f32>,
 }
 
 /// What layers with experts need more.
@@ -125,6 +126,7 @@ impl<B: Backend> Scratch<B> {
             last_normed: backend.buffer(outputs, hidden)?,
             logits: backend.buffer(1, config.vocab)?,
             downloaded: Vec::new(),
+            downloaded_states: Vec::new(),
         })
     }
 }
@@ -162,8 +164,8 @@ impl<B: Backend> Decoder<B> {
         })
     }
 
-    /// Logits of the wanted rows. `self.slots` and the batch have been checked.
-    fn compute(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
+    /// Logits and hidden states of the wanted rows. `self.slots` and the batch have been checked.
+    fn compute(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
         let Self { backend: b, config: c, weights: w, scratch: s, cache, angles, angles_local, .. } = self;
         let rows = Rows {
             positions: batch.positions,
@@ -219,8 +221,15 @@ impl<B: Backend> Decoder<B> {
             add_to_stream(b, c, layer.post_ffn_norm.as_ref(), s)?;
         }
 
+        let mut computed = Computed { logits: &[], states: &[] };
+        if !batch.states.is_empty() {
+            // The layers' buffers are free by now.
+            b.select(&s.x, batch.states, &mut s.h)?;
+            b.norm(&s.h, &w.output_norm, c.norm_eps, &mut s.normed)?;
+            computed.states = b.download(&s.normed, &mut s.downloaded_states)?;
+        }
         if batch.outputs.is_empty() {
-            return Ok(&[]);
+            return Ok(computed);
         }
         // The output head is a large matrix: only the rows that were asked for go through it.
         b.select(&s.x, batch.outputs, &mut s.last)?;
@@ -232,7 +241,8 @@ impl<B: Backend> Decoder<B> {
         if let Some(cap) = c.logit_soft_cap {
             b.soft_cap(&mut s.logits, cap)?;
         }
-        b.download(&s.logits, &mut s.downloaded)
+        computed.logits = b.download(&s.logits, &mut s.downloaded)?;
+        Ok(computed)
     }
 
     /// Refuses a batch that contradicts itself or the model, and finds the rows' slots.
@@ -254,8 +264,13 @@ impl<B: Backend> Decoder<B> {
         if batch.outputs.len() > most {
             return bad("outputs", batch.outputs.len(), format!("at most {most}"));
         }
-        if let Some(&row) = batch.outputs.iter().find(|&&row| row as usize >= rows) {
-            return bad("output", row as usize, format!("below the {rows} rows"));
+        if batch.states.len() > rows {
+            return bad("states", batch.states.len(), format!("at most the {rows} rows"));
+        }
+        for (what, wanted) in [("output", batch.outputs), ("state", batch.states)] {
+            if let Some(&row) = wanted.iter().find(|&&row| row as usize >= rows) {
+                return bad(what, row as usize, format!("below the {rows} rows"));
+            }
         }
         self.slots.clear();
         for (&position, &sequence) in batch.positions.iter().zip(batch.sequences) {
@@ -330,14 +345,22 @@ impl<B: Backend> Runtime for Decoder<B> {
         self.backend.write_page(&mut self.cache, page, bytes)
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
+    fn classifier(&self) -> Option<&Classifier> {
+        self.weights.classifier.as_ref()
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
         self.check(batch)?;
-        let vocab = self.config.vocab;
-        let logits = self.compute(batch)?;
-        match logits.iter().position(|logit| !logit.is_finite()) {
-            Some(i) => Err(ModelError::NotFinite { token: i % vocab, value: logits[i] }),
-            None => Ok(logits),
+        let (vocab, hidden) = (self.config.vocab, self.config.hidden);
+        let computed = self.compute(batch)?;
+        let odd = |values: &[f32]| values.iter().position(|value| !value.is_finite());
+        if let Some(i) = odd(computed.logits) {
+            return Err(ModelError::NotFinite { token: i % vocab, value: computed.logits[i] });
         }
+        if let Some(i) = odd(computed.states) {
+            return Err(ModelError::StateNotFinite { element: i % hidden, value: computed.states[i] });
+        }
+        Ok(computed)
     }
 }
 

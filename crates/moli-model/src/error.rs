@@ -94,6 +94,14 @@ pub enum ModelError {
         /// Its logit.
         value: f32,
     },
+    /// A hidden state is not numbers: the weights or their scales are damaged.
+    #[error("element {element} of a hidden state is {value}: the model's weights are damaged")]
+    StateNotFinite {
+        /// The first such element.
+        element: usize,
+        /// Its value.
+        value: f32,
+    },
     /// More keys and values than the preallocated pages hold.
     #[error("the KV cache has {free} free pages of {page_tokens} tokens, but {needed} are needed")]
     OutOfPages {

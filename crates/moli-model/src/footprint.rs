@@ -52,7 +52,9 @@ impl Footprint {
         let max_rows = load.max_rows.max(1);
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
 
-        let vectors = gguf.tensors().filter(|tensor| tensor.rows() == 1 || tensor.name.ends_with(".bias"));
+        let vectors = gguf.tensors().filter(|tensor| {
+            tensor.rows() == 1 || tensor.name.ends_with(".bias") || tensor.name == "cls.output.weight"
+        });
         let values = vectors.fold(0u64, |sum, tensor| sum.saturating_add(floats(tensor.elements())));
         // Lists grow as their elements are found, and double when they are full.
         let list = |len: usize, element: usize| (len.next_power_of_two().max(4) * element) as u64;

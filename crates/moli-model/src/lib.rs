@@ -3,6 +3,7 @@
 //! * [`Config`]: what the model is, read from the file's metadata;
 //! * [`weights`]: its tensors, checked against the shapes that the configuration implies;
 //! * [`decoder`]: the one forward pass, over the small trait [`Backend`];
+//! * [`Classifier`]: the head of models that sort texts;
 //! * [`Footprint`]: the memory that it will take;
 //! * [`kv`]: who holds which page of keys and values; [`KvType`]: what a page holds;
 //! * [`cpu`] and `candle`: the backends.
@@ -12,6 +13,7 @@
 pub mod backend;
 #[cfg(feature = "candle")]
 pub mod candle;
+mod classifier;
 mod config;
 pub mod cpu;
 pub mod decoder;
@@ -24,6 +26,7 @@ mod runtime;
 pub mod weights;
 
 pub use backend::Backend;
+pub use classifier::Classifier;
 pub use config::{
     ARCHITECTURES, Activation, Config, Experts, Gating, Latent, QkNorm, Rope, SlidingWindow, Yarn,
 };
@@ -31,4 +34,4 @@ pub use error::ModelError;
 pub use footprint::{Footprint, Load};
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};
 pub use kv_type::KvType;
-pub use runtime::{BackendKind, Batch, LoadOptions, MAX_OUTPUTS, Runtime, load};
+pub use runtime::{BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, load};

@@ -5,12 +5,12 @@ use moli_kernels::Isa;
 
 use crate::cpu::CpuBackend;
 use crate::decoder::Decoder;
-use crate::{Config, KvType, ModelError};
+use crate::{Classifier, Config, KvType, ModelError};
 
 /// Most rows of logits that one forward pass returns: 64 rows of a vocabulary of 262,144 are 64 MiB.
 pub const MAX_OUTPUTS: usize = 64;
 
-/// The rows of one forward pass. All slices but `tables` and `outputs` have one element per row.
+/// The rows of one forward pass. All slices but `tables`, `outputs` and `states` have one element per row.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Token ids.
@@ -24,6 +24,17 @@ pub struct Batch<'a> {
     pub tables: &'a [&'a [u32]],
     /// Rows whose logits are wanted, at most [`MAX_OUTPUTS`].
     pub outputs: &'a [u32],
+    /// Rows whose hidden state after the last norm is wanted: what an embedding is made of. At most as many as there are rows.
+    pub states: &'a [u32],
+}
+
+/// What a forward pass gives, row-major.
+#[derive(Debug, Clone, Copy)]
+pub struct Computed<'a> {
+    /// Of the batch's `outputs`: `[outputs, vocab]`.
+    pub logits: &'a [f32],
+    /// Of the batch's `states`: `[states, hidden]`.
+    pub states: &'a [f32],
 }
 
 /// A loaded model: weights, KV pages and scratch.
@@ -69,12 +80,17 @@ pub trait Runtime: Send {
     /// [`ModelError::Page`] for a page that does not exist, [`ModelError::PageBytes`] for another number of bytes.
     fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), ModelError>;
 
-    /// Computes the batch and returns the logits of `outputs`: `[outputs, vocab]`, row-major.
+    /// The head that sorts texts, where the model has one.
+    fn classifier(&self) -> Option<&Classifier> {
+        None
+    }
+
+    /// Computes the batch.
     ///
     /// # Errors
     /// [`ModelError::Batch`] when the batch contradicts itself or the model, [`ModelError::NotFinite`] when a logit is not
-    /// a number, and whatever the backend reports.
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError>;
+    /// a number, [`ModelError::StateNotFinite`] when an element of a hidden state is not, and whatever the backend reports.
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError>;
 }
 
 /// What computes.

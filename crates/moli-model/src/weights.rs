@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use moli_format::{Bytes, Gguf, Tensor, TensorType};
 
-use crate::{Backend, Config, Experts, Latent, ModelError, QkNorm};
+use crate::classifier::MAX_LABELS;
+use crate::{Backend, Classifier, Config, Experts, Latent, ModelError, QkNorm};
 
 /// A matrix `[outputs, inputs]` and, where the model has one, a bias of `[outputs]`.
 pub struct Linear<B: Backend + ?Sized> {
@@ -133,6 +134,8 @@ pub struct Weights<B: Backend> {
     pub output: Linear<B>,
     /// Factors on the rotary wavelengths, `[rope.dims / 2]` (Llama 3.1; LongRoPE, arXiv:2402.13753).
     pub rope_factors: Option<Vec<f32>>,
+    /// The head of a model that sorts texts.
+    pub classifier: Option<Classifier>,
 }
 
 impl<B: Backend> Weights<B> {
@@ -157,8 +160,9 @@ impl<B: Backend> Weights<B> {
             Linear { weight: token_embd.clone(), bias: None }
         };
         let rope_factors = loader.rope_factors(context)?;
+        let classifier = loader.classifier()?;
         loader.all_used()?;
-        Ok(Self { token_embd, layers, output_norm, output, rope_factors })
+        Ok(Self { token_embd, layers, output_norm, output, rope_factors, classifier })
     }
 }
 
@@ -418,14 +422,23 @@ impl<'a, B: Backend> Loader<'a, B> {
         if !matches!(tensor.ttype, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
             return Err(ModelError::TensorType { name: name.to_owned(), found: tensor.ttype.name() });
         }
-        let mut values = vec![0.0; tensor.elements()];
-        moli_kernels::dequantize(tensor.ttype, &tensor.data, &mut values)?;
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => {
-                Err(ModelError::WeightNotFinite { name: name.to_owned(), index, value: values[index] })
-            }
-            None => Ok(values),
+        finite(tensor)
+    }
+
+    /// The head that sorts texts, which a quantised file may have quantised too.
+    fn classifier(&mut self) -> Result<Option<Classifier>, ModelError> {
+        let (name, bias) = ("cls.output.weight", "cls.output.bias");
+        let Some(labels) = self.gguf.tensor(name).map(Tensor::rows) else { return Ok(None) };
+        if labels > MAX_LABELS {
+            return Err(ModelError::OutOfRange {
+                key: name.to_owned(),
+                value: format!("{labels} rows"),
+                allowed: format!("at most {MAX_LABELS}"),
+            });
         }
+        let weight = finite(self.tensor(name, &[self.config.hidden, labels])?)?;
+        let bias = self.has(bias).then(|| self.floats(bias, labels)).transpose()?;
+        Classifier::new(self.gguf.metadata(), labels, weight, bias).map(Some)
     }
 
     fn linear(&mut self, stem: &str, rows: usize, cols: usize, bias: Bias) -> Result<Linear<B>, ModelError> {
@@ -521,13 +534,25 @@ impl<'a, B: Backend> Loader<'a, B> {
 }
 
 /// Rows of a matrix as a tensor of their own, in the same place.
-fn rows(tensor: &Tensor, range: Range<usize>) -> Result<Tensor, ModelError> {
+pub(crate) fn rows(tensor: &Tensor, range: Range<usize>) -> Result<Tensor, ModelError> {
     let row = tensor.data.len() / tensor.rows().max(1);
     let data = tensor.data.slice(range.start * row..range.end * row);
     let data =
         data.ok_or_else(|| ModelError::MissingTensor { name: format!("{}[{range:?}]", tensor.name) })?;
     let dims = vec![tensor.cols() as u64, range.len() as u64];
     Ok(Tensor { name: tensor.name.clone(), ttype: tensor.ttype, dims, data })
+}
+
+/// A tensor's elements in single precision, none of which may be infinite or no number.
+pub(crate) fn finite(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let mut values = vec![0.0; tensor.elements()];
+    moli_kernels::dequantize(tensor.ttype, &tensor.data, &mut values)?;
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => {
+            Err(ModelError::WeightNotFinite { name: tensor.name.clone(), index, value: values[index] })
+        }
+        None => Ok(values),
+    }
 }
 
 /// A part of a vector.

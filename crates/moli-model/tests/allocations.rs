@@ -76,7 +76,7 @@ impl Sequence {
     }
 }
 
-/// Computes `CHUNK` more tokens of one sequence.
+/// Computes `CHUNK` more tokens of one sequence, with the hidden state of each.
 fn prefill(runtime: &mut dyn Runtime, sequence: &mut Sequence) {
     let first = sequence.tokens;
     let mut positions = [0; CHUNK];
@@ -90,6 +90,7 @@ fn prefill(runtime: &mut dyn Runtime, sequence: &mut Sequence) {
         sequences: &[0; CHUNK],
         tables: &[&sequence.pages],
         outputs: &[CHUNK as u32 - 1],
+        states: &std::array::from_fn::<u32, CHUNK, _>(|row| row as u32),
     };
     runtime.forward(&batch).unwrap();
 }
@@ -103,6 +104,7 @@ fn decode<const N: usize>(runtime: &mut dyn Runtime, sequences: &mut [Sequence; 
         sequences: &rows,
         tables: &sequences.each_ref().map(|sequence| sequence.pages.as_slice()),
         outputs: &rows,
+        states: &[],
     };
     runtime.forward(&batch).unwrap();
     sequences.iter_mut().for_each(|sequence| sequence.tokens += 1);

@@ -87,8 +87,9 @@ fn logits(runtime: &mut dyn Runtime, ids: &[u32], chunk: usize) -> Result<Vec<Ve
             sequences: &vec![0; tokens.len()],
             tables: &[&pages],
             outputs: &outputs,
+            states: &[],
         };
-        rows.extend(runtime.forward(&batch)?.chunks(vocab).map(<[f32]>::to_vec));
+        rows.extend(runtime.forward(&batch)?.logits.chunks(vocab).map(<[f32]>::to_vec));
     }
     Ok(rows)
 }

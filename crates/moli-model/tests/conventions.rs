@@ -30,8 +30,9 @@ fn logits(gguf: &Gguf) -> Vec<f32> {
         sequences: &vec![0; tokens.len()],
         tables: &[&pages],
         outputs: &rows,
+        states: &[],
     };
-    runtime.forward(&batch).unwrap().to_vec()
+    runtime.forward(&batch).unwrap().logits.to_vec()
 }
 
 /// A model with other tensors and other values of some keys; `None` removes the key.

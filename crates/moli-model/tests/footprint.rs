@@ -60,6 +60,8 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
             sequences: &vec![0; positions.len()],
             tables: &[&long],
             outputs: &[0],
+            // Hidden states take nothing of their own.
+            states: &(0..positions.len() as u32).collect::<Vec<_>>(),
         };
         runtime.forward(&batch).unwrap();
     }
@@ -71,6 +73,7 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
         sequences: &rows,
         tables: &tables.iter().map(<[u32; 1]>::as_slice).collect::<Vec<_>>(),
         outputs: &rows,
+        states: &[],
     };
     runtime.forward(&batch).unwrap();
     drop((long, rows, tables));

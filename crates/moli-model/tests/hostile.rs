@@ -196,6 +196,29 @@ fn a_tensor_of_another_shape() {
     }
 }
 
+/// The error of a tiny qwen3 with a classifier of so many rows, and labels.
+fn classifier_error(rows: u64, labels: &[&str]) -> ModelError {
+    let mut file = TinyModel::new("qwen3").file().unwrap();
+    file.tensor("cls.output.weight", TensorType::F32, &[256, rows], vec![0u8; 256 * 4 * rows as usize]);
+    let labels: Vec<String> = labels.iter().copied().map(String::from).collect();
+    file.meta("qwen3.classifier.output_labels", labels);
+    try_load(&file).err().unwrap()
+}
+
+#[test]
+fn classifiers_that_contradict_themselves() {
+    assert_out_of_range(&classifier_error(2, &["yes"]), "qwen3.classifier.output_labels");
+    assert_out_of_range(&classifier_error(5000, &["yes", "no"]), "cls.output.weight");
+    let mut file = TinyModel::new("qwen3").file().unwrap();
+    file.tensor("cls.output.weight", TensorType::F32, &[128, 2], vec![0u8; 128 * 2 * 4]);
+    let error = try_load(&file).err().unwrap();
+    assert!(matches!(&error, ModelError::TensorShape { name, .. } if name == "cls.output.weight"), "{error}");
+    let mut file = TinyModel::new("qwen3").file().unwrap();
+    file.tensor("cls.output.weight", TensorType::F32, &[256, 2], vec![0xff; 256 * 2 * 4]);
+    let error = try_load(&file).err().unwrap();
+    assert!(matches!(&error, ModelError::WeightNotFinite { index: 0, .. }), "{error}");
+}
+
 #[test]
 fn a_tensor_that_nothing_uses() {
     let mut file = TinyModel::new("llama").file().unwrap();
@@ -239,6 +262,16 @@ fn nan_in_a_matrix_is_found_in_the_logits() {
         let mut runtime = try_load(&file).unwrap();
         let error = forward(runtime.as_mut(), &[1, 2, 3], &[2]).unwrap_err();
         assert!(matches!(error, ModelError::NotFinite { .. }), "{ttype:?}: {error}");
+        let batch = Batch {
+            tokens: &[1],
+            positions: &[0],
+            sequences: &[0],
+            tables: &[&[0]],
+            outputs: &[],
+            states: &[0],
+        };
+        let error = runtime.forward(&batch).unwrap_err();
+        assert!(matches!(error, ModelError::StateNotFinite { .. }), "{ttype:?}: {error}");
     }
 }
 
@@ -246,8 +279,15 @@ fn forward(runtime: &mut dyn Runtime, tokens: &[u32], outputs: &[u32]) -> Result
     let pages: Vec<u32> = (0..runtime.pages() as u32).collect();
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
     let sequences = vec![0; tokens.len()];
-    let batch = Batch { tokens, positions: &positions, sequences: &sequences, tables: &[&pages], outputs };
-    runtime.forward(&batch).map(<[f32]>::to_vec)
+    let batch = Batch {
+        tokens,
+        positions: &positions,
+        sequences: &sequences,
+        tables: &[&pages],
+        outputs,
+        states: &[],
+    };
+    runtime.forward(&batch).map(|computed| computed.logits.to_vec())
 }
 
 #[test]
@@ -263,13 +303,21 @@ fn batches_that_contradict_themselves_or_the_model() {
     assert_eq!(field(forward(runtime.as_mut(), &[1], &[1]).unwrap_err()), "output");
     assert_eq!(field(forward(runtime.as_mut(), &[1], &[0; MAX_OUTPUTS + 1]).unwrap_err()), "outputs");
 
-    let good =
-        Batch { tokens: &[1], positions: &[127], sequences: &[0], tables: &[&[3, 2, 1, 0]], outputs: &[] };
+    let good = Batch {
+        tokens: &[1],
+        positions: &[127],
+        sequences: &[0],
+        tables: &[&[3, 2, 1, 0]],
+        outputs: &[],
+        states: &[],
+    };
     runtime.forward(&good).unwrap();
     assert_eq!(field(runtime.forward(&Batch { tables: &[&[3, 2, 1, 4]], ..good }).unwrap_err()), "page");
     assert_eq!(field(runtime.forward(&Batch { positions: &[128], ..good }).unwrap_err()), "position");
     assert_eq!(field(runtime.forward(&Batch { positions: &[], ..good }).unwrap_err()), "positions");
     assert_eq!(field(runtime.forward(&Batch { sequences: &[1], ..good }).unwrap_err()), "sequence");
+    assert_eq!(field(runtime.forward(&Batch { states: &[1], ..good }).unwrap_err()), "state");
+    assert_eq!(field(runtime.forward(&Batch { states: &[0, 0], ..good }).unwrap_err()), "states");
 }
 
 #[test]

@@ -45,8 +45,9 @@ fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u
             sequences: &vec![0; tokens.len()],
             tables: &[&pages],
             outputs: &[tokens.len() as u32 - 1],
+            states: &[],
         };
-        bits = runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
+        bits = runtime.forward(&batch).unwrap().logits.iter().map(|logit| logit.to_bits()).collect();
     }
     bits
 }
@@ -102,8 +103,9 @@ fn sequences_in_one_batch_do_not_see_each_other() {
                 sequences: &rows,
                 tables: &tables.each_ref().map(Vec::as_slice),
                 outputs: &rows,
+                states: &[],
             };
-            together = runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
+            together = runtime.forward(&batch).unwrap().logits.iter().map(|logit| logit.to_bits()).collect();
         }
         assert_eq!(together, alone.concat(), "{architecture} {kv_type}");
     }
@@ -140,10 +142,53 @@ fn pages_that_were_copied_or_written_back_give_the_same_bits() {
                 sequences: &[0],
                 tables: &[&pages],
                 outputs: &[0],
+                states: &[],
             };
             let found: Vec<u32> =
-                runtime.forward(&batch).unwrap().iter().map(|logit| logit.to_bits()).collect();
+                runtime.forward(&batch).unwrap().logits.iter().map(|logit| logit.to_bits()).collect();
             assert_eq!(found, expected, "{architecture} {kv_type}");
+        }
+    }
+}
+
+/// Bits of all rows' hidden states, the text read in chunks of two sequences that are both it.
+fn states(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u32> {
+    let pages: Vec<u32> = (0..2 * pages_of(tokens.len()) as u32).collect();
+    let tables = pages.split_at(pages_of(tokens.len()));
+    let mut bits = Vec::new();
+    for (i, tokens) in tokens.chunks(chunk).enumerate() {
+        let rows = tokens.len() as u32;
+        let positions: Vec<u32> = (0..rows).map(|row| (i * chunk) as u32 + row).collect();
+        let batch = Batch {
+            tokens: &[tokens, tokens].concat(),
+            positions: &[positions.as_slice(), positions.as_slice()].concat(),
+            sequences: &[vec![1; tokens.len()], vec![0; tokens.len()]].concat(),
+            tables: &[tables.0, tables.1],
+            // Logits of others beside them.
+            outputs: &[0],
+            states: &(rows..2 * rows).collect::<Vec<_>>(),
+        };
+        let computed = runtime.forward(&batch).unwrap();
+        assert_eq!(computed.logits.len(), 259);
+        bits.extend(computed.states.iter().map(|element| element.to_bits()));
+    }
+    bits
+}
+
+#[test]
+fn hidden_states_are_the_same_bits_too() {
+    for architecture in TinyModel::ARCHITECTURES {
+        let model = TinyModel::new(architecture);
+        let tokens = &ids(1)[..64];
+        let of =
+            |threads, isa, chunk| states(runtime(&model, threads, isa, KvType::F16).as_mut(), tokens, chunk);
+        let expected = of(1, Isa::detect(), 64);
+        assert_eq!(expected.len(), 64 * model.hidden);
+        for chunk in [1, 7, 32] {
+            assert_eq!(of(2, Isa::detect(), chunk), expected, "{architecture} in chunks of {chunk}");
+        }
+        for isa in Isa::available() {
+            assert_eq!(of(3, isa, 16), expected, "{architecture} with {}", isa.name());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From a request to what the engine answers.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,12 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_core::Stream;
 use moli_engine::{
-    Answer, AnswerEvent, CancelToken, Chat, ChatChunk, ChatParams, EngineError, GenerateParams, Message,
-    Summary,
+    Answer, AnswerEvent, CancelToken, Chat, ChatChunk, ChatParams, Engine, EngineError, GenerateParams,
+    Message, Summary,
 };
 use tokio::task::spawn_blocking;
 
-use crate::app::App;
+use crate::app::{App, Gate};
 use crate::doors::visit::{self, Visit};
 use crate::error::ApiError;
 use crate::models::Lease;
@@ -77,31 +78,64 @@ impl Source {
 }
 
 impl App {
-    /// Has a question answered. Reading it, which may take long (a template, a long text, a grammar), is done on a thread
-    /// for such work, by a few at a time.
+    /// Does what may take long with a model (a template, a long text, a grammar), on a thread for such work, for a few
+    /// requests at a time.
+    pub(crate) async fn prepare<T: Send + 'static>(
+        &self,
+        lease: &Lease,
+        work: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        behind(&self.preparing, lease, work).await
+    }
+
+    /// Waits for what a model computes and does not stream, on a thread for that.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        lease: &Lease,
+        work: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        behind(&self.computing, lease, work).await
+    }
+
+    /// Has a question answered.
     pub(crate) async fn answer(
         self: &Arc<Self>,
         lease: Lease,
         question: Question,
     ) -> Result<Answering, ApiError> {
-        let permit = self.preparing(&lease).await?;
-        let (engine, cancel) = (lease.engine.clone(), self.stop.clone());
-        let asked = spawn_blocking(move || {
-            let _permit = permit;
-            ask(&engine, question, &cancel)
-        });
-        let asked = asked.await.map_err(|_| ApiError::internal("the request could not be read"))?;
-        if matches!(asked, Err(EngineError::Poisoned)) {
-            lease.give_up();
+        // Whom the engine's queue would refuse is refused before that costs anything.
+        if !lease.engine.has_room() {
+            return Err(ApiError::overloaded("queue_full", "too many requests wait already"));
         }
-        let (sources, choices) = asked?;
+        let cancel = self.stop.clone();
+        let (sources, choices) = self.prepare(&lease, move |engine| ask(engine, question, &cancel)).await?;
         let (created, number, visit) = (unix_time(), self.number(), visit::current());
         Ok(Answering { lease, created, number, sources, choices, next: 0, visit })
     }
 }
 
+/// Does something with a model on a thread of its own, behind a gate.
+async fn behind<T: Send + 'static>(
+    gate: &Gate,
+    lease: &Lease,
+    work: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let permit = gate.enter().await?;
+    // Not unloaded before it is done, even if whoever asked has left.
+    let own = lease.clone();
+    let done = spawn_blocking(move || {
+        let _permit = permit;
+        work(&own.engine)
+    });
+    let done = done.await.map_err(|_| ApiError::internal("the request met a mistake in the server"))?;
+    if matches!(done, Err(EngineError::Poisoned)) {
+        lease.give_up();
+    }
+    Ok(done?)
+}
+
 fn ask(
-    engine: &moli_engine::Engine,
+    engine: &Engine,
     question: Question,
     cancel: &CancelToken,
 ) -> Result<(Vec<Source>, usize), EngineError> {
@@ -127,6 +161,11 @@ impl Answering {
     /// Of all choices, in their order; whole when the stream has ended.
     pub(crate) fn summaries(&self) -> impl Iterator<Item = &Summary> {
         self.sources.iter().flat_map(Source::summaries)
+    }
+
+    /// What the next step adds.
+    pub(crate) async fn next(&mut self) -> Option<Result<ChatChunk, ApiError>> {
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
     /// Choices of each prompt.

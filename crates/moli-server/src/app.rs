@@ -16,12 +16,15 @@ use crate::doors::connection::Limits;
 use crate::doors::keys::Keyring;
 use crate::doors::{access, gate};
 use crate::error::{ApiError, ServerError};
+use crate::metrics::{self, Metrics};
 use crate::models::{Lease, Models};
-use crate::{ServerOptions, openai, respond};
+use crate::{ServerOptions, native, openai, openapi, respond};
 
 /// Requests that are read at the same time.
 const PREPARING: usize = 4;
-/// Requests that may wait for that.
+/// Requests for vectors and scores that are computed at the same time.
+const COMPUTING: usize = 8;
+/// Requests that may wait for either.
 const WAITING: usize = 256;
 
 /// What all requests share.
@@ -35,9 +38,12 @@ pub(crate) struct App {
     /// Cancels everything, when there is no time left.
     pub(crate) stop: CancelToken,
     draining: AtomicBool,
-    preparing: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    /// To reading requests.
+    pub(crate) preparing: Gate,
+    /// To waiting for what is no stream.
+    pub(crate) computing: Gate,
     answers: AtomicU64,
+    pub(crate) metrics: Metrics,
 }
 
 impl App {
@@ -50,9 +56,10 @@ impl App {
             options,
             stop: CancelToken::new(),
             draining: AtomicBool::new(false),
-            preparing: Arc::new(Semaphore::new(PREPARING)),
-            waiting: AtomicUsize::new(0),
+            preparing: Gate::new(PREPARING),
+            computing: Gate::new(COMPUTING),
             answers: AtomicU64::new(0),
+            metrics: Metrics::default(),
         })
     }
 
@@ -78,14 +85,27 @@ impl App {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
+}
 
-    /// The right to have a request read. Whom the engine's queue would refuse is refused before that costs anything.
-    pub(crate) async fn preparing(&self, lease: &Lease) -> Result<OwnedSemaphorePermit, ApiError> {
+/// Lets a few through at a time; a bounded number may wait.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl Gate {
+    fn new(places: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), waiting: AtomicUsize::new(0) }
+    }
+
+    /// A place, for as long as the permit lives.
+    pub(crate) async fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let _waiting = Waiting::new(&self.waiting);
-        if self.waiting.load(Ordering::Relaxed) > WAITING || !lease.engine.has_room() {
+        if self.waiting.load(Ordering::Relaxed) > WAITING {
             return Err(ApiError::overloaded("queue_full", "too many requests wait already"));
         }
-        let permit = Arc::clone(&self.preparing).acquire_owned().await;
+        let permit = Arc::clone(&self.places).acquire_owned().await;
         permit.map_err(|_| ApiError::overloaded("stopping", "the server is about to stop"))
     }
 }
@@ -112,7 +132,10 @@ impl Drop for Waiting<'_> {
 /// [`ServerError::Origin`].
 pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
     let routes = health_routes()
+        .route("/metrics", get(metrics::export))
+        .route("/openapi.json", get(openapi::document))
         .merge(openai::routes())
+        .merge(native::routes())
         .fallback(nowhere)
         .method_not_allowed_fallback(other_method)
         .with_state(Arc::clone(app));
@@ -121,18 +144,19 @@ pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
         .layer(middleware::from_fn_with_state(Arc::clone(app), access::ask))
         .layer(gate::cors(&app.options.cors_origins)?)
         .layer(middleware::from_fn_with_state(Arc::clone(app), gate::keep))
-        .layer(middleware::from_fn(respond::finish))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), respond::finish))
         .layer(middleware::from_fn(access::log)))
 }
 
 /// The same for the door of whoever looks after the server.
 pub(crate) fn health_router(app: Arc<App>) -> Router {
-    health_routes().fallback(nowhere).with_state(app).layer(middleware::from_fn(respond::finish))
+    let routes = health_routes().fallback(nowhere).with_state(Arc::clone(&app));
+    routes.layer(middleware::from_fn_with_state(app, respond::finish))
 }
 
 fn health_routes() -> Router<Arc<App>> {
     Router::new()
-        .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
+        .route("/health", get(health))
         .route("/ready", get(ready))
 }
 
@@ -140,7 +164,22 @@ fn panicked() -> ApiError {
     ApiError::internal("this request met a mistake in the server; others go on")
 }
 
+/// Whether the server is alive.
+#[utoipa::path(get, path = "/health", tag = "moli", responses((status = 200, description = "It is", body = Value)))]
+async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
 /// Whether work would be taken.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "moli",
+    responses(
+        (status = 200, description = "It would", body = Value),
+        (status = 503, description = "Models are being loaded, or the server stops", body = Value)
+    )
+)]
 async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     let loaded = app.models.all().iter().filter(|slot| slot.spec.keep).all(|slot| slot.engine().is_some());
     let (status, word) = match (app.is_draining(), loaded) {

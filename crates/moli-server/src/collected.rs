@@ -1,9 +1,5 @@
 //! An answer as a whole.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-
-use futures_core::Stream;
 use moli_engine::{AnswerEvent, Summary, TokenOutput};
 
 use crate::answering::Answering;
@@ -40,7 +36,7 @@ impl Answering {
             summary: summary.clone(),
         };
         let mut choices: Vec<Collected> = self.summaries().map(begun).collect();
-        while let Some(chunk) = poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await {
+        while let Some(chunk) = self.next().await {
             let chunk = chunk?;
             let Some(choice) = choices.get_mut(chunk.choice) else { continue };
             chunk.events.into_iter().for_each(|event| choice.add(event));

@@ -143,6 +143,8 @@ impl From<EngineError> for ApiError {
             EngineError::NoChatTemplate | EngineError::BrokenChatTemplate { .. } => {
                 bad("no_chat_template", None)
             }
+            EngineError::NoPooling => bad("no_pooling", Some("pooling".into())),
+            EngineError::NotAReranker { .. } => bad("not_a_reranker", Some("model".into())),
             EngineError::UnknownToolFormat => bad("unsupported", Some("tools".into())),
             EngineError::InvalidGrammar { .. }
             | EngineError::GrammarSyntax { .. }

@@ -20,11 +20,16 @@
 mod answering;
 mod app;
 mod body;
+mod bounded;
 mod collected;
 mod doors;
+mod embedding;
 mod error;
+mod metrics;
 mod models;
+mod native;
 mod openai;
+mod openapi;
 mod options;
 mod respond;
 mod server;

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::app::App;
 use crate::error::ApiError;
 
 /// The fields of a request that nobody read, where that is no error.
@@ -91,12 +92,14 @@ pub(crate) fn anthropic(error: &ApiError) -> Value {
 }
 
 /// Writes an error that a handler left beside an empty response, and the headers.
-pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
+pub(crate) async fn finish(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let dialect = Dialect::of(request.uri().path());
     let ignored = Ignored::default();
     request.extensions_mut().insert(ignored.clone());
     let mut response = next.run(request).await;
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+    let error = response.extensions_mut().remove::<ApiError>();
+    app.metrics.responded(response.status().as_u16(), error.as_ref());
+    if let Some(error) = error {
         // What others have added stays, for browsers say; only the empty body's length goes.
         let mut headers = std::mem::take(response.headers_mut());
         headers.remove(header::CONTENT_LENGTH);

@@ -68,6 +68,11 @@ impl Frames {
         self.0.push(b'\n');
     }
 
+    /// Forgets what was written.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     fn json(&mut self, value: &impl Serialize) {
         // What is written here has string keys and goes to memory: neither can fail.
         let _ = serde_json::to_writer(&mut self.0, value);

@@ -131,7 +131,6 @@ fn chunks_that_are_odd() {
         "2g\r\n{}\r\n0\r\n\r\n",
         "\r\n{}\r\n0\r\n\r\n",
         "10000000000000002\r\n{}\r\n0\r\n\r\n",
-        "ffffffffffffffff\r\n{}\r\n0\r\n\r\n",
         "2\r\n{}xx0\r\n\r\n",
         "2\r\n{}0\r\n\r\n",
         "2\n{}\n0\n\n",
@@ -143,6 +142,9 @@ fn chunks_that_are_odd() {
     ] {
         closes(400, &post("transfer-encoding: chunked\r\n", chunks));
     }
+    // A chunk of 2^64 - 1 bytes is one, whose end is waited for until the time for a body is over.
+    let text = send(&format!("{}{HIDDEN}", post("transfer-encoding: chunked\r\n", "ffffffffffffffff\r\n{}\r\n0\r\n\r\n")));
+    assert_eq!(text, "");
     // What a chunk has besides its size is passed over, and so are fields behind the last.
     for chunks in ["2;a=b\r\n{}\r\n0\r\n\r\n", "002\r\n{}\r\n000\r\n\r\n", "2\r\n{}\r\n0\r\nx: y\r\n\r\n"] {
         let text = send(&format!("{}{HIDDEN}", post("transfer-encoding: chunked\r\n", chunks)));

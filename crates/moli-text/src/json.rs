@@ -67,7 +67,10 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
     let bpe = RankedBpe::new(&vocab, merges.into_iter(), options)?;
     let (begins, finishes) = post_processor(&root, &vocab);
     let add_bos = config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(begins.is_some());
-    let add_eos = config.get("add_eos_token").and_then(Value::as_bool).unwrap_or(finishes.is_some());
+    let closing = match config.get("add_eos_token").and_then(Value::as_bool) {
+        Some(wanted) => finishes.or(eos).filter(|_| wanted),
+        None => finishes,
+    };
     let bos = bos.or(begins);
     let merger = if pre.byte_level {
         Merger::Pieces { pre: PreTokenizer::new(pre.stages), bpe, nfc: normalizer.nfc }
@@ -78,7 +81,7 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
         special: SpecialTokens::new(&vocab, strip)?,
         merger,
         add_bos: add_bos && bos.is_some(),
-        add_eos: add_eos && eos.is_some(),
+        closing,
         bos,
         eos,
         space_prefix: if normalizer.prepend { SpacePrefix::Always } else { pre.prepend },

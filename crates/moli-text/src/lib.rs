@@ -16,6 +16,7 @@ mod concat;
 mod dumps;
 mod eog;
 mod error;
+mod fill;
 mod footprint;
 mod gguf;
 mod guard;

@@ -51,6 +51,11 @@ pub struct RenderedPrompt {
 }
 
 impl RenderedPrompt {
+    /// `barriers`: as [`barriers`](Self::barriers) gives them.
+    pub(crate) fn new(text: String, barriers: Vec<usize>) -> Self {
+        Self { text, barriers }
+    }
+
     /// The text, exactly as the template gave it.
     pub fn text(&self) -> &str {
         &self.text
@@ -272,7 +277,7 @@ impl ChatTemplate {
         let rendered = String::from_utf8(out.bytes)
             .map_err(|error| TextError::TemplateFailed { message: error.to_string() })?;
         let (text, barriers) = guard.clean(&rendered);
-        Ok(RenderedPrompt { text, barriers })
+        Ok(RenderedPrompt::new(text, barriers))
     }
 }
 

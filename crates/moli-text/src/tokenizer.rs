@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// What [`Tokenizer::encode`] adds and recognises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// Puts BOS before and EOS after the text, as far as the model wants them.
+    /// Puts BOS before the text and [`closing`](Tokenizer::closing) behind it, as far as the model wants them.
     pub add_special: bool,
     /// Control tokens that are spelt out in the text become their ids. Without it they are ordinary text.
     /// User-defined tokens are recognised either way.
@@ -44,7 +44,8 @@ pub(crate) struct Inner {
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
     pub(crate) add_bos: bool,
-    pub(crate) add_eos: bool,
+    /// What comes behind a text: EOS in most models, where there is something.
+    pub(crate) closing: Option<u32>,
     pub(crate) space_prefix: SpacePrefix,
     pub(crate) ends: BTreeSet<u32>,
 }
@@ -100,8 +101,8 @@ impl Tokenizer {
             ids.extend(inner.bos);
         }
         inner.encode(text, options.parse_special, &[], &mut ids)?;
-        if options.add_special && inner.add_eos {
-            ids.extend(inner.eos);
+        if options.add_special {
+            ids.extend(inner.closing);
         }
         Ok(ids)
     }
@@ -190,6 +191,12 @@ impl Tokenizer {
     /// Whether `encode` with `add_special` puts BOS first.
     pub fn adds_bos(&self) -> bool {
         self.inner.add_bos && self.inner.bos.is_some()
+    }
+
+    /// The token that `encode` with `add_special` puts behind a text, where the model wants one. Mostly EOS; where a
+    /// `tokenizer.json` names another, that one.
+    pub fn closing(&self) -> Option<u32> {
+        self.inner.closing
     }
 
     /// Whether an answer is over with this token: EOS, and the end-of-turn tokens of all common families.

@@ -5,7 +5,7 @@
 mod common;
 
 use common::Fixture;
-use moli_text::{ChatTemplate, EncodeOptions, Message, RenderOptions, TextError, Tokenizer};
+use moli_text::{ChatTemplate, EncodeOptions, Message, RenderOptions, RenderedPrompt, TextError, Tokenizer};
 use std::time::{Duration, Instant};
 
 fn tokenizer() -> Tokenizer {
@@ -292,4 +292,30 @@ fn one_bos() {
 fn private_use_characters_of_the_user_survive() {
     let content = "\u{F0000}<|im_end|>\u{F0001}";
     assert_eq!(render("{{ messages[0].content }}", &[("user", content)]).unwrap(), content);
+}
+
+#[test]
+fn texts_filled_in_stay_texts() {
+    let tokenizer = tokenizer();
+    let fill = |template: &str, query: &str, document: &str| {
+        let texts = [("query", query), ("document", document)];
+        let prompt = RenderedPrompt::fill(template, &tokenizer, &texts).unwrap();
+        let ids = tokenizer.encode_prompt(&prompt).unwrap();
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), prompt.text());
+        (prompt.text().to_owned(), ids.iter().filter(|&&id| id == 260).count())
+    };
+    let filled = fill("Q {query} D {document}<|im_end|>{query}", "a", "b");
+    assert_eq!(filled, ("Q a D b<|im_end|>a".to_owned(), 1));
+    // A place in a text is text, a control token in one is, and so are the halves of one.
+    let filled = fill("Q {query} D {document}", "{document}", "{query}<|im_end|>");
+    assert_eq!(filled, ("Q {document} D {query}<|im_end|>".to_owned(), 0));
+    for (template, query, document) in [
+        ("{query}{document}", "<|im_", "end|>"),
+        ("{query}end|>", "<|im_", ""),
+        ("<|im_{document}", "", "end|>"),
+    ] {
+        assert_eq!(fill(template, query, document), ("<|im_end|>".to_owned(), 0));
+    }
+    assert_eq!(fill("", "a", "b"), (String::new(), 0));
+    assert_eq!(fill("{other}{{query}", "a", "b"), ("{other}{a".to_owned(), 0));
 }

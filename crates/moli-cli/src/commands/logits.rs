@@ -175,8 +175,9 @@ fn each(
             sequences: &vec![0; tokens.len()],
             tables: &[&pages],
             outputs: &outputs,
+            states: &[],
         };
-        let logits = runtime.forward(&batch)?;
+        let logits = runtime.forward(&batch)?.logits;
         for (place, logits) in places.into_iter().zip(logits.chunks_exact(vocab)) {
             row(place, logits)?;
         }

@@ -11,6 +11,8 @@
 //!   there when it is admitted again need not be recomputed.
 //! * A page that has another holder is copied before it is written to.
 
+mod wanted;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,6 +22,8 @@ use moli_model::{ModelError, PAGE_TOKENS, PagePool, pages_of};
 
 use crate::CancelToken;
 use crate::prefix::{Parent, PrefixCache};
+
+pub(crate) use wanted::Wanted;
 
 /// A timeline's number, and its place in the order: the least is served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,15 +54,6 @@ pub(crate) struct Limits {
     pub(crate) shared_chunk: usize,
     /// Tokens of a timeline.
     pub(crate) context: usize,
-}
-
-/// Which logits a timeline is computed for.
-#[derive(Debug)]
-pub(crate) enum Wanted {
-    /// Those after the last token, to choose the next by.
-    Last,
-    /// Those after these places, which rise; the ones computed are taken off the front.
-    Places(std::collections::VecDeque<usize>),
 }
 
 /// The tokens of one request and where their keys and values are.
@@ -142,35 +137,14 @@ impl Timeline {
         &self.drafts
     }
 
+    /// Whether the keys and values of all its tokens are in the pages.
+    pub(crate) fn is_computed(&self) -> bool {
+        self.computed >= self.tokens.len()
+    }
+
     /// Whether the next row is the last token, to choose the next by.
     pub(crate) fn is_at_answer(&self) -> bool {
         matches!(self.wanted, Wanted::Last) && self.tokens.len() - self.computed == 1
-    }
-
-    /// Tokens of which at most so many may come from the cache: there must be rows left for the logits that are wanted.
-    fn reusable(&self) -> usize {
-        match &self.wanted {
-            Wanted::Last => self.tokens.len().saturating_sub(1),
-            Wanted::Places(places) => places.front().copied().unwrap_or(0),
-        }
-    }
-
-    /// Places from `start` to `end` whose logits are wanted.
-    fn outputs(&self, start: usize, end: usize) -> Vec<usize> {
-        match &self.wanted {
-            Wanted::Last => (self.tokens.len().saturating_sub(1).max(start)..end).collect(),
-            Wanted::Places(places) => places.iter().copied().take_while(|&place| place < end).collect(),
-        }
-    }
-
-    /// Where a run of rows from `start` on has to end so that no more than `outputs` logits are wanted.
-    fn end_within(&self, start: usize, rows: usize, outputs: usize) -> usize {
-        let end = (start + rows).min(self.tokens.len());
-        match &self.wanted {
-            Wanted::Last if outputs == 0 => end.min(self.tokens.len().saturating_sub(1)),
-            Wanted::Last => end,
-            Wanted::Places(places) => places.get(outputs).map_or(end, |&place| end.min(place)),
-        }
     }
 }
 
@@ -182,6 +156,8 @@ pub(crate) struct Span {
     pub(crate) positions: Range<usize>,
     /// Positions whose logits are wanted.
     pub(crate) outputs: Vec<usize>,
+    /// Positions whose hidden states are wanted.
+    pub(crate) states: Range<usize>,
 }
 
 /// Why a timeline ends that did not end itself.
@@ -311,11 +287,7 @@ impl Scheduler {
         let Some(timeline) = self.running.get_mut(&id) else { return };
         timeline.computed = computed.min(timeline.tokens.len());
         timeline.drafts.clear();
-        if let Wanted::Places(places) = &mut timeline.wanted {
-            while places.front().is_some_and(|&place| place < computed) {
-                places.pop_front();
-            }
-        }
+        timeline.wanted.advance(computed);
         register(timeline, &mut self.cache, &mut self.pool);
         if let Some(prompt) = timeline.leads.filter(|&prompt| timeline.computed >= prompt) {
             timeline.leads = None;
@@ -394,7 +366,7 @@ impl Scheduler {
         loop {
             let Some(timeline) = self.running.get(&id) else { return };
             let start = timeline.computed;
-            let known = timeline.end_within(start, room.rows, room.outputs);
+            let known = timeline.wanted.end_within(timeline.tokens.len(), start, room.rows, room.outputs);
             if known <= start {
                 return;
             }
@@ -419,10 +391,11 @@ impl Scheduler {
             }
             let Some(timeline) = self.running.get_mut(&id) else { return };
             timeline.drafts.truncate(drafts);
-            let outputs = timeline.outputs(start, end);
+            let outputs = timeline.wanted.outputs(timeline.tokens.len(), start, end);
+            let states = timeline.wanted.states(start, end);
             room.rows -= end - start;
             room.outputs -= outputs.len().min(room.outputs);
-            plan.spans.push(Span { id, positions: start..end, outputs });
+            plan.spans.push(Span { id, positions: start..end, outputs, states });
             return;
         }
     }
@@ -492,7 +465,8 @@ impl Scheduler {
             return false;
         }
         let Some(mut timeline) = self.waiting.remove(&id) else { return false };
-        let reusable = timeline.tokens.get(..timeline.reusable()).unwrap_or_default();
+        let reusable =
+            timeline.tokens.get(..timeline.wanted.reusable(timeline.tokens.len())).unwrap_or_default();
         let found = self.cache.find(timeline.adapter, reusable, &mut self.pool, &mut timeline.pages);
         let whole = found.tokens / PAGE_TOKENS;
         // All tokens and the first of the answer, a copy of the page that begins alike included. What the others still need, and

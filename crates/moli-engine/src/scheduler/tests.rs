@@ -28,6 +28,13 @@ enum Event {
         shared: usize,
         tokens: usize,
     },
+    /// The hidden states of a text, from a place on.
+    Embed {
+        family: u32,
+        shared: usize,
+        tokens: usize,
+        from: usize,
+    },
     /// The one with this number, of those that live.
     Cancel(usize),
     /// Guesses, right or wrong, for the one with this number.
@@ -45,7 +52,10 @@ fn event() -> impl Strategy<Value = Event> {
                 family, shared, tokens, answer, priority, deadline, choices
             }
         ),
-        1 => text.prop_map(|(family, shared, tokens)| Event::Score { family, shared, tokens }),
+        1 => text.clone().prop_map(|(family, shared, tokens)| Event::Score { family, shared, tokens }),
+        1 => (text, 0_usize..6 * P).prop_map(
+            |((family, shared, tokens), from)| Event::Embed { family, shared, tokens, from }
+        ),
         1 => (0_usize..8).prop_map(Event::Cancel),
         3 => (0_usize..8, 1_usize..20, any::<bool>()).prop_map(|(of, length, right)| Event::Draft(of, length, right)),
         1 => (0_usize..8).prop_map(Event::Shorten),
@@ -63,10 +73,12 @@ fn next_token(tokens: &[u32], choice: u64) -> u32 {
 
 struct Request {
     cancel: CancelToken,
-    /// Tokens that it still chooses, or `None`: it is scored.
+    /// Tokens that it still chooses, or `None`: it is scored or embedded.
     answer: Option<usize>,
     choice: u64,
     places: VecDeque<usize>,
+    /// Places whose hidden states it still waits for.
+    states: Range<usize>,
 }
 
 /// Plays the part of the model and of its callers.
@@ -133,10 +145,21 @@ impl World {
                 Some(leader) => timeline.following(leader),
             };
             leader.get_or_insert(id);
-            self.requests
-                .insert(id, Request { cancel: cancel.clone(), answer, choice: choice as u64, places });
+            let request =
+                Request { cancel: cancel.clone(), answer, choice: choice as u64, places, states: 0..0 };
+            self.requests.insert(id, request);
             self.scheduler.submit(timeline);
         }
+    }
+
+    fn embed(&mut self, tokens: Vec<u32>, from: usize) {
+        let id = Id::new(0, self.arrivals);
+        self.arrivals += 1;
+        let states = from.min(tokens.len() - 1)..tokens.len();
+        let cancel = CancelToken::new();
+        self.scheduler.submit(Timeline::new(id, tokens, Wanted::States(states.clone()), cancel.clone()));
+        self.requests
+            .insert(id, Request { cancel, answer: None, choice: 0, places: VecDeque::new(), states });
     }
 
     fn happen(&mut self, event: Event) {
@@ -150,6 +173,10 @@ impl World {
             Event::Score { family, shared, tokens } => {
                 let tokens = self.text(family, shared, tokens);
                 self.submit(tokens, 0, None, None, 1);
+            }
+            Event::Embed { family, shared, tokens, from } => {
+                let tokens = self.text(family, shared, tokens);
+                self.embed(tokens, from);
             }
             Event::Cancel(index) => {
                 if let Some(request) = pick(index).and_then(|id| self.requests.get(&id)) {
@@ -240,8 +267,12 @@ impl World {
                     for &place in &span.outputs {
                         assert_eq!(request.places.pop_front(), Some(place));
                     }
+                    if !span.states.is_empty() {
+                        assert_eq!(span.states.start, request.states.start);
+                        request.states.start = span.states.end;
+                    }
                     self.scheduler.advance(span.id, span.positions.end);
-                    if request.places.is_empty() {
+                    if request.places.is_empty() && request.states.is_empty() {
                         over.push(span.id);
                     }
                 }

@@ -184,9 +184,10 @@ impl DraftModel {
             sequences: &sequences,
             tables: &tables,
             outputs: &outputs,
+            states: &[],
         };
         let started = Instant::now();
-        let logits = self.runtime.forward(&batch)?;
+        let logits = self.runtime.forward(&batch)?.logits;
         let mut logits = logits.chunks_exact((logits.len() / outputs.len().max(1)).max(1));
         let mut computed = tokens.iter();
         for (index, rows) in spans {

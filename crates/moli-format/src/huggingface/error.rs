@@ -72,6 +72,16 @@ pub enum HuggingFaceError {
         /// What the file has, as JSON.
         value: String,
     },
+    /// A folder of sentence-transformers asks for a step that is not computed.
+    #[error("{file}: {} is {}, which is not supported", Shown(field), Shown(value))]
+    UnsupportedEmbedding {
+        /// The file, in the model's folder.
+        file: &'static str,
+        /// The field.
+        field: String,
+        /// What the file has, as JSON.
+        value: String,
+    },
     /// The weights are quantised in a way that is not read.
     #[error(
         "the weights are quantised by {}, which is not supported: use the original or a GGUF",

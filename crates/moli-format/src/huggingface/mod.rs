@@ -9,6 +9,7 @@
 //! - [`parameters`], [`rope`]: fields of the configuration to metadata;
 //! - [`assemble`], [`data`], [`harmony`]: tensors by their new names, some of them with new data;
 //! - [`shards`], [`fields`]: the files;
+//! - [`pooling`]: how a model of sentence-transformers makes embeddings;
 //! - [`text`]: tokenizer, chat template and the tokens that end an answer.
 //!
 //! One thing differs from a converted file: where the convention has the rows of Q and K in an order that suits
@@ -21,6 +22,7 @@ mod family;
 mod fields;
 mod harmony;
 mod parameters;
+mod pooling;
 mod rope;
 mod shards;
 mod text;
@@ -68,6 +70,7 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
     parameters::write(&model, &mut entries)?;
     rope::write(&model, &mut entries, &mut extra)?;
     text::write(folder, &model, mode, &mut entries)?;
+    pooling::write(folder, mode, &mut entries)?;
 
     let shards = Shards::open(folder, mode)?;
     let mut tensors = assemble::tensors(&model, &shards)?;

@@ -43,8 +43,11 @@ fn admit(app: &App, request: &Request) -> Result<Option<Admitted>, ApiError> {
     if keys.is_empty() {
         return Ok(Some(Admitted::Anyone));
     }
-    if is_open(request.method(), request.uri().path(), app.options.open_metrics) {
-        return Ok(None);
+    let reads = request.method() == Method::GET || request.method() == Method::HEAD;
+    match request.uri().path() {
+        path if reads && (OPEN.contains(&path) || path.starts_with(OPEN_FOLDER)) => return Ok(None),
+        "/metrics" if reads && app.options.open_metrics => return Ok(Some(Admitted::Anyone)),
+        _ => {}
     }
     let Some(key) = keys.of(request.headers()) else {
         let message = "a key is needed: authorization: Bearer KEY, or x-api-key: KEY";
@@ -57,11 +60,6 @@ fn admit(app: &App, request: &Request) -> Result<Option<Admitted>, ApiError> {
         ApiError { retry_after: Some(seconds), ..error }
     })?;
     Ok(Some(Admitted::Key(Arc::clone(key))))
-}
-
-fn is_open(method: &Method, path: &str, metrics: bool) -> bool {
-    let reads = *method == Method::GET || *method == Method::HEAD;
-    reads && (OPEN.contains(&path) || path.starts_with(OPEN_FOLDER) || metrics && path == "/metrics")
 }
 
 /// Follows a request to the end of its response, and has the log say what it was. Of what was asked it says nothing.

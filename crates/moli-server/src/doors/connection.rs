@@ -59,13 +59,11 @@ impl Limits {
     }
 
     /// Connections that are open.
-    #[expect(dead_code, reason = "the metrics tell it")]
     pub(crate) fn open(&self) -> usize {
         self.most - self.places.available_permits()
     }
 
     /// Connections that were closed at once, because so many were open.
-    #[expect(dead_code, reason = "the metrics tell it")]
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

@@ -181,17 +181,17 @@ impl TokenLogprob {
 }
 
 /// JSON has no infinities; clients know this number as the least there is.
-fn finite(logprob: f32) -> f32 {
+pub(crate) fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
 }
 
 /// The mark of an answer's making.
-fn fingerprint(answering: &Answering) -> String {
+pub(crate) fn fingerprint(answering: &Answering) -> String {
     format!("moli {}, {}", env!("CARGO_PKG_VERSION"), answering.lease.engine.description())
 }
 
 /// Why a choice ended, as this API says it and in more words.
-fn finish(summary: &Summary, calls: bool) -> (&'static str, Option<String>) {
+pub(crate) fn finish(summary: &Summary, calls: bool) -> (&'static str, Option<String>) {
     match summary.finish_reason {
         FinishReason::Stop if calls => ("tool_calls", None),
         FinishReason::Stop => ("stop", summary.stop.clone()),

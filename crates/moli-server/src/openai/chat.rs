@@ -102,6 +102,17 @@ pub(crate) struct SchemaFormat {
     _strict: Option<bool>,
 }
 
+impl SchemaFormat {
+    pub(crate) fn new(
+        name: Option<String>,
+        description: Option<String>,
+        schema: Map<String, Value>,
+        strict: Option<bool>,
+    ) -> Self {
+        Self { _name: name, _description: description, schema, _strict: strict }
+    }
+}
+
 impl ResponseFormat {
     pub(crate) fn into_grammar(self) -> Option<Grammar> {
         match self {
@@ -141,16 +152,20 @@ enum Modality {
 }
 
 /// Answers a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "openai",
+    request_body = ChatRequest,
+    responses((status = 200, description = "The answer; with `stream: true` as server-sent events of chunks", body = answer::Completion), (status = "4XX", response = crate::openapi::Refused))
+)]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
     Strict(request): Strict<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let lease = app.lease(&request.model).await?;
     let streams = request.stream.unwrap_or(false);
-    let include_usage = StreamOptions::include_usage(request.stream_options.as_ref())?;
-    if request.stream_options.is_some() && !streams {
-        return Err(ApiError::invalid("stream_options", "stream_options is for answers with stream: true"));
-    }
+    let include_usage = StreamOptions::include_usage(request.stream_options.as_ref(), streams)?;
     let question = request.read(&lease)?;
     let mut answering = app.answer(lease, question).await.map_err(|error| error.renamed(NAMES))?;
     if streams {

@@ -197,7 +197,7 @@ pub(crate) enum Choice {
     Named(NamedChoice),
 }
 
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ChoiceMode {
     None,
@@ -219,12 +219,20 @@ struct ChosenFunction {
     name: String,
 }
 
+impl From<ChoiceMode> for ToolChoice {
+    fn from(mode: ChoiceMode) -> Self {
+        match mode {
+            ChoiceMode::None => Self::None,
+            ChoiceMode::Auto => Self::Auto,
+            ChoiceMode::Required => Self::Required,
+        }
+    }
+}
+
 impl From<Choice> for ToolChoice {
     fn from(choice: Choice) -> Self {
         match choice {
-            Choice::Mode(ChoiceMode::None) => Self::None,
-            Choice::Mode(ChoiceMode::Auto) => Self::Auto,
-            Choice::Mode(ChoiceMode::Required) => Self::Required,
+            Choice::Mode(mode) => mode.into(),
             Choice::Named(named) => Self::Named(named.function.name),
         }
     }

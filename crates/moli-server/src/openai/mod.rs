@@ -2,13 +2,21 @@
 //!
 //! - [`message`]: the messages of a conversation;
 //! - [`chat`]: `/v1/chat/completions`, what is asked;
+//! - [`completions`]: `/v1/completions`;
+//! - [`embeddings`]: `/v1/embeddings` and `/v1/rerank`;
+//! - [`responses`]: `/v1/responses`;
 //! - [`params`]: how an answer is made;
 //! - [`answer`]: the same, what is answered.
 
-mod answer;
-mod chat;
+pub(crate) mod answer;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod embeddings;
 mod message;
 mod params;
+pub(crate) mod responses;
+
+pub(crate) use message::{ChatMessage, OfferedTool, messages, tools};
 
 use std::sync::Arc;
 
@@ -29,6 +37,10 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/models", get(models))
         .route("/v1/models/{*model}", get(model))
         .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/responses", post(responses::respond))
+        .route("/v1/embeddings", post(embeddings::embed))
+        .route("/v1/rerank", post(embeddings::rerank))
+        .route("/v1/completions", post(completions::complete))
 }
 
 /// The models that are served.
@@ -66,11 +78,24 @@ impl Model {
     }
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "openai",
+    responses((status = 200, description = "What is served", body = ModelList), (status = "4XX", response = crate::openapi::Refused))
+)]
 async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
     let data = app.models.slots().map(|slot| Model::of(slot)).collect();
     Json(ModelList { object: "list", data })
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/models/{model}",
+    tag = "openai",
+    params(("model" = String, Path, description = "Its name")),
+    responses((status = 200, description = "One of them", body = Model), (status = "4XX", response = crate::openapi::Refused))
+)]
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<impl IntoResponse, ApiError> {
     Ok(Json(Model::of(app.models.find(&name)?)))
 }

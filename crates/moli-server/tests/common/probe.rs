@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use moli_engine::{Counters, Engine, Scheduling};
 use moli_format::{Gguf, ReadMode};
-use moli_model::{BackendKind, Batch, Config, KvType, LoadOptions, ModelError, Runtime};
+use moli_model::{BackendKind, Batch, Computed, Config, KvType, LoadOptions, ModelError, Runtime};
 use moli_server::ModelSpec;
 use moli_testkit::TinyModel;
 use moli_text::{ChatTemplate, Tokenizer};
@@ -83,7 +83,7 @@ impl Runtime for Probed {
         self.inner.write_page(page, bytes)
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<&[f32], ModelError> {
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
         assert!(!self.probe.panic.swap(false, Ordering::Relaxed), "as the test asked");
         thread::sleep(Duration::from_micros(self.probe.slow.load(Ordering::Relaxed)));
         self.inner.forward(batch)

@@ -1,0 +1,93 @@
+//! Vectors and scores: computed by the engine beside its answers, waited for on threads for such work.
+
+use std::collections::VecDeque;
+
+use moli_engine::{CancelToken, EmbedOptions, Embedding, Engine, EngineError, Rank};
+
+use crate::answering::Prompt;
+use crate::app::App;
+use crate::error::ApiError;
+use crate::models::Lease;
+
+/// Texts of one request that are with the engine at the same time. They are computed together, and leave room for others.
+const WINDOW: usize = 8;
+
+/// Vectors, and whether a text was cut for one of them.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    pub(crate) vectors: Vec<Embedding>,
+    pub(crate) truncated: bool,
+}
+
+impl App {
+    /// A vector of each text.
+    pub(crate) async fn embed(
+        &self,
+        lease: &Lease,
+        inputs: Vec<Prompt>,
+        options: EmbedOptions,
+    ) -> Result<Embedded, ApiError> {
+        let cancel = CancelOnDrop::default();
+        let token = cancel.0.clone();
+        let embed = move |engine: &Engine| {
+            let mut truncated = false;
+            let submit = |input| {
+                let ids = match input {
+                    Prompt::Text(text) => engine.encode_for_embedding(&text)?,
+                    Prompt::Ids(ids) => ids,
+                };
+                truncated |= ids.len() > engine.context();
+                engine.submit_embedding(&ids, &options, &token)
+            };
+            let vectors = in_windows(inputs, submit, |pending| pending.wait())?;
+            Ok(Embedded { vectors, truncated })
+        };
+        self.compute(lease, embed).await
+    }
+
+    /// How well each document answers a query.
+    pub(crate) async fn rank(
+        &self,
+        lease: &Lease,
+        query: String,
+        documents: Vec<String>,
+    ) -> Result<Vec<Rank>, ApiError> {
+        let cancel = CancelOnDrop::default();
+        let token = cancel.0.clone();
+        let rank = move |engine: &Engine| {
+            let submit = |document: String| engine.submit_rank(&query, &document, &token);
+            in_windows(documents, submit, |pending| pending.wait())
+        };
+        self.compute(lease, rank).await
+    }
+}
+
+/// Submits a few before the first is waited for.
+fn in_windows<I, P, T>(
+    inputs: Vec<I>,
+    mut submit: impl FnMut(I) -> Result<P, EngineError>,
+    wait: impl Fn(P) -> Result<T, EngineError>,
+) -> Result<Vec<T>, EngineError> {
+    let mut pending = VecDeque::new();
+    let mut done = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        if pending.len() == WINDOW {
+            done.extend(pending.pop_front().map(&wait).transpose()?);
+        }
+        pending.push_back(submit(input)?);
+    }
+    for last in pending {
+        done.push(wait(last)?);
+    }
+    Ok(done)
+}
+
+/// Whoever leaves wants nothing more.
+#[derive(Default)]
+struct CancelOnDrop(CancelToken);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
