@@ -24,9 +24,8 @@ pub(crate) fn resolve_within(model: &str, offline: bool) -> Result<PathBuf> {
         return Ok(PathBuf::from(model));
     }
     let config = HubConfig::from_env()?;
-    let offline = offline || config.offline;
-    let hub = Hub::new(HubConfig { offline, ..config });
-    if !offline && hub.catalogue().find(model).is_some() && hub.cache().get(model).is_none() {
+    let hub = Hub::new(HubConfig { offline: offline || config.offline, ..config });
+    if hub.catalogue().find(model).is_some() && hub.cache().get(model).is_none() {
         note!("{} is not here yet: pulling it", escape(model));
     }
     Ok(hub.resolve(model, &mut Report::new())?)

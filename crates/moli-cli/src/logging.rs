@@ -21,7 +21,9 @@ pub(crate) enum LogFormat {
 
 /// Has events written from now on.
 pub(crate) fn start(format: LogFormat) {
-    let filter = || EnvFilter::builder().with_env_var(FILTER).try_from_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = || {
+        EnvFilter::builder().with_env_var(FILTER).try_from_env().unwrap_or_else(|_| EnvFilter::new("info"))
+    };
     let log = || tracing_subscriber::fmt().with_env_filter(filter()).with_writer(io::stderr).with_ansi(false);
     // Only a second one could fail, and there is none.
     let _ = match format {

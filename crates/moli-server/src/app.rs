@@ -155,9 +155,7 @@ pub(crate) fn health_router(app: Arc<App>) -> Router {
 }
 
 fn health_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/health", get(health))
-        .route("/ready", get(ready))
+    Router::new().route("/health", get(health)).route("/ready", get(ready))
 }
 
 fn panicked() -> ApiError {

@@ -102,7 +102,8 @@ impl Server {
     /// # Errors
     /// [`ServerError::Model`] for a model that has to be there and can't be loaded, [`ServerError::System`].
     pub fn run(mut self) -> Result<(), ServerError> {
-        let health = self.health.take().map(|(listener, _)| HealthDoor::open(listener, Arc::clone(&self.app)));
+        let health =
+            self.health.take().map(|(listener, _)| HealthDoor::open(listener, Arc::clone(&self.app)));
         let _health = health.transpose()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)

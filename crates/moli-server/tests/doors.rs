@@ -34,17 +34,31 @@ fn chat(server: &Running, headers: &[(&str, &str)], model: &str) -> common::Repl
 fn a_key_is_asked_for_in_the_words_of_each_api() {
     let keys = ApiKeys::read(None, Some("first,second")).unwrap();
     let server = Running::with(ServerOptions { keys, ..options() });
-    for (name, value) in [("authorization", "Bearer first"), ("authorization", "bearer second"), ("x-api-key", "second")] {
+    for (name, value) in
+        [("authorization", "Bearer first"), ("authorization", "bearer second"), ("x-api-key", "second")]
+    {
         assert_eq!(chat(&server, &[(name, value)], "tiny").status, 200, "{name}: {value}");
     }
-    let wrong = [("authorization", "Bearer firs"), ("authorization", "first"), ("x-api-key", ""), ("authorization", "Basic Zmlyc3Q=")];
+    let wrong = [
+        ("authorization", "Bearer firs"),
+        ("authorization", "first"),
+        ("x-api-key", ""),
+        ("authorization", "Basic Zmlyc3Q="),
+    ];
     for (name, value) in wrong {
         let refused = chat(&server, &[(name, value)], "tiny");
-        assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")), "{name}: {value}");
+        assert_eq!(
+            (refused.status, refused.header("www-authenticate")),
+            (401, Some("Bearer")),
+            "{name}: {value}"
+        );
         assert_eq!(refused.json()["error"]["type"], "authentication_error");
     }
     let anthropic = server.post("/v1/messages", &json!({})).json();
-    assert_eq!((&anthropic["type"], &anthropic["error"]["type"]), (&json!("error"), &json!("authentication_error")));
+    assert_eq!(
+        (&anthropic["type"], &anthropic["error"]["type"]),
+        (&json!("error"), &json!("authentication_error"))
+    );
     assert!(server.post("/api/chat", &json!({})).json()["error"].is_string());
     // Nobody learns without a key which paths there are.
     assert_eq!(server.get("/nowhere").status, 401);
@@ -108,13 +122,15 @@ fn keys_are_read_again_and_stay_where_the_file_is_wrong() {
 fn a_key_for_a_model_that_is_not_served_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let keys = keys(folder.path(), "[[key]]\nname = \"a\"\nkey = \"1\"\nmodels = [\"tini\"]\n");
-    let error = Server::bind(ServerOptions { keys, address: ([127, 0, 0, 1], 0).into(), ..options() }).err().unwrap();
+    let error =
+        Server::bind(ServerOptions { keys, address: ([127, 0, 0, 1], 0).into(), ..options() }).err().unwrap();
     assert!(error.to_string().contains("tini"), "{error}");
 }
 
 #[test]
 fn a_public_address_needs_keys() {
-    let bind = |options: ServerOptions| Server::bind(ServerOptions { address: ([0, 0, 0, 0], 0).into(), ..options });
+    let bind =
+        |options: ServerOptions| Server::bind(ServerOptions { address: ([0, 0, 0, 0], 0).into(), ..options });
     assert!(matches!(bind(options()), Err(ServerError::PublicWithoutKeys { .. })));
     assert!(bind(ServerOptions { allow_no_key: true, ..options() }).is_ok());
     assert!(bind(ServerOptions { keys: ApiKeys::read(None, Some("1")).unwrap(), ..options() }).is_ok());
@@ -122,30 +138,48 @@ fn a_public_address_needs_keys() {
 
 /// Asks for the models with these lines in the head.
 fn models(server: &Running, lines: &str) -> String {
-    server.raw(format!("GET /v1/models HTTP/1.1\r\n{lines}connection: close\r\n\r\n").as_bytes(), Duration::from_secs(5))
+    server.raw(
+        format!("GET /v1/models HTTP/1.1\r\n{lines}connection: close\r\n\r\n").as_bytes(),
+        Duration::from_secs(5),
+    )
 }
 
 #[test]
 fn a_name_that_anybody_can_have_is_not_this_server() {
     let server = Running::with(ServerOptions { allow_hosts: vec!["box.lan".to_owned()], ..options() });
-    for host in ["localhost", "localhost:1", "127.0.0.1", "127.5.5.5:80", "[::1]:80", "box.lan", "Box.LAN:8080"] {
+    for host in
+        ["localhost", "localhost:1", "127.0.0.1", "127.5.5.5:80", "[::1]:80", "box.lan", "Box.LAN:8080"]
+    {
         assert!(models(&server, &format!("host: {host}\r\n")).starts_with("HTTP/1.1 200"), "{host}");
     }
     for host in ["evil.example", "localhost.evil.example:80", "192.168.0.1", "[::2]", ""] {
         let refused = models(&server, &format!("host: {host}\r\n"));
-        assert!(refused.starts_with("HTTP/1.1 403") || host.is_empty() && refused.starts_with("HTTP/1.1 400"), "{host}: {refused}");
+        assert!(
+            refused.starts_with("HTTP/1.1 403") || host.is_empty() && refused.starts_with("HTTP/1.1 400"),
+            "{host}: {refused}"
+        );
     }
     assert!(models(&server, "host: evil.example\r\n").contains("--allow-host evil.example"));
-    for bad in ["", "host: localhost\r\nhost: localhost\r\n", "host: a b\r\n", "host: a@localhost\r\n", "host: \u{e9}\r\n"] {
+    for bad in [
+        "",
+        "host: localhost\r\nhost: localhost\r\n",
+        "host: a b\r\n",
+        "host: a@localhost\r\n",
+        "host: \u{e9}\r\n",
+    ] {
         assert!(models(&server, bad).starts_with("HTTP/1.1 400"), "{bad}");
     }
     // A target with a host in it is for that one.
     let absolute = |target: &str, host: &str| {
-        let bytes = format!("GET http://{target}/v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let bytes =
+            format!("GET http://{target}/v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         server.raw(bytes.as_bytes(), Duration::from_secs(5))[9..12].to_owned()
     };
     assert_eq!(absolute("localhost", "localhost"), "200");
-    assert_eq!((absolute("evil.example", "localhost"), absolute("localhost", "evil.example")), ("403".into(), "403".into()));
+    assert_eq!(
+        (absolute("evil.example", "localhost"), absolute("localhost", "evil.example")),
+        ("403".into(), "403".into())
+    );
     assert_eq!(absolute("a@localhost", "localhost"), "400");
     // As old clients ask, who know no hosts; no browser is one.
     let old = server.raw(b"GET /v1/models HTTP/1.0\r\n\r\n", Duration::from_secs(5));
@@ -154,23 +188,44 @@ fn a_name_that_anybody_can_have_is_not_this_server() {
 
 #[test]
 fn pages_of_others_may_not_call() {
-    let server = Running::with(ServerOptions { cors_origins: vec!["https://app.example".to_owned()], ..options() });
-    let call = |origin: &str| server.post_with("/v1/chat/completions", &[("origin", origin)], ask("tiny").to_string().as_bytes());
+    let server =
+        Running::with(ServerOptions { cors_origins: vec!["https://app.example".to_owned()], ..options() });
+    let call = |origin: &str| {
+        server.post_with("/v1/chat/completions", &[("origin", origin)], ask("tiny").to_string().as_bytes())
+    };
     let own = format!("http://{}", server.address);
     let known = call("https://app.example");
-    assert_eq!((known.status, known.header("access-control-allow-origin")), (200, Some("https://app.example")));
+    assert_eq!(
+        (known.status, known.header("access-control-allow-origin")),
+        (200, Some("https://app.example"))
+    );
     let same = call(&own);
     assert_eq!((same.status, same.header("access-control-allow-origin")), (200, None));
-    for origin in ["https://evil.example", "null", "http://app.example", "http://localhost:1", "https://app.example.evil", "file://"] {
+    for origin in [
+        "https://evil.example",
+        "null",
+        "http://app.example",
+        "http://localhost:1",
+        "https://app.example.evil",
+        "file://",
+    ] {
         let refused = call(origin);
         assert_eq!((refused.status, refused.header("access-control-allow-origin")), (403, None), "{origin}");
     }
     // An error can be read by whoever may call.
     let wrong = server.post_with("/v1/chat/completions", &[("origin", "https://app.example")], b"{}");
-    assert_eq!((wrong.status, wrong.header("access-control-allow-origin")), (400, Some("https://app.example")));
+    assert_eq!(
+        (wrong.status, wrong.header("access-control-allow-origin")),
+        (400, Some("https://app.example"))
+    );
     let preflight = |origin: &str| {
-        let lines = format!("host: localhost\r\norigin: {origin}\r\naccess-control-request-method: POST\r\naccess-control-request-headers: authorization\r\n");
-        server.raw(format!("OPTIONS /v1/chat/completions HTTP/1.1\r\n{lines}connection: close\r\n\r\n").as_bytes(), Duration::from_secs(5))
+        let lines = format!(
+            "host: localhost\r\norigin: {origin}\r\naccess-control-request-method: POST\r\naccess-control-request-headers: authorization\r\n"
+        );
+        server.raw(
+            format!("OPTIONS /v1/chat/completions HTTP/1.1\r\n{lines}connection: close\r\n\r\n").as_bytes(),
+            Duration::from_secs(5),
+        )
     };
     let allowed = preflight("https://app.example");
     assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
@@ -196,8 +251,11 @@ fn tls_is_spoken_and_nothing_else() {
     let most = Duration::from_millis(500);
     let server = Running::begin(ServerOptions { tls: Some(files), head_timeout: most, ..options() });
     let known = ureq::tls::Certificate::from_pem(pem.as_bytes()).unwrap();
-    let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::new_with_certs(&[known])).build();
-    let agent = |tls| -> ureq::Agent { ureq::Agent::config_builder().http_status_as_error(false).proxy(None).tls_config(tls).build().into() };
+    let tls =
+        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::new_with_certs(&[known])).build();
+    let agent = |tls| -> ureq::Agent {
+        ureq::Agent::config_builder().http_status_as_error(false).proxy(None).tls_config(tls).build().into()
+    };
     let url = format!("https://{}", server.address);
     let reply = read(agent(tls.clone()).get(format!("{url}/health")).call());
     assert_eq!(reply.status, 200);
@@ -233,7 +291,9 @@ fn certificates_that_cannot_be() {
     ];
     for (cert, key, says) in wrong {
         let tls = Some(TlsFiles { cert: cert.clone(), key: key.clone() });
-        let error = Server::bind(ServerOptions { tls, address: ([127, 0, 0, 1], 0).into(), ..options() }).err().unwrap();
+        let error = Server::bind(ServerOptions { tls, address: ([127, 0, 0, 1], 0).into(), ..options() })
+            .err()
+            .unwrap();
         assert!(matches!(error, ServerError::Tls { .. }) && error.to_string().contains(says), "{error}");
     }
 }

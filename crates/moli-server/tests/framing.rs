@@ -75,7 +75,12 @@ fn lengths_that_contradict_each_other_or_are_none() {
         closes(400, &post(lines, "{}"));
     }
     // The same length twice is that length, and space around it is none of it.
-    for lines in ["content-length: 2\r\ncontent-length: 2\r\n", "content-length:  2 \r\n", "content-length:\t2\r\n", "content-length: 002\r\n"] {
+    for lines in [
+        "content-length: 2\r\ncontent-length: 2\r\n",
+        "content-length:  2 \r\n",
+        "content-length:\t2\r\n",
+        "content-length: 002\r\n",
+    ] {
         assert_eq!(statuses(&send(&format!("{}{HIDDEN}", post(lines, "{}")))), [400, 404], "{lines}");
     }
 }
@@ -114,11 +119,16 @@ fn codings_that_are_odd() {
     }
     // Case does not matter, nor does space around it.
     for coding in ["Chunked", "CHUNKED", "  chunked  ", "\tchunked"] {
-        let text = send(&format!("{}{HIDDEN}", post(&format!("transfer-encoding: {coding}\r\n"), "2\r\n{}\r\n0\r\n\r\n")));
+        let text = send(&format!(
+            "{}{HIDDEN}",
+            post(&format!("transfer-encoding: {coding}\r\n"), "2\r\n{}\r\n0\r\n\r\n")
+        ));
         assert_eq!(statuses(&text), [400, 404], "{coding:?}: {text}");
     }
     // HTTP/1.0 has no chunks.
-    let old = send(&format!("POST /v1/chat/completions HTTP/1.0\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{HIDDEN}"));
+    let old = send(&format!(
+        "POST /v1/chat/completions HTTP/1.0\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{HIDDEN}"
+    ));
     assert!(old.starts_with("HTTP/1.") && old[9..].starts_with("400") && !old.contains("/hidden"), "{old}");
 }
 
@@ -143,7 +153,10 @@ fn chunks_that_are_odd() {
         closes(400, &post("transfer-encoding: chunked\r\n", chunks));
     }
     // A chunk of 2^64 - 1 bytes is one, whose end is waited for until the time for a body is over.
-    let text = send(&format!("{}{HIDDEN}", post("transfer-encoding: chunked\r\n", "ffffffffffffffff\r\n{}\r\n0\r\n\r\n")));
+    let text = send(&format!(
+        "{}{HIDDEN}",
+        post("transfer-encoding: chunked\r\n", "ffffffffffffffff\r\n{}\r\n0\r\n\r\n")
+    ));
     assert_eq!(text, "");
     // What a chunk has besides its size is passed over, and so are fields behind the last.
     for chunks in ["2;a=b\r\n{}\r\n0\r\n\r\n", "002\r\n{}\r\n000\r\n\r\n", "2\r\n{}\r\n0\r\nx: y\r\n\r\n"] {
@@ -156,8 +169,15 @@ fn chunks_that_are_odd() {
 fn a_request_behind_a_body_that_nobody_reads() {
     // A body belongs to its request, whatever the method and the path.
     let length = HIDDEN.len();
-    for (method, path, status) in [("GET", "/health", 200), ("HEAD", "/health", 200), ("DELETE", "/health", 405), ("GET", "/nowhere", 404)] {
-        let text = send(&format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{HIDDEN}"));
+    for (method, path, status) in [
+        ("GET", "/health", 200),
+        ("HEAD", "/health", 200),
+        ("DELETE", "/health", 405),
+        ("GET", "/nowhere", 404),
+    ] {
+        let text = send(&format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{HIDDEN}"
+        ));
         assert_eq!(statuses(&text), [status], "{method} {path}: {text}");
         assert!(!text.contains("/hidden"), "{text}");
     }

@@ -31,7 +31,8 @@ fn request(seed: u64, stream: bool) -> Vec<u8> {
 
 fn raw(body: &str) -> Vec<u8> {
     let length = body.len();
-    format!("POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+    format!("POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}")
+        .into_bytes()
 }
 
 fn send(server: &Running, bytes: &[u8]) -> TcpStream {
@@ -90,7 +91,10 @@ fn whoever_leaves_while_a_model_is_loaded_has_nothing_computed_and_it_is_loaded_
         thread::sleep(Duration::from_millis(30));
         drop(socket);
     }
-    let answer = server.post("/v1/chat/completions", &json!({"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "hm"}]}));
+    let answer = server.post(
+        "/v1/chat/completions",
+        &json!({"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "hm"}]}),
+    );
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert_eq!((probe.loaded.load(Ordering::Relaxed), probe.counters().submitted), (1, 1));
 }
@@ -106,7 +110,9 @@ fn five_hundred_that_leave_at_any_moment_leave_nothing_behind() {
             scope.spawn(move || {
                 let mut random = worker + 1;
                 for turn in 0..50 {
-                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    random = random
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
                     let bytes = request(worker * 50 + turn, random >> 40 & 1 == 1);
                     // Some leave before they have asked for all.
                     let part = if random >> 50 & 7 == 0 { bytes.len() / 2 } else { bytes.len() };
@@ -171,7 +177,10 @@ fn a_head_or_a_body_that_drips_is_cut() {
     assert_eq!(drip(b"", &[]), "");
     // A connection that has had its answer is not kept for ever.
     assert!(drip(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", &[]).starts_with("HTTP/1.1 200"));
-    let text = drip(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n", &[b' '; 49]);
+    let text = drip(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n",
+        &[b' '; 49],
+    );
     assert!(text.starts_with("HTTP/1.1 408") && text.contains("body_timeout"), "{text}");
 }
 

@@ -115,7 +115,11 @@ fn a_line_says_everything_but_what_was_asked() {
         assert_eq!(&said[field], value, "{field}: {said}");
     }
     // A stream counts as well, also one that is left.
-    let streamed = server.post_with("/v1/chat/completions?x", &[("x-api-key", "secret")], body.replace("\"max", "\"stream\":true,\"max").as_bytes());
+    let streamed = server.post_with(
+        "/v1/chat/completions?x",
+        &[("x-api-key", "secret")],
+        body.replace("\"max", "\"stream\":true,\"max").as_bytes(),
+    );
     assert_eq!(streamed.status, 200);
     server.get("/refused?secret=1");
     assert_eq!(line("/refused")["status"], 401);
@@ -146,7 +150,8 @@ fn health_answers_while_every_thread_is_busy() {
         ..ServerOptions::default()
     };
     let server = Running::with(options);
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
     let health = server.health.unwrap();
     let get = |path: &str| read(agent.get(format!("http://{health}{path}")).call());
     assert_eq!((get("/health").status, get("/ready").status, get("/v1/models").status), (200, 200, 404));

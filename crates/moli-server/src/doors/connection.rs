@@ -96,13 +96,8 @@ where
 }
 
 /// Serves a connection until it ends, or until all are told to.
-async fn serve<S>(
-    stream: S,
-    tls: Option<TlsAcceptor>,
-    router: Router,
-    limits: Limits,
-    watcher: Watcher,
-) where
+async fn serve<S>(stream: S, tls: Option<TlsAcceptor>, router: Router, limits: Limits, watcher: Watcher)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = Paced::new(stream, limits.write_timeout);

@@ -50,14 +50,16 @@ fn check(app: &App, door: Door, request: &Request) -> Result<(), ApiError> {
         let header = request.headers().get(header::HOST).map(authority).transpose()?;
         if !known || !header.is_none_or(|header| is_own(header.host(), &app.options)) {
             let name = host.as_ref().map_or("", |host| host.host());
-            let message = format!("{name:?} is not known as a name of this server; --allow-host {name} makes it one");
+            let message =
+                format!("{name:?} is not known as a name of this server; --allow-host {name} makes it one");
             return Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message));
         }
     }
     match request.headers().get(header::ORIGIN) {
         Some(origin) if !may_call(origin, host.as_ref(), &app.options) => {
             let shown: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(120).collect();
-            let message = format!("pages of {shown:?} may not call this server; --cors-origin {shown} allows it");
+            let message =
+                format!("pages of {shown:?} may not call this server; --cors-origin {shown} allows it");
             Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message))
         }
         _ => Ok(()),
@@ -106,7 +108,9 @@ fn bad(code: &'static str, message: &str) -> ApiError {
 fn is_own(name: &str, options: &ServerOptions) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let mut allowed = options.allow_hosts.iter();
-    if name.eq_ignore_ascii_case("localhost") || allowed.any(|own| own == "*" || own.eq_ignore_ascii_case(name)) {
+    if name.eq_ignore_ascii_case("localhost")
+        || allowed.any(|own| own == "*" || own.eq_ignore_ascii_case(name))
+    {
         return true;
     }
     let bound = options.address.ip();
@@ -138,9 +142,9 @@ pub(crate) fn cors(origins: &[String]) -> Result<CorsLayer, ServerError> {
     let origins = origins.iter().map(|origin| {
         let rest = origin.split_once("://").map(|(_, rest)| rest);
         let value = HeaderValue::from_str(origin).ok();
-        value.filter(|_| rest.is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))).ok_or_else(|| {
-            ServerError::Origin { origin: origin.clone() }
-        })
+        value
+            .filter(|_| rest.is_some_and(|rest| !rest.is_empty() && !rest.contains('/')))
+            .ok_or_else(|| ServerError::Origin { origin: origin.clone() })
     });
     let origins: Vec<HeaderValue> = origins.collect::<Result<_, _>>()?;
     let any = !origins.is_empty();
@@ -160,10 +164,20 @@ mod tests {
     fn names_that_are_this_servers_own() {
         let own = |name: &str, options: &ServerOptions| is_own(name, options);
         let here = options("127.0.0.1:1", &["box.lan"]);
-        for name in ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.9.9.9", "[::1]", "box.lan", "BOX.lan"] {
+        for name in
+            ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.9.9.9", "[::1]", "box.lan", "BOX.lan"]
+        {
             assert!(own(name, &here), "{name}");
         }
-        for name in ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.1.2", "0.0.0.0", "[::2]"] {
+        for name in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "192.168.1.2",
+            "0.0.0.0",
+            "[::2]",
+        ] {
             assert!(!own(name, &here), "{name}");
         }
         let there = options("0.0.0.0:1", &[]);
@@ -176,6 +190,9 @@ mod tests {
         for origin in ["", "example.com", "https://", "https://a/b", "https://a/", "a\nb://c"] {
             assert!(matches!(cors(&[origin.to_owned()]), Err(ServerError::Origin { .. })), "{origin:?}");
         }
-        assert!(cors(&["https://a.example:444".to_owned(), "tauri://localhost".to_owned(), "*".to_owned()]).is_ok());
+        assert!(
+            cors(&["https://a.example:444".to_owned(), "tauri://localhost".to_owned(), "*".to_owned()])
+                .is_ok()
+        );
     }
 }

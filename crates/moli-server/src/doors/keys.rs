@@ -252,8 +252,7 @@ fn others_may_read(_: &Path) -> bool {
 
 impl KeyEntry {
     fn into_key(self) -> Result<Key, KeyError> {
-        let invalid =
-            |reason: &str| KeyError::Invalid { name: self.name.clone(), reason: reason.to_owned() };
+        let invalid = |reason: &str| KeyError::Invalid { name: self.name.clone(), reason: reason.to_owned() };
         if self.name.is_empty() || self.name.len() > 100 || self.name.contains(char::is_control) {
             return Err(invalid("a name has 1 to 100 bytes, and no control characters"));
         }
@@ -383,7 +382,10 @@ mod tests {
         );
         let keys = file(&text).unwrap();
         let name = |given: &str| keys.find(given.as_bytes()).map(|key| key.name.as_str());
-        assert_eq!((name("first"), name("second"), name("third"), name("")), (Some("a"), Some("b"), None, None));
+        assert_eq!(
+            (name("first"), name("second"), name("third"), name("")),
+            (Some("a"), Some("b"), None, None)
+        );
         assert!(keys.find(b"first").unwrap().may_use("m") && !keys.find(b"first").unwrap().may_use("n"));
         assert!(keys.find(b"second").unwrap().may_use("n"));
         assert!(!format!("{keys:?}").contains("first"));
@@ -401,8 +403,14 @@ mod tests {
             ("[[key]]\nname = \"a\"\nkey = \"secret\"\nrequests_per_minute = 0\n", "at least 1"),
             ("[[key]]\nname = \"a\"\nkey = \"secret\"\nmodel = [\"m\"]\n", "line 4"),
             ("[[key]]\nname = \"a\"\nkey = secret\n", "line 3"),
-            ("[[key]]\nname = \"a\"\nkey = \"secret\"\n[[key]]\nname = \"a\"\nkey = \"other\"\n", "this name"),
-            ("[[key]]\nname = \"a\"\nkey = \"secret\"\n[[key]]\nname = \"b\"\nkey = \"secret\"\n", "the same"),
+            (
+                "[[key]]\nname = \"a\"\nkey = \"secret\"\n[[key]]\nname = \"a\"\nkey = \"other\"\n",
+                "this name",
+            ),
+            (
+                "[[key]]\nname = \"a\"\nkey = \"secret\"\n[[key]]\nname = \"b\"\nkey = \"secret\"\n",
+                "the same",
+            ),
         ];
         for (text, says) in wrong {
             let error = file(text).unwrap_err().to_string();

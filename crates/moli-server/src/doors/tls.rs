@@ -25,7 +25,8 @@ impl TlsFiles {
     /// [`ServerError::Tls`] for a file that can't be read or has not what it should have, and for a key of another certificate.
     pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, ServerError> {
         let wrong = |path: &Path, reason: String| ServerError::Tls { path: path.to_owned(), reason };
-        let certs = CertificateDer::pem_file_iter(&self.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let certs =
+            CertificateDer::pem_file_iter(&self.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let certs = certs.map_err(|error| wrong(&self.cert, say(&error, "certificate")))?;
         if certs.is_empty() {
             return Err(wrong(&self.cert, say(&pem::Error::NoItemsFound, "certificate")));

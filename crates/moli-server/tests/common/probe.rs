@@ -109,13 +109,8 @@ pub(crate) fn probed(name: &str, keep: bool, scheduling: Scheduling) -> (ModelSp
         let gguf = Gguf::open(&folder.path().join("tiny.gguf"), ReadMode::Map)?;
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
         let template = ChatTemplate::for_model(gguf.metadata(), &tokenizer)?;
-        let options = LoadOptions {
-            threads: 1,
-            isa: None,
-            context: 4 * CONTEXT,
-            max_rows: 256,
-            kv_type: KvType::F16,
-        };
+        let options =
+            LoadOptions { threads: 1, isa: None, context: 4 * CONTEXT, max_rows: 256, kv_type: KvType::F16 };
         let inner = moli_model::load(&gguf, BackendKind::Cpu, &options)?;
         let runtime = Probed { inner, probe: Arc::clone(&own) };
         let engine = Engine::from_parts(Box::new(runtime), tokenizer, template, &scheduling)?;
