@@ -1,4 +1,5 @@
 //! `moli serve` from the command line.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
