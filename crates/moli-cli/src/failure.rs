@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use moli_engine::EngineError;
 use moli_hub::HubError;
 use moli_model::ModelError;
+use moli_server::ServerError;
 
 use crate::output::{StdoutError, escape, note};
 
@@ -66,6 +67,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         if let Some(error) = cause.downcast_ref::<HubError>() {
             return hub_hint(error);
+        }
+        if let Some(ServerError::PublicWithoutKeys { .. }) = cause.downcast_ref() {
+            return Some("--api-key-file or MOLI_API_KEY gives keys; --allow-no-key does without".to_owned());
         }
         cause.downcast_ref::<EngineError>().and_then(engine_hint)
     })

@@ -14,11 +14,17 @@ use crate::progress::Report;
 
 /// The file of MODEL, which is pulled when it is not here yet.
 pub(crate) fn resolve(model: &str) -> Result<PathBuf> {
+    resolve_within(model, false)
+}
+
+/// The same; `offline`: nothing is fetched, whatever the environment says.
+pub(crate) fn resolve_within(model: &str, offline: bool) -> Result<PathBuf> {
     // A file needs no configuration and no home folder.
     if moli_hub::is_path(model) {
         return Ok(PathBuf::from(model));
     }
-    let hub = Hub::new(HubConfig::from_env()?);
+    let config = HubConfig::from_env()?;
+    let hub = Hub::new(HubConfig { offline: offline || config.offline, ..config });
     if hub.catalogue().find(model).is_some() && hub.cache().get(model).is_none() {
         note!("{} is not here yet: pulling it", escape(model));
     }

@@ -7,6 +7,7 @@ mod conversation;
 mod failure;
 mod interrupt;
 mod load;
+mod logging;
 mod options;
 mod output;
 mod progress;

@@ -25,7 +25,7 @@ pub struct HubConfig {
     pub modelscope_endpoint: String,
     /// Python commands in the order in which they are tried: `MOLI_PYTHON`, else `python3` and `python`.
     pub python: Vec<String>,
-    /// Whether every network source is forbidden: `MOLI_OFFLINE`.
+    /// Whether every network source is forbidden: `MOLI_OFFLINE`, or an option of whoever asks.
     pub offline: bool,
     /// Whether Hugging Face alone is forbidden: `HF_HUB_OFFLINE`.
     pub hf_offline: bool,

@@ -109,7 +109,7 @@ pub enum HubError {
         status: Option<u16>,
     },
     /// A network source was skipped because this run is offline.
-    #[error("offline ({variable} is set)")]
+    #[error("offline (as {variable} or an option asks)")]
     Offline {
         /// The environment variable that says so.
         variable: &'static str,

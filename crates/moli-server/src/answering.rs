@@ -14,6 +14,7 @@ use moli_engine::{
 use tokio::task::spawn_blocking;
 
 use crate::app::{App, Gate};
+use crate::doors::visit::{self, Visit};
 use crate::error::ApiError;
 use crate::models::Lease;
 
@@ -46,6 +47,8 @@ pub(crate) struct Answering {
     choices: usize,
     /// The source that is looked at first: each has its turn.
     next: usize,
+    /// The request, to tell the log what it took.
+    visit: Option<Arc<Visit>>,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,8 @@ impl App {
         }
         let cancel = self.stop.clone();
         let (sources, choices) = self.prepare(&lease, move |engine| ask(engine, question, &cancel)).await?;
-        Ok(Answering { lease, created: unix_time(), number: self.number(), sources, choices, next: 0 })
+        let (created, number, visit) = (unix_time(), self.number(), visit::current());
+        Ok(Answering { lease, created, number, sources, choices, next: 0, visit })
     }
 }
 
@@ -177,6 +181,19 @@ impl Answering {
     /// The name that the model has here.
     pub(crate) fn model(&self) -> &str {
         &self.lease.spec().name
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let Some(visit) = &self.visit else { return };
+        let mut told = visit.told();
+        for (place, summary) in self.summaries().enumerate() {
+            // The choices of a prompt have it in common.
+            let own = place % self.choices_of_a_prompt() == 0;
+            told.prompt_tokens += if own { summary.usage.prompt_tokens } else { 0 };
+            told.completion_tokens += summary.usage.completion_tokens;
+        }
     }
 }
 

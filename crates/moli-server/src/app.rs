@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::doors::connection::Limits;
+use crate::doors::keys::Keyring;
+use crate::doors::{access, gate};
 use crate::error::{ApiError, ServerError};
 use crate::metrics::{self, Metrics};
 use crate::models::{Lease, Models};
@@ -27,8 +30,11 @@ const WAITING: usize = 256;
 /// What all requests share.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) models: Models,
+    pub(crate) models: Arc<Models>,
     pub(crate) options: ServerOptions,
+    pub(crate) keys: Arc<Keyring>,
+    /// The connections of the main doors.
+    pub(crate) limits: Limits,
     /// Cancels everything, when there is no time left.
     pub(crate) stop: CancelToken,
     draining: AtomicBool,
@@ -42,8 +48,11 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(mut options: ServerOptions) -> Result<Self, ServerError> {
+        let served = options.models.iter().map(|model| model.name.clone()).collect();
         Ok(Self {
-            models: Models::new(std::mem::take(&mut options.models), options.memory)?,
+            models: Arc::new(Models::new(std::mem::take(&mut options.models), options.memory)?),
+            keys: Arc::new(Keyring::new(options.keys.clone(), served)?),
+            limits: Limits::new(&options),
             options,
             stop: CancelToken::new(),
             draining: AtomicBool::new(false),
@@ -117,11 +126,12 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Where each path leads.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/health", get(health))
-        .route("/ready", get(ready))
+/// Where each path leads, behind all that a request has to pass: from the last to the first.
+///
+/// # Errors
+/// [`ServerError::Origin`].
+pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
+    let routes = health_routes()
         .route("/metrics", get(metrics::export))
         .route("/openapi.json", get(openapi::document))
         .merge(openai::routes())
@@ -130,9 +140,24 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(native::routes())
         .fallback(nowhere)
         .method_not_allowed_fallback(other_method)
-        .with_state(Arc::clone(&app))
+        .with_state(Arc::clone(app));
+    Ok(routes
         .layer(CatchPanicLayer::custom(|_| axum::response::IntoResponse::into_response(panicked())))
-        .layer(middleware::from_fn_with_state(app, respond::finish))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), access::ask))
+        .layer(gate::cors(&app.options.cors_origins)?)
+        .layer(middleware::from_fn_with_state(Arc::clone(app), gate::keep))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), respond::finish))
+        .layer(middleware::from_fn(access::log)))
+}
+
+/// The same for the door of whoever looks after the server.
+pub(crate) fn health_router(app: Arc<App>) -> Router {
+    let routes = health_routes().fallback(nowhere).with_state(Arc::clone(&app));
+    routes.layer(middleware::from_fn_with_state(app, respond::finish))
+}
+
+fn health_routes() -> Router<Arc<App>> {
+    Router::new().route("/health", get(health)).route("/ready", get(ready))
 }
 
 fn panicked() -> ApiError {
@@ -156,7 +181,7 @@ async fn health() -> Json<Value> {
     )
 )]
 async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
-    let loaded = app.models.slots().iter().filter(|slot| slot.spec.keep).all(|slot| slot.engine().is_some());
+    let loaded = app.models.all().iter().filter(|slot| slot.spec.keep).all(|slot| slot.engine().is_some());
     let (status, word) = match (app.is_draining(), loaded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "loading"),

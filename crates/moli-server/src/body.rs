@@ -23,6 +23,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Strict<T> {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let ignored = request.extensions().get::<Ignored>().cloned().unwrap_or_default();
         let body = read(request, app).await?;
+        if app.options.log_prompts {
+            tracing::info!(target: "moli_server::prompts", body = %String::from_utf8_lossy(&body).escape_debug());
+        }
         let (value, unknown) = parse(&body)?;
         if let Some(first) = unknown.first().filter(|_| !app.options.lenient) {
             let error = ApiError::invalid(first, format!("{first:?} is unknown or not supported"));

@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use moli_engine::EngineError;
+
+use crate::KeyError;
 
 /// Why a server can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,37 @@ pub enum ServerError {
         address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Other machines reach the address, and there are no keys.
+    #[error("{address} can be reached from other machines, and there are no API keys")]
+    PublicWithoutKeys {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The socket in the file system can't be listened at.
+    #[error("cannot listen at {}: {source}", path.display())]
+    Unix {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The certificate or its key can't be used.
+    #[error("{}: {reason}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The API keys can't be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// What is to be an origin of pages is none.
+    #[error("{origin:?} is no origin of pages: https://example.com is one, without a path, and * is all")]
+    Origin {
+        /// What was given.
+        origin: String,
     },
     /// Two models of the same name.
     #[error("two models are called {name:?}")]

@@ -21,7 +21,9 @@ mod answering;
 mod anthropic;
 mod app;
 mod body;
+mod bounded;
 mod collected;
+mod doors;
 mod embedding;
 mod error;
 mod facts;
@@ -37,6 +39,8 @@ mod server;
 mod stream;
 mod thinking;
 
+pub use doors::keys::{ApiKeys, KeyError};
+pub use doors::tls::TlsFiles;
 pub use error::ServerError;
 pub use models::{Loader, ModelSpec};
 pub use options::ServerOptions;

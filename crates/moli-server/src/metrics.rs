@@ -42,12 +42,14 @@ impl Metrics {
 /// Writes all of it.
 #[utoipa::path(get, path = "/metrics", tag = "moli", responses((status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text")))]
 pub(crate) async fn export(State(app): State<Arc<App>>) -> Result<impl IntoResponse, ApiError> {
-    let loaded = app.models.slots().iter();
+    let loaded = app.models.slots();
     let loaded = loaded.filter_map(|slot| Some((slot.spec.name.clone(), slot.engine()?.counters())));
     let answered = app.metrics.answered.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let rejected = app.metrics.rejected.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut registry = Registry::with_prefix("moli");
-    registry.register_collector(Box::new(Snapshot { engines: loaded.collect(), answered, rejected }));
+    let connections = (app.limits.open(), app.limits.refused());
+    let engines = loaded.collect();
+    registry.register_collector(Box::new(Snapshot { engines, answered, rejected, connections }));
     let mut text = String::new();
     text::encode(&mut text, &registry).map_err(|_| ApiError::internal("the metrics can't be written"))?;
     Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
@@ -60,6 +62,8 @@ struct Snapshot {
     engines: Vec<(String, Counters)>,
     answered: BTreeMap<u16, u64>,
     rejected: BTreeMap<&'static str, u64>,
+    /// Those that are open, and those that were too many.
+    connections: (usize, u64),
 }
 
 impl Collector for Snapshot {
@@ -69,13 +73,13 @@ impl Collector for Snapshot {
         out.counters("responses", "Responses by their status", answered)?;
         let rejected = self.rejected.iter().map(|(reason, n)| ([("reason", (*reason).to_owned())], *n));
         out.counters("rejected", "Requests that were not answered, by the reason", rejected)?;
+        let (open, refused) = self.connections;
+        out.gauges("connections", "Connections that are open", [(none(), open as i64)].into_iter())?;
+        let refused = [(none(), refused)].into_iter();
+        out.counters("connections_refused", "Connections that were too many", refused)?;
         if let Some(resident) = resident_bytes() {
-            let none: [(&str, String); 0] = [];
-            out.gauges(
-                "resident_bytes",
-                "Memory of the process",
-                [(none, resident.bytes as i64)].into_iter(),
-            )?;
+            let bytes = [(none(), resident.bytes as i64)].into_iter();
+            out.gauges("resident_bytes", "Memory of the process", bytes)?;
         }
         for (name, help, value) in GAUGES {
             out.gauges(name, help, self.engines.iter().map(|(model, c)| (labels(model), value(c))))?;
@@ -98,6 +102,10 @@ impl Collector for Snapshot {
         }
         Ok(())
     }
+}
+
+fn none() -> [(&'static str, String); 0] {
+    []
 }
 
 fn labels(model: &str) -> [(&'static str, String); 1] {

@@ -10,6 +10,7 @@ use moli_engine::{Engine, EngineError, MemoryBudget, SamplerParams};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
+use crate::doors::visit;
 use crate::error::{ApiError, ServerError};
 use crate::facts::Facts;
 
@@ -53,7 +54,7 @@ pub(crate) struct Models {
     slots: Vec<Arc<Slot>>,
     memory: Option<u64>,
     /// Held while one is loaded: what is left of the memory is known to one at a time.
-    loading: tokio::sync::Mutex<()>,
+    loading: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// One of them.
@@ -187,10 +188,16 @@ impl Models {
             let state = State { engine: None, users: 0, last_used: Instant::now(), stays: None };
             slots.push(Arc::new(Slot { spec, state: Mutex::new(state), facts: OnceCell::new() }));
         }
-        Ok(Self { slots, memory, loading: tokio::sync::Mutex::default() })
+        Ok(Self { slots, memory, loading: Arc::default() })
     }
 
-    pub(crate) fn slots(&self) -> &[Arc<Slot>] {
+    /// Those that the request which is answered here may use.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.slots.iter().filter(|slot| visit::may_use(&slot.spec.name))
+    }
+
+    /// All, whoever asks.
+    pub(crate) fn all(&self) -> &[Arc<Slot>] {
         &self.slots
     }
 
@@ -199,11 +206,21 @@ impl Models {
         self.slots.iter().map(|slot| slot.state().users).sum()
     }
 
-    /// The model of this name; Ollama's clients may add `:latest` to it.
+    /// The model of this name, if the request which is answered here may use it; Ollama's clients may add `:latest` to it.
     pub(crate) fn find(&self, name: &str) -> Result<&Arc<Slot>, ApiError> {
         let is = |name: &str| self.slots.iter().find(|slot| slot.spec.name == name);
-        is(name).or_else(|| is(name.strip_suffix(":latest")?)).ok_or_else(|| {
-            let names: Vec<&str> = self.slots.iter().map(|slot| slot.spec.name.as_str()).collect();
+        let found = is(name).or_else(|| is(name.strip_suffix(":latest")?));
+        if let Some(slot) = found {
+            let name = &slot.spec.name;
+            if !visit::may_use(name) {
+                let message = format!("this key is not for the model {name:?}");
+                let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_allowed", message);
+                return Err(ApiError { param: Some("model".to_owned()), ..error });
+            }
+            visit::note_model(name);
+        }
+        found.ok_or_else(|| {
+            let names: Vec<&str> = self.slots().map(|slot| slot.spec.name.as_str()).collect();
             let shown: String = name.chars().take(80).collect();
             let message = format!("there is no model {shown:?} here; there is {}", names.join(", "));
             let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
@@ -211,15 +228,21 @@ impl Models {
         })
     }
 
-    /// The model, loaded.
-    pub(crate) async fn lease(&self, slot: &Arc<Slot>) -> Result<Lease, EngineError> {
+    /// The model, loaded. Whoever leaves meanwhile does not stop the loading: two at a time would want the same memory.
+    pub(crate) async fn lease(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Lease, EngineError> {
         loop {
             if let Some(lease) = slot.lease() {
                 return Ok(lease);
             }
-            let _turn = self.loading.lock().await;
+            let turn = Arc::clone(&self.loading).lock_owned().await;
             if slot.engine().is_none() {
-                self.load(slot).await?;
+                let (models, slot) = (Arc::clone(self), Arc::clone(slot));
+                let loading = tokio::spawn(async move {
+                    let loaded = models.load(&slot).await;
+                    drop(turn);
+                    loaded
+                });
+                loading.await.unwrap_or(Err(EngineError::Poisoned))?;
             }
         }
     }

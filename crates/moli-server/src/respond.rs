@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -106,11 +106,18 @@ pub(crate) async fn finish(State(app): State<Arc<App>>, mut request: Request, ne
     let error = response.extensions_mut().remove::<ApiError>();
     app.metrics.responded(response.status().as_u16(), error.as_ref());
     if let Some(error) = error {
+        // What others have added stays, for browsers say; only the empty body's length goes.
+        let mut headers = std::mem::take(response.headers_mut());
+        headers.remove(header::CONTENT_LENGTH);
         let mut body = dialect.body(&error);
         if let Some(id) = &request_id {
             body["request_id"] = Value::from(id.as_str());
         }
         response = (error.status, Json(body)).into_response();
+        response.headers_mut().extend(headers);
+        if error.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = error.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -6,25 +6,23 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::{Extension, Router};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
-use crate::ServerOptions;
 use crate::app::{self, App};
+use crate::doors::connection::{self, Limits};
+use crate::doors::gate::Door;
+use crate::doors::health::HealthDoor;
+use crate::doors::keys::Keyring;
+use crate::doors::unix::UnixDoor;
 use crate::error::ServerError;
+use crate::{KeyError, ServerOptions, TlsFiles};
 
 /// Threads that serve connections: little is done on them, and the cores are for the models.
 const WORKERS: usize = 2;
-/// A request's head has to arrive within this time, and a connection without requests ends after it.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Most bytes of a request's head.
-const MAX_HEAD: usize = 64 << 10;
 /// How often what is under way is looked at while the server stops.
 const POLL: Duration = Duration::from_millis(20);
 /// How often, at least, it is looked whether a model is to be unloaded.
@@ -33,11 +31,14 @@ const MOST_POLL: Duration = Duration::from_secs(1);
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// A server that listens.
-#[derive(Debug)]
 pub struct Server {
     app: Arc<App>,
+    router: Router,
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    unix: Option<UnixDoor>,
+    health: Option<(TcpListener, SocketAddr)>,
     stop: Arc<Notify>,
 }
 
@@ -45,6 +46,7 @@ pub struct Server {
 #[derive(Debug, Clone)]
 pub struct Handle {
     stop: Arc<Notify>,
+    keys: Arc<Keyring>,
 }
 
 impl Handle {
@@ -52,19 +54,34 @@ impl Handle {
     pub fn stop(&self) {
         self.stop.notify_one();
     }
+
+    /// Reads the file of keys again, as SIGHUP does on Unix. Where that fails, the keys stay as they are.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn reload_keys(&self) -> Result<(), KeyError> {
+        self.keys.reload()
+    }
 }
 
 impl Server {
     /// Opens the sockets; clients can connect from now on, and wait until it runs.
     ///
     /// # Errors
-    /// [`ServerError::Bind`], [`ServerError::DuplicateModel`].
+    /// [`ServerError::Bind`], [`ServerError::Unix`], [`ServerError::PublicWithoutKeys`], [`ServerError::Keys`],
+    /// [`ServerError::Tls`], [`ServerError::Origin`], [`ServerError::DuplicateModel`].
     pub fn bind(options: ServerOptions) -> Result<Self, ServerError> {
         let address = options.address;
-        let bind = |source| ServerError::Bind { address, source };
-        let listener = TcpListener::bind(address).map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        Ok(Self { app: Arc::new(App::new(options)?), listener, address, stop: Arc::default() })
+        if !address.ip().to_canonical().is_loopback() && options.keys.is_empty() && !options.allow_no_key {
+            return Err(ServerError::PublicWithoutKeys { address });
+        }
+        let tls = options.tls.as_ref().map(TlsFiles::acceptor).transpose()?;
+        let (listener, address) = listen(address)?;
+        let health = options.health.map(listen).transpose()?;
+        let unix = options.unix.as_deref().map(|path| UnixDoor::bind(path, options.unix_mode)).transpose()?;
+        let app = Arc::new(App::new(options)?);
+        let router = app::router(&app)?;
+        Ok(Self { app, router, listener, address, tls, unix, health, stop: Arc::default() })
     }
 
     /// Where it listens.
@@ -72,16 +89,24 @@ impl Server {
         self.address
     }
 
+    /// Where it says that it lives, if that has an address of its own.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health.as_ref().map(|(_, address)| *address)
+    }
+
     /// What stops it.
     pub fn handle(&self) -> Handle {
-        Handle { stop: Arc::clone(&self.stop) }
+        Handle { stop: Arc::clone(&self.stop), keys: Arc::clone(&self.app.keys) }
     }
 
     /// Serves until it is told to stop, by its [`handle`](Self::handle) or, on Unix, by SIGTERM or SIGINT.
     ///
     /// # Errors
     /// [`ServerError::Model`] for a model that has to be there and can't be loaded, [`ServerError::System`].
-    pub fn run(self) -> Result<(), ServerError> {
+    pub fn run(mut self) -> Result<(), ServerError> {
+        let health =
+            self.health.take().map(|(listener, _)| HealthDoor::open(listener, Arc::clone(&self.app)));
+        let _health = health.transpose()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .thread_name("moli-server")
@@ -94,49 +119,82 @@ impl Server {
     }
 
     async fn serve(self) -> Result<(), ServerError> {
-        self.listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let Self { app, router, listener, tls, unix, stop, .. } = self;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         let connections = GracefulShutdown::new();
-        let outcome = tokio::select! {
-            outcome = live(&self.app, &self.stop) => outcome,
-            never = accept(&listener, app::router(Arc::clone(&self.app)), &connections) => match never {},
+        let tcp = async || {
+            let (stream, _) = listener.accept().await?;
+            // A token is a small packet, and nobody should wait for the next.
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
         };
-        drop(listener);
+        let through = |door| router.clone().layer(Extension(door));
+        let tcp = connection::accept(tcp, tls, through(Door::Tcp), &app.limits, &connections);
+        let outcome = tokio::select! {
+            outcome = live(&app, &stop) => outcome,
+            never = tcp => match never {},
+            failed = accept_unix(unix.as_ref(), through(Door::Unix), &app.limits, &connections) => failed,
+            never = reload_keys(&app.keys) => match never {},
+        };
+        drop((listener, unix));
         // What was answered is still on its way.
         let _ = timeout(CLOSING, connections.shutdown()).await;
         outcome
     }
 }
 
-/// Takes connections, for ever.
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    router: Router,
-    connections: &GracefulShutdown,
-) -> Infallible {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => connect(stream, router.clone(), connections),
-            // Too many open files, say: others may close theirs meanwhile.
-            Err(_) => sleep(POLL).await,
-        }
-    }
+/// Opens a socket.
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Bind { address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
-/// Serves a connection.
-fn connect(stream: TcpStream, router: Router, connections: &GracefulShutdown) {
-    // A token is a small packet, and nobody should wait for the next.
-    let _ = stream.set_nodelay(true);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let connection = connections.watch(connection);
-    tokio::spawn(async move {
-        // How a client goes is its own affair.
-        let _ = connection.await;
-    });
+/// Takes connections of the socket in the file system, for ever.
+#[cfg(unix)]
+async fn accept_unix(
+    door: Option<&UnixDoor>,
+    router: Router,
+    limits: &Limits,
+    connections: &GracefulShutdown,
+) -> Result<(), ServerError> {
+    let Some(door) = door else { return pending().await };
+    let listener = door.listener()?;
+    let next = async || Ok(listener.accept().await?.0);
+    match connection::accept(next, None, router, limits, connections).await {}
+}
+
+#[cfg(not(unix))]
+async fn accept_unix(
+    _: Option<&UnixDoor>,
+    _: Router,
+    _: &Limits,
+    _: &GracefulShutdown,
+) -> Result<(), ServerError> {
+    pending().await
+}
+
+/// Reads the file of keys again whenever SIGHUP asks for it, for ever.
+#[cfg(unix)]
+async fn reload_keys(keys: &Keyring) -> Infallible {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Without a file it ends the process, as it does others.
+    let hangup = keys.current().has_file().then(|| signal(SignalKind::hangup()));
+    let Some(Ok(mut hangup)) = hangup else { return pending().await };
+    while hangup.recv().await.is_some() {
+        match keys.reload() {
+            Ok(()) => tracing::info!("the keys were read again"),
+            Err(error) => tracing::error!("the keys stay as they are: {error}"),
+        }
+    }
+    pending().await
+}
+
+#[cfg(not(unix))]
+async fn reload_keys(_: &Keyring) -> Infallible {
+    pending().await
 }
 
 /// From the start until nobody is served any more.
@@ -161,7 +219,7 @@ async fn live(app: &App, stop: &Notify) -> Result<(), ServerError> {
 
 /// Loads the models that stay, beside the first connections: `/health` answers meanwhile.
 async fn load_kept(app: &App) -> Result<(), ServerError> {
-    for slot in app.models.slots().iter().filter(|slot| slot.spec.keep) {
+    for slot in app.models.all().iter().filter(|slot| slot.spec.keep) {
         let loaded = app.models.lease(slot).await;
         loaded.map_err(|source| ServerError::Model { name: slot.spec.name.clone(), source })?;
     }

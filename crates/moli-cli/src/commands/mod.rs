@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod completions;
+mod doors;
 mod inspect;
 mod list;
 mod logits;

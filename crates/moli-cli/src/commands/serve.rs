@@ -10,9 +10,11 @@ use clap::Args;
 use moli_engine::{Engine, EngineOptions, MemoryBudget, memory_limit};
 use moli_server::{ModelSpec, Server, ServerOptions};
 
+use super::doors::DoorArgs;
 use crate::affinity;
 use crate::cli::Exit;
 use crate::load;
+use crate::logging::{self, LogFormat};
 use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs};
 use crate::output::{escape, note};
 
@@ -28,6 +30,8 @@ pub(crate) struct Serve {
     models: Vec<(String, String)>,
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    doors: DoorArgs,
     #[command(flatten)]
     share: ShareArgs,
     /// Context of an answer in tokens, prompt and answer together; 0: all that the model was trained for
@@ -59,6 +63,15 @@ struct ListenArgs {
     /// Seconds that answers under way have to finish when the server is told to stop
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     grace: u64,
+    /// Fetch nothing: a model that is not here is an error
+    #[arg(long)]
+    offline: bool,
+    /// How the log is written to standard error, a line for each request; MOLI_LOG=warn has less of it
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Have the log say what is asked, which it does not otherwise
+    #[arg(long)]
+    log_prompts: bool,
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +103,7 @@ fn named(text: &str) -> Result<(String, String), String> {
 
 impl Serve {
     pub(crate) fn run(self) -> Result<Exit> {
+        logging::start(self.listen.log_format);
         // Before the threads are counted and started.
         if let Some(cpus) = &self.compute.cpu_affinity {
             affinity::restrict(cpus)?;
@@ -113,19 +127,24 @@ impl Serve {
             lenient: self.listen.lenient,
             max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
             grace: Duration::from_secs(self.listen.grace),
-            ..ServerOptions::default()
+            log_prompts: self.listen.log_prompts,
+            ..self.doors.options(self.listen.host)?
         };
         let names: Vec<&str> = options.models.iter().map(|model| model.name.as_str()).collect();
         let names = names.join(", ");
+        let scheme = if options.tls.is_some() { "https" } else { "http" };
         let server = Server::bind(options)?;
-        note!("serving {} at http://{}", escape(&names), server.address());
+        note!("serving {} at {scheme}://{}", escape(&names), server.address());
+        if let Some(health) = server.health_address() {
+            note!("answering /health at http://{health}");
+        }
         server.run()?;
         Ok(Exit::Done)
     }
 
     /// How a model is loaded. What is not here yet is fetched now, not when somebody waits for it.
     fn spec(&self, name: &str, model: &str) -> Result<ModelSpec> {
-        let path = load::resolve(model)?;
+        let path = load::resolve_within(model, self.listen.offline)?;
         let share = &self.share;
         let options = self.compute.shared_options(share.sessions, share.parallel, share.queue);
         let context = load::context_of(&path, self.context)

@@ -86,7 +86,7 @@ impl Model {
     responses((status = 200, description = "What is served", body = ModelList), (status = "4XX", response = crate::openapi::Refused))
 )]
 async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let data = app.models.slots().iter().map(|slot| Model::of(slot)).collect();
+    let data = app.models.slots().map(|slot| Model::of(slot)).collect();
     Json(ModelList { object: "list", data })
 }
 

@@ -1,12 +1,15 @@
 //! What `/v1/chat/completions` and `/v1/completions` have in common: how an answer is made.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use moli_engine::{GenerateParams, SamplerParams};
-use serde::Deserialize;
+use moli_engine::{GenerateParams, MAX_STOP_STRINGS, SamplerParams};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
+use crate::bounded;
 use crate::error::ApiError;
 
 /// Most tokens with a bias.
@@ -49,7 +52,8 @@ macro_rules! request {
             #[schema(minimum = -100, maximum = 100)]
             presence_penalty: Option<f32>,
             /// What is added to the logits of tokens, by their ids.
-            logit_bias: Option<std::collections::BTreeMap<String, f32>>,
+            #[schema(value_type = Option<std::collections::BTreeMap<String, f32>>)]
+            logit_bias: Option<$crate::openai::params::LogitBias>,
             /// The same seed gives the same answer, whatever else is computed meanwhile.
             seed: Option<i64>,
             /// Answers to the same prompt.
@@ -88,7 +92,7 @@ macro_rules! request {
                     repeat_last_n: self.repeat_last_n,
                     frequency_penalty: self.frequency_penalty,
                     presence_penalty: self.presence_penalty,
-                    logit_bias: self.logit_bias.take().unwrap_or_default(),
+                    logit_bias: self.logit_bias.take().map(|bias| bias.0).unwrap_or_default(),
                     seed: self.seed,
                     n: self.n,
                     stop: self.stop.take(),
@@ -102,12 +106,60 @@ macro_rules! request {
 }
 pub(crate) use request;
 
+/// What is added to the logits of tokens, by their ids.
+#[derive(Debug)]
+pub(crate) struct LogitBias(pub(crate) BTreeMap<String, f32>);
+
+impl<'de> Deserialize<'de> for LogitBias {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bias;
+
+        impl<'de> Visitor<'de> for Bias {
+            type Value = LogitBias;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of numbers")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<LogitBias, A::Error> {
+                bounded::map(fields, MAX_LOGIT_BIAS).map(LogitBias)
+            }
+        }
+
+        deserializer.deserialize_map(Bias)
+    }
+}
+
 /// Texts that end an answer.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be a string or a list of strings")]
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
 pub(crate) enum Stop {
     One(String),
     Several(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Stop;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Stop, E> {
+                Ok(Stop::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, texts: A) -> Result<Stop, A::Error> {
+                bounded::list(texts, MAX_STOP_STRINGS).map(Stop::Several)
+            }
+        }
+
+        deserializer.deserialize_any(Texts)
+    }
 }
 
 impl Stop {
@@ -219,10 +271,6 @@ fn last_n(n: i64) -> Result<usize, ApiError> {
 }
 
 fn logit_bias(given: &BTreeMap<String, f32>) -> Result<Vec<(u32, f32)>, ApiError> {
-    if given.len() > MAX_LOGIT_BIAS {
-        let message = format!("logit_bias has {} tokens, and may have {MAX_LOGIT_BIAS}", given.len());
-        return Err(ApiError::invalid("logit_bias", message));
-    }
     let biases = given.iter().map(|(id, bias)| {
         let wrong = || {
             let id: String = id.chars().take(40).collect();

@@ -1,6 +1,8 @@
 //! A server on a tiny model, and a client for it.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub(crate) mod probe;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use serde_json::Value;
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle,
+    pub(crate) health: Option<SocketAddr>,
     thread: Option<JoinHandle<Result<(), ServerError>>>,
 }
 
@@ -45,7 +48,7 @@ impl Reply {
 }
 
 /// ChatML, with tools in the manner of Hermes.
-const TEMPLATE: &str = "{% if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>\n\
+pub(crate) const TEMPLATE: &str = "{% if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>\n\
     {\"name\": …, \"arguments\": …} inside <tool_call></tool_call><|im_end|>\n{% endif %}\
     {% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
     {% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n\
@@ -93,7 +96,8 @@ fn templated(name: &str, template: &str, options: EngineOptions) -> ModelSpec {
 
 fn of_file(name: &str, file: &TinyFile, options: EngineOptions) -> ModelSpec {
     let folder = tempfile::tempdir().unwrap();
-    file.write(&folder.path().join("tiny.gguf")).unwrap();
+    let path = folder.path().join("tiny.gguf");
+    file.write(&path).unwrap();
     let load = move |memory_budget| {
         // The folder lives as long as the loader.
         let path = folder.path().join("tiny.gguf");
@@ -114,11 +118,16 @@ impl Running {
         Self::with(ServerOptions { models: vec![tiny()], ..ServerOptions::default() })
     }
 
+    /// Serves at a free port.
+    pub(crate) fn begin(options: ServerOptions) -> Self {
+        let server = Server::bind(ServerOptions { address: ([127, 0, 0, 1], 0).into(), ..options }).unwrap();
+        let (address, handle, health) = (server.address(), server.handle(), server.health_address());
+        Self { address, handle, health, thread: Some(std::thread::spawn(|| server.run())) }
+    }
+
     /// Serves at a free port, and is ready.
     pub(crate) fn with(options: ServerOptions) -> Self {
-        let server = Server::bind(ServerOptions { address: ([127, 0, 0, 1], 0).into(), ..options }).unwrap();
-        let (address, handle) = (server.address(), server.handle());
-        let running = Self { address, handle, thread: Some(std::thread::spawn(|| server.run())) };
+        let running = Self::begin(options);
         let start = Instant::now();
         while running.get("/ready").status != 200 {
             assert!(start.elapsed() < Duration::from_secs(20), "not ready");
@@ -130,6 +139,14 @@ impl Running {
     pub(crate) fn get(&self, path: &str) -> Reply {
         let agent = agent();
         read(agent.get(format!("http://{}{path}", self.address)).call())
+    }
+
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut request = agent().get(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        read(request.call())
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
@@ -154,15 +171,7 @@ impl Running {
         socket.set_read_timeout(Some(most)).unwrap();
         // The server may have seen enough before the end.
         let _ = socket.write_all(bytes);
-        let mut text = Vec::new();
-        let mut buffer = [0; 4096];
-        while let Ok(count) = socket.read(&mut buffer) {
-            if count == 0 {
-                break;
-            }
-            text.extend_from_slice(&buffer[..count]);
-        }
-        String::from_utf8_lossy(&text).into_owned()
+        read_all(&mut socket)
     }
 
     /// Tells it to stop and waits for its end.
@@ -184,11 +193,34 @@ impl Drop for Running {
     }
 }
 
+/// Reads until the other side closes or nothing comes any more.
+pub(crate) fn read_all(socket: &mut impl Read) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count) = socket.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        text.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into()
 }
 
-fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Reply {
+pub(crate) fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Reply {
     let mut response = response.unwrap();
     let headers = response.headers().iter();
     let headers =
