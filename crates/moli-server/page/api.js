@@ -1,6 +1,7 @@
 // The server's API: models, chat, metrics. Every failure is an ApiError.
 
 import { SseParser } from './sse.js';
+import { session } from './storage.js';
 
 const KEY = 'moli.key';
 
@@ -17,9 +18,9 @@ export class ApiError extends Error {
 }
 
 /** The key of this tab, or null. */
-export const apiKey = () => sessionStorage.getItem(KEY);
-export const setApiKey = (key) => sessionStorage.setItem(KEY, key);
-export const forgetApiKey = () => sessionStorage.removeItem(KEY);
+export const apiKey = () => session.get(KEY);
+export const setApiKey = (key) => session.set(KEY, key);
+export const forgetApiKey = () => session.remove(KEY);
 
 let askForKey = async () => false;
 

@@ -12,7 +12,8 @@ const SAVE_MS = 2000; // between two writes of an answer that is growing
 const TITLE = 60; // characters
 const SPOKEN = 2000; // characters of an answer that a screen reader is given at once
 
-const running = new Map(); // by chat's id: { abort, message, progress }
+const running = new Map(); // by chat's id: { asked: the chat, abort, message, progress }
+const homeless = new WeakSet(); // chats of which we have said that there is no room for them
 let chat; // the open one
 let views = []; // of its messages
 let hooks; // { contextOf(model), settingsValid(), changed() }
@@ -35,7 +36,12 @@ export function start(given) {
   byId('send').addEventListener('click', send);
   byId('stop').addEventListener('click', stop);
   addEventListener('pagehide', () => {
-    for (const id of running.keys()) save(state.chatOf(id));
+    // The browser ends the requests itself, which would look like a lost connection.
+    for (const { asked, abort, message } of running.values()) {
+      message.state = 'stopped';
+      keep(asked);
+      abort.abort();
+    }
   });
   state.onOtherTab((id) => {
     if (id === chat.id && !running.has(id)) open(state.chatOf(id) ?? state.newChat());
@@ -130,7 +136,7 @@ function ask(text, asked) {
 
 async function answer(asked) {
   const message = asked.messages[asked.messages.length - 1];
-  const answering = { abort: new AbortController(), message, progress: null };
+  const answering = { asked, abort: new AbortController(), message, progress: null };
   running.set(asked.id, answering);
   drawUnder();
   const show = paced(() => {
@@ -198,7 +204,9 @@ function keep(asked) {
 }
 
 function save(saved) {
-  if (!state.saveChat(saved)) notify(t('notStored'));
+  if (state.saveChat(saved) || homeless.has(saved)) return;
+  homeless.add(saved);
+  notify(t('notStored'));
 }
 
 function scrollDown() {

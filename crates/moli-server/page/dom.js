@@ -15,13 +15,15 @@ export function svg(tag, props = {}, ...children) {
   return fill(document.createElementNS('http://www.w3.org/2000/svg', tag), props, children);
 }
 
-function fill(node, { on, ...attributes }, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === true) node.setAttribute(name, '');
+// Plain loops: a table of an answer has thousands of cells.
+function fill(node, props, children) {
+  for (const name of Object.keys(props)) {
+    const value = props[name];
+    if (name === 'on') for (const event of Object.keys(value)) node.addEventListener(event, value[event]);
+    else if (value === true) node.setAttribute(name, '');
     else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
   }
-  for (const [event, listener] of Object.entries(on ?? {})) node.addEventListener(event, listener);
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  for (const child of children) if (child !== null && child !== undefined) node.append(child);
   return node;
 }
 

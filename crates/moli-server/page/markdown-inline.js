@@ -234,38 +234,49 @@ function pairMark(piece, scope) {
 function build(pieces, root) {
   const parents = [root];
   let link = null; // the piece of the link that we are in
-  const parent = () => parents[parents.length - 1];
+  let text = ''; // of the next text node
+  /** The innermost element, with its text so far. */
+  const here = () => {
+    const node = parents[parents.length - 1];
+    if (text !== '') node.append(text);
+    text = '';
+    return node;
+  };
   const open = (make) => {
-    if (parents.length > MAX_DEPTH) parents.push(parent());
+    if (parents.length > MAX_DEPTH) parents.push(here());
     else {
       const node = make();
-      parent().append(node);
+      here().append(node);
       parents.push(node);
     }
   };
   for (const piece of pieces) {
-    if (typeof piece === 'string') parent().append(piece);
-    else if (piece.br) parent().append(el('br'));
-    else if (piece.code !== undefined) parent().append(el('code', {}, codeText(piece.code)));
+    if (typeof piece === 'string') text += piece;
+    else if (piece.br) here().append(el('br'));
+    else if (piece.code !== undefined) here().append(el('code', {}, codeText(piece.code)));
     else if (piece.url) {
       const href = link ? null : allowed(piece.url);
-      parent().append(href ? anchor(href, piece.url) : piece.url);
+      if (href) here().append(anchor(href, piece.url));
+      else text += piece.url;
     } else if (piece.open !== undefined) {
       link = piece;
       open(() => (piece.href ? anchor(piece.href) : el('span')));
     } else if (piece.close) {
+      here();
       parents.pop();
       // What may not be a link is shown for what it is.
-      if (!link.href) parent().append(` (${link.open})`);
+      if (!link.href) text += ` (${link.open})`;
       link = null;
     } else {
-      for (let i = 0; i < piece.closes.length; i += 1) parents.pop();
-      if (piece.count > 0) parent().append(piece.mark.repeat(piece.count));
+      if (piece.closes.length > 0) here();
+      parents.length -= piece.closes.length;
+      text += piece.mark.repeat(piece.count);
       for (const width of piece.opens.reverse()) {
         open(() => el(piece.mark === '~' ? 'del' : width === 2 ? 'strong' : 'em'));
       }
     }
   }
+  here();
 }
 
 /** One space at each end sets backticks in code apart from those around it, and is no part of it. */

@@ -11,11 +11,11 @@ const MAX_DEPTH = 8; // of quotes and lists in each other
 const MAX_COLUMNS = 64; // of a table; one with more is shown as text
 const MAX_PIECES = 2000; // table rows or list items of one block, what follows is a next block: browsers lay out huge ones slowly
 
-/** A growing text as elements: `set` rebuilds the last block only, for those before it can't change any more. */
+/** A growing text as elements: `set` rebuilds its end only, for the blocks before can't change any more. */
 export class MarkdownView {
   #root;
-  #settled = 0; // where the last block begins in the text
-  #last = null; // its element
+  #settled = 0; // where the end that may change begins in the text
+  #open = 0; // elements of it
   #length = 0;
 
   constructor(root) {
@@ -27,18 +27,21 @@ export class MarkdownView {
     if (text.length < this.#length) {
       this.#root.replaceChildren();
       this.#settled = 0;
-      this.#last = null;
+      this.#open = 0;
     }
     this.#length = text.length;
     const tail = this.#settled === 0 ? text : text.slice(this.#settled);
     const { lines, starts } = splitLines(tail);
     const fragment = document.createDocumentFragment();
-    const last = blocks(lines, fragment, 0);
-    if (last < 0) return;
-    this.#last?.remove();
-    this.#last = fragment.lastElementChild;
-    this.#settled += starts[last];
+    const begun = blocks(lines, fragment, 0);
+    for (; this.#open > 0; this.#open -= 1) this.#root.lastElementChild.remove();
     this.#root.append(fragment);
+    // The last block may grow. One that begins in the line that has not ended may turn out to be a part of that before.
+    let last = begun.length - 1;
+    if (last > 0 && begun[last] === lines.length - 1) last -= 1;
+    if (last < 0) return;
+    this.#open = begun.length - last;
+    this.#settled += starts[begun[last]];
   }
 }
 
@@ -58,18 +61,18 @@ function splitLines(text) {
   return { lines, starts };
 }
 
-/** Appends the blocks of these lines, one element each; returns the line at which the last one begins, or -1. */
+/** Appends the blocks of these lines, one element each; returns the line at which each begins. */
 function blocks(lines, parent, depth) {
-  let last = -1;
+  const begun = [];
   for (let at = 0; at < lines.length; ) {
     if (isBlank(lines[at])) {
       at += 1;
       continue;
     }
-    last = at;
+    begun.push(at);
     at = block(lines, at, parent, depth);
   }
-  return last;
+  return begun;
 }
 
 /** Appends the block that begins at line `at`; returns the line after it. */
@@ -151,7 +154,8 @@ function list(lines, at, parent, depth) {
     for (; at < lines.length; at += 1) {
       const blank = isBlank(lines[at]);
       if (!blank && indentOf(lines[at]) < marker.indent + 2) break;
-      inside.push(dedent(lines[at], marker.width));
+      // Not up to where the item's text begins: models indent less, and code would lose what sets its lines apart.
+      inside.push(dedent(lines[at], marker.indent + 2));
       if (!blank) after = at + 1;
     }
     inside.length -= at - after;

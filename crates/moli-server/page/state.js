@@ -1,6 +1,8 @@
 // What the page remembers: settings and chats in localStorage, which chat is open in sessionStorage. What is read back is
 // checked, since other versions of this page, and people, write there too.
 
+import { local, session } from './storage.js';
+
 const CHAT = 'moli.chat.';
 const SETTINGS = 'moli.settings';
 const OPEN = 'moli.open';
@@ -23,20 +25,20 @@ export const settings = { theme: '', language: '', model: '', system: '', sampli
 
 /** Reads all of it. */
 export function load() {
-  const stored = parse(localStorage.getItem(SETTINGS)) ?? {};
+  const stored = parse(local.get(SETTINGS)) ?? {};
   for (const name of ['theme', 'language', 'model', 'system']) {
     if (typeof stored[name] === 'string') settings[name] = stored[name];
   }
   for (const name of SAMPLING) {
     if (typeof stored.sampling?.[name] === 'number') settings.sampling[name] = stored.sampling[name];
   }
-  for (const key of Object.keys(localStorage)) {
+  for (const key of local.keys()) {
     if (key.startsWith(CHAT)) readChat(key);
   }
 }
 
 function readChat(key) {
-  const text = localStorage.getItem(key);
+  const text = local.get(key);
   const chat = parse(text);
   if (!isChat(chat) || CHAT + chat.id !== key) return;
   for (const message of chat.messages) {
@@ -60,7 +62,7 @@ export function onOtherTab(changed) {
 }
 
 export function saveSettings() {
-  write(SETTINGS, JSON.stringify(settings));
+  local.set(SETTINGS, JSON.stringify(settings));
 }
 
 /** An empty chat. It is stored with its first message. */
@@ -89,7 +91,7 @@ export function saveChat(chat) {
   const others = listChats().filter((other) => other !== chat);
   const units = () => [...sizes.values()].reduce((sum, size) => sum + size, 0);
   while (others.length > 0 && (chats.size > MAX_CHATS || units() > MAX_UNITS)) removeChat(others.pop().id);
-  while (!write(CHAT + chat.id, text)) {
+  while (!local.set(CHAT + chat.id, text)) {
     if (others.length === 0) return false;
     removeChat(others.pop().id);
   }
@@ -99,23 +101,14 @@ export function saveChat(chat) {
 export function removeChat(id) {
   chats.delete(id);
   sizes.delete(id);
-  localStorage.removeItem(CHAT + id);
+  local.remove(CHAT + id);
 }
 
 /** The chat that this tab had open. */
-export const openedChat = () => chats.get(sessionStorage.getItem(OPEN));
+export const openedChat = () => chats.get(session.get(OPEN));
 
 export function setOpened(id) {
-  sessionStorage.setItem(OPEN, id);
-}
-
-function write(key, text) {
-  try {
-    localStorage.setItem(key, text);
-    return true;
-  } catch {
-    return false; // full, or switched off
-  }
+  session.set(OPEN, id);
 }
 
 function parse(text) {
