@@ -36,8 +36,8 @@ function drawList() {
 
 function openChat(one) {
   location.hash = '';
+  route(); // now: the browser says later that the address has changed, and what is hidden takes no focus
   chat.open(one);
-  if (!wide.matches) showPanel('sidebar', false);
   byId('prompt').focus();
 }
 

@@ -188,9 +188,12 @@ function targetOf(text, from) {
   return text[at] === ')' ? { address, end: at + 1 } : null;
 }
 
-/** Where an address in running text ends. It is ASCII, so that it ends before Chinese that follows without a space. */
+/**
+ * Where an address in running text ends. It is ASCII, so that it ends before Chinese that follows without a space, and has
+ * no square brackets, which may be those of a link.
+ */
 function bareEnd(text, at) {
-  const body = /[\w\-.~:/?#[\]@!$&'()*+,;=%]+/y;
+  const body = /[\w\-.~:/?#@!$&'()*+,;=%]+/y;
   body.lastIndex = at;
   body.test(text);
   let end = body.lastIndex;
@@ -199,7 +202,7 @@ function bareEnd(text, at) {
   for (; end > at; end -= 1) {
     const char = text[end - 1];
     if (char === ')' && open < 0) open += 1;
-    else if (!/[.,:;!?'*_~\]]/.test(char)) break;
+    else if (!/[.,:;!?'*_~]/.test(char)) break;
   }
   return end;
 }

@@ -101,27 +101,33 @@ async function poll() {
 }
 
 function drawError(error) {
-  byId('metrics-view').replaceChildren(heading(), el('div', { class: 'error', role: 'alert' },
+  const view = byId('metrics-view');
+  view.dataset.words = '';
+  view.replaceChildren(heading(), el('div', { class: 'error', role: 'alert' },
     ...wordsOf(error).map((words) => el('p', {}, words)), button(t('retry'), poll)));
 }
 
 const heading = () => el('h1', {}, t('metrics'));
 
-/** Draws all of it anew: a few dozen elements, once a second. */
+/** Draws all of it anew, a few dozen elements once a second; but what a person may have in hand, only if it changed. */
 export function draw() {
-  if (byId('metrics-view').hidden) return;
-  const focused = document.activeElement?.id;
+  const view = byId('metrics-view');
+  if (view.hidden) return;
   const names = [...new Set((readings.at(-1)?.samples ?? []).map(({ labels }) => labels.model).filter(Boolean))].sort();
   if (!names.includes(model)) model = '';
-  const parts = [heading(), el('p', { class: 'hint' }, t('metricsSpan', { n: WINDOW }))];
-  if (names.length > 1) parts.push(picker(names));
-  parts.push(el('div', { class: 'cards' }, ...CARDS.map(cardOf), rejects()));
-  byId('metrics-view').replaceChildren(...parts);
-  if (focused === 'metrics-model') byId(focused)?.focus();
+  const cards = el('div', { class: 'cards' }, ...CARDS.map(cardOf), rejects());
+  const words = [document.documentElement.lang, ...names].join('\n');
+  if (view.dataset.words === words) {
+    view.lastElementChild.replaceWith(cards);
+    return;
+  }
+  view.dataset.words = words;
+  view.replaceChildren(heading(), el('p', { class: 'hint' }, t('metricsSpan', { n: WINDOW })),
+    ...(names.length > 1 ? [picker(names)] : []), cards);
 }
 
 function picker(names) {
-  const select = el('select', { id: 'metrics-model', 'aria-label': t('model') },
+  const select = el('select', { 'aria-label': t('model') },
     el('option', { value: '' }, t('metricsAll')), ...names.map((name) => el('option', { value: name }, name)));
   select.value = model;
   select.addEventListener('change', () => {
