@@ -120,8 +120,15 @@ test('all is done with the keyboard alone', async () => {
     await page.keyboard.press('Enter');
     assert.equal(await page.locator('#chat-view').isVisible(), true);
     assert.equal(await focused(), 'prompt');
-    await tabTo('Delete', 'Shift+Tab');
+    await page.keyboard.type('second');
     await page.keyboard.press('Enter');
+    await ended(page);
+    await tabTo('Delete', 'Shift+Tab');
+    for (const left of [1, 0]) {
+      await page.keyboard.press('Enter');
+      assert.equal(await page.locator('#chat-list li').count(), left);
+      assert.equal(await focused(), left === 1 ? 'Delete' : 'new-chat');
+    }
     await tabTo('Undo');
     await page.keyboard.press('Enter');
     assert.equal(await page.locator('#chat-list li').count(), 1);
@@ -162,8 +169,8 @@ test('the first stop of the keyboard leads to the text field, and every stop is 
 test('Enter and Escape of an input method are its own', async () => {
   await withPage(mock.url, {}, async (page) => {
     await page.fill('#prompt', '你好');
-    const composing = (key, id = 'prompt') => page.evaluate(([name, target]) => document.getElementById(target)
-      .dispatchEvent(new KeyboardEvent('keydown', { key: name, bubbles: true, cancelable: true, isComposing: true })), [key, id]);
+    const composing = (key) => page.evaluate((name) => document.activeElement
+      .dispatchEvent(new KeyboardEvent('keydown', { key: name, bubbles: true, cancelable: true, isComposing: true })), key);
     await composing('Enter');
     assert.deepEqual(await questions(page), []);
     await page.fill('#prompt', 'long');
@@ -174,6 +181,10 @@ test('Enter and Escape of an input method are its own', async () => {
     assert.equal(await page.locator('#stop').isVisible(), true);
     await page.keyboard.press('Escape');
     await ended(page);
+    await page.press('#prompt', 'ArrowUp');
+    await composing('Enter');
+    await composing('Escape');
+    assert.equal(await page.locator('.question textarea').count(), 1);
   });
 });
 

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { ask, closeBrowser, ended, lastAnswer, questions, withPage } from './harness.mjs';
-import { say, startMock } from './mock.mjs';
+import { MODELS, say, startMock } from './mock.mjs';
 
 const real = process.env.MOLI_URL;
 let mock;
@@ -160,7 +160,7 @@ test('theme and language follow the system until they are chosen, and are rememb
     assert.equal(await page.evaluate(() => document.documentElement.lang), 'zh-CN');
     await ask(page, '你好');
     await page.emulateMedia({ colorScheme: 'light' });
-    assert.equal(await theme(page), 'light');
+    await page.waitForFunction(() => document.documentElement.dataset.theme === 'light');
     await page.selectOption('#theme', 'dark');
     await page.selectOption('#language', 'en');
     assert.equal(await theme(page), 'dark');
@@ -212,8 +212,12 @@ test('the model is picked from those of the server', { skip: real ? 'a real serv
     await ask(page, 'first');
     assert.equal(mock.asked.at(-1).model, 'smollm2-135m-instruct');
     assert.equal(await page.locator('.answer h3').first().innerText(), 'smollm2-135m-instruct');
-    // Its context is not known.
+    // Its context is known once it is loaded.
     assert.equal(await page.locator('#context').isVisible(), false);
+    mock.models = MODELS.map((model) => ({ ...model, context: 2048, loaded: true }));
+    await ask(page, 'second');
+    await page.waitForSelector('#context:has-text("of 2,048")');
+    mock.models = MODELS;
     await page.reload();
     await page.waitForSelector('#model option[value=smollm2-135m-instruct]', { state: 'attached' });
     assert.equal(await page.inputValue('#model'), 'smollm2-135m-instruct');

@@ -25,13 +25,23 @@ function drawWords() {
 }
 
 function drawList() {
+  const list = byId('chat-list');
+  // A keyboard stays where it is in the list.
+  const row = [...list.children].findIndex((item) => item.contains(document.activeElement));
+  const place = row < 0 ? -1 : [...list.children[row].children].indexOf(document.activeElement);
   const rows = state.listChats().map((one) => {
     const title = one.title || t('untitled');
     const open = button(title, () => openChat(one), { 'aria-current': one.id === chat.current().id, title });
     const remove = button(t('delete'), () => chat.remove([one]), { class: 'quiet', 'aria-label': t('deleteChat', { title }) });
     return el('li', {}, open, remove);
   });
-  byId('chat-list').replaceChildren(...rows);
+  list.replaceChildren(...rows);
+  if (row >= 0) (rows[Math.min(row, rows.length - 1)]?.children[place] ?? byId('new-chat')).focus();
+}
+
+async function loadModels() {
+  await settingsPanel.loadModels();
+  chat.drawUnder(); // which shows a part of the model's context
 }
 
 function openChat(one) {
@@ -95,10 +105,9 @@ onUnauthorised(askForKey);
 chat.start({
   contextOf: settingsPanel.contextOf,
   settingsValid: settingsPanel.valid,
-  changed: () => {
-    drawList();
-    settingsPanel.draw();
-  },
+  opened: settingsPanel.draw,
+  listChanged: drawList,
+  modelUsed: loadModels,
 });
 settingsPanel.start({ current: chat.current, removeAll: () => chat.remove(state.listChats()) });
 choose('theme', setTheme);
@@ -115,4 +124,4 @@ showPanel('sidebar', wide.matches);
 byId('toggle-settings').setAttribute('aria-expanded', false);
 route();
 byId('prompt').focus();
-settingsPanel.loadModels().then(chat.draw);
+loadModels();

@@ -16,9 +16,12 @@ const running = new Map(); // by chat's id: { asked: the chat, abort, message, p
 const homeless = new WeakSet(); // chats of which we have said that there is no room for them
 let chat; // the open one
 let views = []; // of its messages
-let hooks; // { contextOf(model), settingsValid(), changed() }
+let hooks; // what start() was given
 
-/** Sets the view up. `changed` is called when the list of chats or the open one changed. */
+/**
+ * Sets the view up. `contextOf(model)` is a number of tokens or undefined, `settingsValid()` whether a question may be
+ * asked; called are `opened()` for another chat, `listChanged()`, and `modelUsed()` when one that was not loaded has answered.
+ */
 export function start(given) {
   hooks = given;
   const prompt = byId('prompt');
@@ -37,15 +40,14 @@ export function start(given) {
   byId('stop').addEventListener('click', stop);
   addEventListener('pagehide', () => {
     // The browser ends the requests itself, which would look like a lost connection.
-    for (const { asked, abort, message } of running.values()) {
-      message.state = 'stopped';
+    for (const { asked, abort } of running.values()) {
       keep(asked);
       abort.abort();
     }
   });
   state.onOtherTab((id) => {
     if (id === chat.id && !running.has(id)) open(state.chatOf(id) ?? state.newChat());
-    else hooks.changed();
+    else hooks.listChanged();
   });
 }
 
@@ -57,7 +59,8 @@ export function open(other) {
   state.setOpened(chat.id);
   draw();
   scrollDown();
-  hooks.changed();
+  hooks.opened();
+  hooks.listChanged();
 }
 
 /** Builds the open chat's messages anew, after a change of the messages or of the language. */
@@ -86,13 +89,13 @@ export function remove(chats) {
   }
   const opened = chats.includes(chat) ? chat : null;
   if (opened) open(state.newChat());
-  else hooks.changed();
+  else hooks.listChanged();
   notify(t('deleted'), {
     word: t('undo'),
     run: () => {
       chats.forEach(save);
       if (opened) open(opened);
-      else hooks.changed();
+      else hooks.listChanged();
     },
   });
 }
@@ -155,6 +158,7 @@ async function answer(asked) {
   // Another answer may have taken this one's place.
   if (running.get(asked.id) === answering) running.delete(asked.id);
   keep(asked);
+  if (message.stats && hooks.contextOf(message.model) === undefined) hooks.modelUsed();
   drawAnswer(asked, message);
   if (asked !== chat) return;
   if (message.state === 'done') announce(t('answered', { text: message.content.slice(0, SPOKEN) }));
@@ -171,7 +175,7 @@ function drawAnswer(asked, message) {
 }
 
 /** The buttons and numbers below the text field. */
-function drawUnder() {
+export function drawUnder() {
   const answering = running.get(chat.id);
   const focused = document.activeElement;
   byId('send').hidden = answering !== undefined;

@@ -70,7 +70,7 @@ export async function loadModels() {
   if (!models.some(({ id }) => id === settings.model)) {
     settings.model = (models.find(({ loaded }) => loaded) ?? models[0])?.id ?? '';
   }
-  draw();
+  drawModels();
 }
 
 /** How many tokens this model's context has, or undefined. */
