@@ -25,6 +25,9 @@ after(async () => {
 
 const STORY = 'Tell a long story of many pages.';
 
+/** A page with a chat. A real model might go on for long where nobody stops it. */
+const withChat = (options, run) => withPage(url, { ...options, settings: real ? { sampling: { max_tokens: 200 } } : undefined }, run);
+
 async function askForStory(page) {
   await page.fill('#prompt', STORY);
   await page.press('#prompt', 'Enter');
@@ -32,7 +35,7 @@ async function askForStory(page) {
 }
 
 test('a question is answered word by word, with its numbers', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await askForStory(page);
     const early = await lastAnswer(page);
     await page.waitForFunction((length) => document.querySelector('.answer .markdown').textContent.length > length, early.length);
@@ -49,7 +52,7 @@ test('a question is answered word by word, with its numbers', async () => {
 });
 
 test('the button and Escape stop an answer, and what came of it stays', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     for (const stop of [() => page.click('#stop'), () => page.keyboard.press('Escape')]) {
       await askForStory(page);
       await stop();
@@ -65,7 +68,7 @@ test('the button and Escape stop an answer, and what came of it stays', async ()
 });
 
 test('a last question is edited in its place, an earlier one in a new chat', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await ask(page, 'first');
     await ask(page, 'second');
     await page.locator('.question button', { hasText: 'Edit' }).last().click();
@@ -91,7 +94,7 @@ test('a last question is edited in its place, an earlier one in a new chat', asy
 });
 
 test('an answer is tried again, and so is a question', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await ask(page, 'first');
     await page.click('.answer .actions button:has-text("Retry")');
     await ended(page);
@@ -105,7 +108,7 @@ test('an answer is tried again, and so is a question', async () => {
 });
 
 test('chats outlive a reload, are opened again, deleted and brought back', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await ask(page, 'first');
     const answer = await lastAnswer(page);
     await page.click('#new-chat');
@@ -129,7 +132,7 @@ test('chats outlive a reload, are opened again, deleted and brought back', async
 });
 
 test('an answer that a reload cut off is kept as stopped', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await askForStory(page);
     await page.reload();
     await ended(page);
@@ -139,7 +142,7 @@ test('an answer that a reload cut off is kept as stopped', async () => {
 });
 
 test('an answer goes on while another chat is open', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await askForStory(page);
     await page.click('#new-chat');
     await ask(page, 'short');
@@ -154,7 +157,7 @@ test('an answer goes on while another chat is open', async () => {
 
 test('theme and language follow the system until they are chosen, and are remembered', async () => {
   const theme = (page) => page.evaluate(() => document.documentElement.dataset.theme);
-  await withPage(url, { colorScheme: 'dark', locale: 'zh-CN' }, async (page) => {
+  await withChat({ colorScheme: 'dark', locale: 'zh-CN' }, async (page) => {
     assert.equal(await theme(page), 'dark');
     assert.equal(await page.locator('#send').innerText(), '发送');
     assert.equal(await page.evaluate(() => document.documentElement.lang), 'zh-CN');
@@ -173,7 +176,7 @@ test('theme and language follow the system until they are chosen, and are rememb
 });
 
 test('the system prompt and the sampling that are set are asked for, and no others', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await page.click('#toggle-settings');
     await page.fill('#system', 'Answer with one word.');
     const values = { temperature: '0.5', top_p: '0.9', top_k: '20', min_p: '0.05', max_tokens: '16', seed: '7' };
@@ -206,7 +209,7 @@ test('the system prompt and the sampling that are set are asked for, and no othe
 });
 
 test('the model is picked from those of the server', { skip: real ? 'a real server may have one only' : false }, async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     assert.deepEqual(await page.locator('#model option').allInnerTexts(), ['qwen3-0.6b', 'smollm2-135m-instruct (not loaded)']);
     await page.selectOption('#model', 'smollm2-135m-instruct');
     await ask(page, 'first');
@@ -225,7 +228,7 @@ test('the model is picked from those of the server', { skip: real ? 'a real serv
 });
 
 test('what is stored stays within bounds, and what is broken there is passed over', async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await page.evaluate(() => {
       const message = { role: 'user', content: 'x'.repeat(30_000) };
       for (let n = 0; n < 99; n += 1) {
@@ -247,7 +250,7 @@ test('what is stored stays within bounds, and what is broken there is passed ove
 });
 
 test('a chat for which there is no room is told', { skip: real ? 'said of the page, whatever the server' : false }, async () => {
-  await withPage(url, {}, async (page) => {
+  await withChat({}, async (page) => {
     await page.evaluate(() => {
       Storage.prototype.setItem = () => {
         throw new DOMException('full', 'QuotaExceededError');
@@ -267,7 +270,7 @@ test('code and answers are copied, without a clipboard object too', async () => 
     reply.end();
   };
   for (const secure of [true, false]) {
-    await withPage(url, { permissions: ['clipboard-read', 'clipboard-write'] }, async (page) => {
+    await withChat({ permissions: ['clipboard-read', 'clipboard-write'] }, async (page) => {
       await ask(page, 'Which command lists files?');
       if (!secure) await page.evaluate(() => Object.defineProperty(navigator, 'clipboard', { value: undefined }));
       await page.evaluate(() => {

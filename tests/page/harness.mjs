@@ -21,10 +21,11 @@ export async function closeBrowser() {
 /**
  * Opens the page at `url` in a context of its own and runs `test(page)`. Then there must have been no dialog, no request to
  * anybody else, no error or warning on the console, and no violation of the policy. `options` are Playwright's, and
- * `failures: true` where the server's answers with an error status are part of the test.
+ * `failures: true` where the server's answers with an error status are part of the test, `settings` that the page has at first,
+ * and `hash` for a view.
  */
 export async function withPage(url, options, test) {
-  const { failures = false, hash = '', ...context } = options;
+  const { failures = false, hash = '', settings, ...context } = options;
   const opened = await (await theBrowser()).newContext({ locale: 'en-US', viewport: { width: 1280, height: 800 }, ...context });
   const faults = [];
   const page = await opened.newPage();
@@ -45,6 +46,9 @@ export async function withPage(url, options, test) {
   await page.addInitScript(() => {
     addEventListener('securitypolicyviolation', (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
   });
+  await page.addInitScript((given) => {
+    if (given && !localStorage.getItem('moli.settings')) localStorage.setItem('moli.settings', JSON.stringify(given));
+  }, settings);
   try {
     await page.goto(url + hash);
     await page.waitForFunction(() => document.querySelector('#model option'));
