@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use moli_engine::EngineError;
+use moli_text::TextError;
 
 /// Why a server can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +92,14 @@ impl ApiError {
         }
         self
     }
+
+    /// The same about the field that a grammar came from, if it is about a grammar.
+    pub(crate) fn in_grammar(mut self, field: &str) -> Self {
+        if self.code == "invalid_grammar" {
+            self.param = Some(field.to_owned());
+        }
+        self.renamed(&[("grammar", field)])
+    }
 }
 
 impl From<EngineError> for ApiError {
@@ -117,6 +126,12 @@ impl From<EngineError> for ApiError {
             | EngineError::UnsupportedKeyword { .. }
             | EngineError::GrammarTooLarge { .. }
             | EngineError::GrammarTooComplex { .. } => bad("invalid_grammar", None),
+            EngineError::Text(TextError::InvalidTool { .. } | TextError::TooManyTools { .. }) => {
+                bad("invalid_value", Some("tools".into()))
+            }
+            EngineError::Text(TextError::UnknownTool { .. } | TextError::NoTools) => {
+                bad("invalid_value", Some("tool_choice".into()))
+            }
             EngineError::Text(_) => bad("invalid_messages", None),
             EngineError::QueueFull { .. } => Self::overloaded("queue_full", message),
             EngineError::DoesNotFit(_) => {

@@ -46,3 +46,38 @@ fn a_streamed_answer_is_the_whole_one() {
     }
     assert_eq!((&last["truncated"], &last["seed"]), (&json!(false), &json!(7)));
 }
+
+#[test]
+fn an_error_names_the_field_that_it_is_about() {
+    let server = Running::start();
+    let tool = |parameters: Value| json!([{"type": "function", "function": {"name": "x", "parameters": parameters, "strict": true}}]);
+    let object = json!({"type": "object"});
+    let enforced = json!({"type": "json_schema", "json_schema": {"schema": object}});
+    let nonsense = json!({"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}});
+    let unknown = json!({"type": "object", "properties": {"a": {"type": "string", "format": "nonsense"}}});
+    let named = json!({"type": "function", "function": {"name": "y"}});
+    for (extra, param) in [
+        (json!({"response_format": nonsense}), "response_format"),
+        (json!({"tools": tool(object.clone()), "response_format": enforced}), "response_format"),
+        (json!({"tools": tool(json!({"type": "nonsense"}))}), "tools"),
+        (json!({"tools": tool(unknown)}), "tools"),
+        (json!({"tools": tool(object), "tool_choice": named}), "tool_choice"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+    ] {
+        let reply = server.post("/v1/chat/completions", &ask(extra.clone()));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (400, &json!(param)),
+            "{extra} {}",
+            reply.text
+        );
+    }
+    let asked = json!({"model": "tiny", "input": "hm", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "nonsense"}}}});
+    let reply = server.post("/v1/responses", &asked);
+    assert_eq!(
+        (reply.status, &reply.json()["error"]["param"]),
+        (400, &json!("text.format")),
+        "{}",
+        reply.text
+    );
+}

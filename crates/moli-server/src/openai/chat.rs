@@ -166,8 +166,11 @@ pub(crate) async fn complete(
     let lease = app.lease(&request.model).await?;
     let streams = request.stream.unwrap_or(false);
     let include_usage = StreamOptions::include_usage(request.stream_options.as_ref(), streams)?;
+    // Either has a grammar made, never both.
+    let grammar = if request.response_format.is_some() { "response_format" } else { "tools" };
     let question = request.read(&lease)?;
-    let mut answering = app.answer(lease, question).await.map_err(|error| error.renamed(NAMES))?;
+    let mut answering =
+        app.answer(lease, question).await.map_err(|error| error.renamed(NAMES).in_grammar(grammar))?;
     if streams {
         return Ok(stream::response(answering, ChatWriter::new(include_usage)));
     }

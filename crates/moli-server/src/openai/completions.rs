@@ -87,7 +87,10 @@ pub(crate) async fn complete(
     let streams = request.stream.unwrap_or(false);
     let include_usage = StreamOptions::include_usage(request.stream_options.as_ref(), streams)?;
     let (question, echoes) = request.read(&lease)?;
-    let mut answering = app.answer(lease, question).await.map_err(|error| error.renamed(NAMES))?;
+    let mut answering = app
+        .answer(lease, question)
+        .await
+        .map_err(|error| error.renamed(NAMES).in_grammar("response_format"))?;
     let pieces = answering.summaries().map(|_| Pieces::default()).collect();
     let mut writer =
         CompletionWriter { include_usage, id: String::new(), fingerprint: String::new(), echoes, pieces };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use moli_engine::{Engine, EngineOptions, Scheduling};
 use moli_server::{Handle, ModelSpec, Server, ServerError, ServerOptions};
-use moli_testkit::TinyModel;
+use moli_testkit::{CHAT_TEMPLATE, TinyModel};
 use serde_json::Value;
 
 /// A server that runs until it is dropped.
@@ -44,13 +44,6 @@ impl Reply {
     }
 }
 
-/// ChatML, with tools in the manner of Hermes.
-const TEMPLATE: &str = "{%- if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>\n\
-    {\"name\": …, \"arguments\": …} inside <tool_call></tool_call><|im_end|>\n{% endif %}\
-    {%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
-    {%- for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n\
-    {%- endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
 /// A model called `tiny` with a ChatML template; what it says is noise, the same for the same seed.
 pub(crate) fn tiny() -> ModelSpec {
     tiny_with(
@@ -64,7 +57,7 @@ pub(crate) fn tiny_with(name: &str, options: EngineOptions) -> ModelSpec {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     let mut file = TinyModel::new("llama").file().unwrap();
-    file.meta("tokenizer.chat_template", TEMPLATE);
+    file.meta("tokenizer.chat_template", CHAT_TEMPLATE);
     file.write(&path).unwrap();
     let load = move |memory_budget| {
         // The folder lives as long as the loader.

@@ -40,6 +40,13 @@ pub(crate) struct ResponseRequest {
     temperature: Option<f32>,
     #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    /// The same seed gives the same answer, whatever else is computed meanwhile.
+    seed: Option<i64>,
+    /// Who is served first where not everybody can be: the higher.
+    priority: Option<i32>,
+    /// The answer ends after so many milliseconds, finished or not.
+    #[schema(minimum = 1)]
+    deadline_ms: Option<u64>,
     #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
     tools: Option<Vec<FunctionTool>>,
@@ -310,8 +317,10 @@ pub(crate) async fn respond(
     let lease = app.lease(&request.model).await?;
     let streams = request.stream.unwrap_or(false);
     let asked = request.asked();
+    let grammar = if request.text.is_some() { "text.format" } else { "tools" };
     let question = request.read(&lease)?;
-    let answering = app.answer(lease, question).await.map_err(|error| error.renamed(NAMES))?;
+    let answering =
+        app.answer(lease, question).await.map_err(|error| error.renamed(NAMES).in_grammar(grammar))?;
     let writer = ResponseWriter::new(asked, &answering);
     if streams {
         return Ok(stream::response(answering, writer));
@@ -354,7 +363,14 @@ impl ResponseRequest {
                 effort.tell(lease, &mut variables)?;
             }
         }
-        let common = Common { temperature: self.temperature, top_p: self.top_p, ..Common::default() };
+        let common = Common {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            seed: self.seed,
+            priority: self.priority,
+            deadline_ms: self.deadline_ms,
+            ..Common::default()
+        };
         let mut generate = common.generate(&lease.spec().sampling)?;
         generate.max_tokens = self.max_output_tokens;
         generate.grammar = self.text.and_then(|text| text.format).and_then(TextFormat::into_grammar);
