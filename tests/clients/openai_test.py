@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import os
 import unittest
 from typing import Literal
 
@@ -109,6 +110,18 @@ class Chat(unittest.TestCase):
         answer = ask(messages=[*HM, message, *results], tools=[TOOL], tool_choice="none")
         self.assertEqual(answer.choices[0].message.role, "assistant")
 
+    def test_answers_come_back_in_every_form(self):
+        with chat.stream(model="tiny", messages=HM, seed=1, **CALL) as stream:
+            for _ in stream:
+                pass
+            streamed = stream.get_final_completion()
+        parsed = chat.parse(model="tiny", messages=HM, response_format=Verdict, max_tokens=1000, seed=1)
+        for answer in (ask(), ask(**CALL), streamed, parsed):
+            message = answer.choices[0].message
+            results = [{"role": "tool", "tool_call_id": call.id, "content": "rain"} for call in message.tool_calls or []]
+            for form in (message, message.model_dump(warnings=False), message.to_dict(warnings=False)):
+                self.assertTrue(ask(messages=[*HM, form, *results]).choices)
+
     def test_one_call_where_only_one_is_allowed(self):
         answer = ask(**CALL, parallel_tool_calls=False)
         self.assertEqual(len(answer.choices[0].message.tool_calls), 1)
@@ -126,7 +139,7 @@ class Chat(unittest.TestCase):
         self.assertIsInstance(json.loads(answer.choices[0].message.content), dict)
 
     def test_the_clients_own_fields(self):
-        answer = ask(user="me", metadata={"a": "b"}, store=False, service_tier="auto", extra_body=ON | {"priority": 1, "deadline_ms": 60000})
+        answer = ask(user="me", metadata={"a": "b"}, store=False, service_tier="auto", verbosity="medium", prompt_cache_retention="in_memory", extra_body=ON | {"priority": 1, "deadline_ms": 60000})
         # What is Moli's own comes through as well.
         self.assertFalse(answer.truncated)
         self.assertEqual(answer.timings["predicted_n"], 8)
@@ -136,6 +149,13 @@ class Chat(unittest.TestCase):
         self.assertEqual(raw.headers["content-type"], "application/json")
         with chat.with_streaming_response.create(model="tiny", messages=HM, max_tokens=2) as response:
             self.assertEqual(response.parse().choices[0].finish_reason, "length")
+
+    @unittest.skipIf(os.environ.get("MOLI_TEST_MODELS") == "off", "MOLI_TEST_MODELS=off: no real model")
+    def test_words_that_make_sense(self):
+        question = [{"role": "user", "content": "What is 2+2?"}]
+        answer = chat.create(model="smollm2", messages=question, temperature=0, max_tokens=20)
+        self.assertIn("4", answer.choices[0].message.content)
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
 
 
 class Completions(unittest.TestCase):
@@ -160,7 +180,7 @@ class Responses(unittest.TestCase):
     TOOL = {"type": "function", **TOOL["function"]}
 
     def test_an_answer(self):
-        answer = client.responses.create(**self.ASK, instructions="Be brief.", metadata={"a": "b"})
+        answer = client.responses.create(**self.ASK, instructions="Be brief.", service_tier="auto", include=["reasoning.encrypted_content"], metadata={"a": "b"})
         self.assertEqual(answer.status, "incomplete")
         self.assertEqual(answer.incomplete_details.reason, "max_output_tokens")
         self.assertEqual(answer.usage.output_tokens, 16)
@@ -194,6 +214,8 @@ class Responses(unittest.TestCase):
         ask = self.ASK | {"max_output_tokens": 1000}
         answer = client.responses.parse(**ask, text_format=Verdict)
         self.assertIsInstance(answer.output_parsed, Verdict)
+        for form in (answer.output[0], answer.output[0].to_dict(), answer.output[0].model_dump()):
+            self.assertTrue(client.responses.create(**self.ASK | {"input": [*HM, form]}).output)
         with client.responses.stream(**ask, text_format=Verdict) as stream:
             self.assertIsInstance(stream.get_final_response().output_parsed, Verdict)
 

@@ -63,6 +63,7 @@ fn an_error_names_the_field_that_it_is_about() {
         (json!({"tools": tool(unknown)}), "tools"),
         (json!({"tools": tool(object), "tool_choice": named}), "tool_choice"),
         (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"messages": [{"role": "assistant", "content": "", "audio": {"id": "x"}}]}), "messages[0].audio"),
     ] {
         let reply = server.post("/v1/chat/completions", &ask(extra.clone()));
         assert_eq!(

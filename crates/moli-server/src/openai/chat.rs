@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::answer::{self, ChatWriter};
 use super::message::{self, ChatMessage, Choice, OfferedTool};
-use super::params::{self, NAMES, StreamOptions};
+use super::params::{self, NAMES, Retention, StreamOptions, Tier, Verbosity};
 use crate::answering::Question;
 use crate::app::App;
 use crate::body::Strict;
@@ -53,7 +53,6 @@ params::request! {
         chat_template_kwargs: Option<Map<String, Value>>,
         /// Nothing is stored: it may only be false.
         store: Option<bool>,
-        /// `auto` and `default` are the only one there is.
         #[serde(rename = "service_tier")]
         _service_tier: Option<Tier>,
         /// Whoever asks; it changes nothing.
@@ -62,6 +61,10 @@ params::request! {
         /// Beginnings of prompts are cached by what they are; it changes nothing.
         #[serde(rename = "prompt_cache_key")]
         _prompt_cache_key: Option<String>,
+        #[serde(rename = "prompt_cache_retention")]
+        _prompt_cache_retention: Option<Retention>,
+        #[serde(rename = "verbosity")]
+        _verbosity: Option<Verbosity>,
         /// Text is all that there is.
         #[serde(rename = "modalities")]
         _modalities: Option<Vec<Modality>>,
@@ -136,13 +139,6 @@ pub(crate) enum Effort {
     Low,
     Medium,
     High,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Tier {
-    Auto,
-    Default,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

@@ -119,6 +119,28 @@ impl Stop {
     }
 }
 
+/// How soon an answer is wanted: there is one way only.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Tier {
+    Auto,
+    Default,
+}
+
+/// How long beginnings of prompts are cached: in memory, as long as there is room.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) enum Retention {
+    #[serde(rename = "in_memory", alias = "in-memory")]
+    InMemory,
+}
+
+/// How long an answer is to be: the model decides.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verbosity {
+    Medium,
+}
+
 /// What else comes in a stream.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct StreamOptions {

@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::chat::{Effort, MAX_TOP_LOGPROBS, ResponseFormat, SchemaFormat};
-use super::message::{ChoiceMode, Content, FunctionKind, arguments};
-use super::params::{Common, NAMES};
+use super::message::{Absent, ChoiceMode, Content, FunctionKind, arguments};
+use super::params::{Common, NAMES, Retention, Tier, Verbosity};
 use crate::answering::Question;
 use crate::app::App;
 use crate::body::Strict;
@@ -60,7 +60,8 @@ pub(crate) struct ResponseRequest {
     stream_options: Option<ResponseStreamOptions>,
     /// Nothing is stored, which an answer says: it may be absent or false.
     store: Option<bool>,
-    /// `message.output_text.logprobs` is what can be had.
+    /// `message.output_text.logprobs` is what can be had. Reasoning is given as it is and can be sent back, which is what
+    /// `reasoning.encrypted_content` is for.
     include: Option<Vec<Include>>,
     /// A prompt is never cut: it may only be `disabled`.
     truncation: Option<Truncation>,
@@ -72,6 +73,10 @@ pub(crate) struct ResponseRequest {
     _safety_identifier: Option<String>,
     #[serde(rename = "prompt_cache_key")]
     _prompt_cache_key: Option<String>,
+    #[serde(rename = "prompt_cache_retention")]
+    _prompt_cache_retention: Option<Retention>,
+    #[serde(rename = "service_tier")]
+    _service_tier: Option<Tier>,
 }
 
 /// A text, or the items of a conversation.
@@ -105,6 +110,8 @@ struct MessageItem {
     _id: Option<String>,
     #[serde(rename = "status")]
     _status: Option<String>,
+    #[serde(rename = "phase", default)]
+    _phase: Absent,
 }
 
 /// Text, alone or in parts.
@@ -126,6 +133,9 @@ struct AnsweredPart {
     _annotations: Option<Vec<Value>>,
     #[serde(rename = "logprobs")]
     _logprobs: Option<Vec<Value>>,
+    /// The text once more, as a client has read it.
+    #[serde(rename = "parsed")]
+    _parsed: Option<Value>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -201,6 +211,8 @@ struct ReasoningItem {
     content: Vec<ReasoningText>,
     #[serde(rename = "summary")]
     _summary: Option<Vec<Value>>,
+    #[serde(rename = "encrypted_content", default)]
+    _encrypted_content: Absent,
     #[serde(rename = "id")]
     _id: Option<String>,
     #[serde(rename = "status")]
@@ -262,6 +274,8 @@ pub(crate) struct NamedFunction {
 #[derive(Debug, Deserialize, ToSchema)]
 struct TextOptions {
     format: Option<TextFormat>,
+    #[serde(rename = "verbosity")]
+    _verbosity: Option<Verbosity>,
 }
 
 /// What the answer must be.
@@ -294,6 +308,8 @@ struct ResponseStreamOptions {
 enum Include {
     #[serde(rename = "message.output_text.logprobs")]
     Logprobs,
+    #[serde(rename = "reasoning.encrypted_content")]
+    Reasoning,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
