@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::Running;
+use common::{Running, tiny};
+use moli_server::ServerOptions;
 use serde_json::{Value, json};
 
 fn ask(extra: Value) -> Value {
@@ -48,6 +49,34 @@ fn a_streamed_answer_is_the_whole_one() {
 }
 
 #[test]
+fn a_description_says_what_is_taken() {
+    let described = |lenient| {
+        let options = ServerOptions { models: vec![tiny()], lenient, ..ServerOptions::default() };
+        Running::with(options).get("/openapi.json").json()
+    };
+    let strict = described(false);
+    let schemas = &strict["components"]["schemas"];
+    for (asked, closed) in
+        [("ChatRequest", true), ("ChatMessage", true), ("OfferedFunction", true), ("Usage", false)]
+    {
+        assert_eq!(schemas[asked]["additionalProperties"] == false, closed, "{asked}");
+    }
+    assert!(described(true)["components"]["schemas"]["ChatRequest"]["additionalProperties"].is_null());
+    // Each reference leads somewhere.
+    let text = strict.to_string();
+    let references = text.split("\"$ref\":\"#").skip(1).map(|rest| rest.split('"').next().unwrap());
+    assert!(references.clone().count() > 20);
+    for reference in references {
+        assert!(strict.pointer(reference).is_some(), "{reference}");
+    }
+    let answers = &strict["paths"]["/v1/chat/completions"]["post"]["responses"];
+    assert!(
+        answers["200"]["content"]["text/event-stream"].is_object() && answers["5XX"].is_object(),
+        "{answers}"
+    );
+}
+
+#[test]
 fn an_error_names_the_field_that_it_is_about() {
     let server = Running::start();
     let tool = |parameters: Value| json!([{"type": "function", "function": {"name": "x", "parameters": parameters, "strict": true}}]);
@@ -63,7 +92,13 @@ fn an_error_names_the_field_that_it_is_about() {
         (json!({"tools": tool(unknown)}), "tools"),
         (json!({"tools": tool(object), "tool_choice": named}), "tool_choice"),
         (json!({"tool_choice": "required"}), "tool_choice"),
-        (json!({"messages": [{"role": "assistant", "content": "", "audio": {"id": "x"}}]}), "messages[0].audio"),
+        (json!({"response_format": {"type": "json_object", "further": 1}}), "response_format"),
+        (json!({"stream": true, "stream_options": [null, null]}), "stream_options"),
+        (json!({"stream": true, "stream_options": {"further": 1}}), "stream_options.further"),
+        (
+            json!({"messages": [{"role": "assistant", "content": "", "audio": {"id": "x"}}]}),
+            "messages[0].audio",
+        ),
     ] {
         let reply = server.post("/v1/chat/completions", &ask(extra.clone()));
         assert_eq!(
@@ -73,6 +108,8 @@ fn an_error_names_the_field_that_it_is_about() {
             reply.text
         );
     }
+    let list = server.post("/detokenize", &json!(["tiny", [65], true]));
+    assert_eq!((list.status, &list.json()["error"]["code"]), (400, &json!("invalid_json")), "{}", list.text);
     let asked = json!({"model": "tiny", "input": "hm", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "nonsense"}}}});
     let reply = server.post("/v1/responses", &asked);
     assert_eq!(

@@ -75,10 +75,10 @@ params::request! {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum ResponseFormat {
-    /// Anything.
-    Text,
+    /// Anything. (With braces: further fields of a variant without them would go unnoticed.)
+    Text {},
     /// A JSON object.
-    JsonObject,
+    JsonObject {},
     /// JSON that a schema allows.
     JsonSchema { json_schema: SchemaFormat },
     /// What a regular expression matches.
@@ -119,8 +119,8 @@ impl SchemaFormat {
 impl ResponseFormat {
     pub(crate) fn into_grammar(self) -> Option<Grammar> {
         match self {
-            Self::Text => None,
-            Self::JsonObject => Some(Grammar::Json),
+            Self::Text {} => None,
+            Self::JsonObject {} => Some(Grammar::Json),
             Self::JsonSchema { json_schema } => {
                 Some(Grammar::JsonSchema(Value::Object(json_schema.schema).to_string()))
             }
@@ -153,7 +153,10 @@ enum Modality {
     path = "/v1/chat/completions",
     tag = "openai",
     request_body = ChatRequest,
-    responses((status = 200, description = "The answer; with `stream: true` as server-sent events of chunks", body = answer::Completion), (status = "4XX", response = crate::openapi::Refused))
+    responses(
+        (status = 200, description = "The answer; with `stream: true` as server-sent events of chunks", content((answer::Completion = "application/json"), (crate::openapi::Event = "text/event-stream"))),
+        (status = "4XX", response = crate::openapi::Refused)
+    )
 )]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,

@@ -77,7 +77,10 @@ impl Prompts {
     path = "/v1/completions",
     tag = "openai",
     request_body = CompletionRequest,
-    responses((status = 200, description = "The continuations; with `stream: true` as server-sent events", body = Completions), (status = "4XX", response = crate::openapi::Refused))
+    responses(
+        (status = 200, description = "The continuations; with `stream: true` as server-sent events", content((Completions = "application/json"), (crate::openapi::Event = "text/event-stream"))),
+        (status = "4XX", response = crate::openapi::Refused)
+    )
 )]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,

@@ -62,10 +62,11 @@ macro_rules! request {
             /// Who is served first where not everybody can be: the higher.
             priority: Option<i32>,
             /// The answer ends after so many milliseconds, finished or not.
-            #[schema(minimum = 1)]
+            #[schema(minimum = 1, format = "uint64")]
             deadline_ms: Option<u64>,
             /// The answer comes as it is made, as server-sent events.
             stream: Option<bool>,
+            #[serde(default, deserialize_with = "crate::body::object")]
             stream_options: Option<$crate::openai::params::StreamOptions>,
             /// Whoever asks; it changes nothing.
             #[serde(rename = "user")]

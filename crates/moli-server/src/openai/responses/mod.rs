@@ -45,7 +45,7 @@ pub(crate) struct ResponseRequest {
     /// Who is served first where not everybody can be: the higher.
     priority: Option<i32>,
     /// The answer ends after so many milliseconds, finished or not.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, format = "uint64")]
     deadline_ms: Option<u64>,
     #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
@@ -53,10 +53,13 @@ pub(crate) struct ResponseRequest {
     tool_choice: Option<FunctionChoice>,
     parallel_tool_calls: Option<bool>,
     /// What the answer must be.
+    #[serde(default, deserialize_with = "crate::body::object")]
     text: Option<TextOptions>,
+    #[serde(default, deserialize_with = "crate::body::object")]
     reasoning: Option<ReasoningOptions>,
     /// The answer comes as it is made, as server-sent events.
     stream: Option<bool>,
+    #[serde(default, deserialize_with = "crate::body::object")]
     stream_options: Option<ResponseStreamOptions>,
     /// Nothing is stored, which an answer says: it may be absent or false.
     store: Option<bool>,
@@ -282,8 +285,8 @@ struct TextOptions {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum TextFormat {
-    Text,
-    JsonObject,
+    Text {},
+    JsonObject {},
     JsonSchema {
         name: Option<String>,
         description: Option<String>,
@@ -324,7 +327,10 @@ enum Truncation {
     path = "/v1/responses",
     tag = "openai",
     request_body = ResponseRequest,
-    responses((status = 200, description = "The answer; with `stream: true` as server-sent events", body = write::ResponseObject), (status = "4XX", response = crate::openapi::Refused))
+    responses(
+        (status = 200, description = "The answer; with `stream: true` as server-sent events", content((write::ResponseObject = "application/json"), (crate::openapi::Event = "text/event-stream"))),
+        (status = "4XX", response = crate::openapi::Refused)
+    )
 )]
 pub(crate) async fn respond(
     State(app): State<Arc<App>>,
@@ -416,8 +422,8 @@ impl ResponseRequest {
 impl TextFormat {
     fn into_grammar(self) -> Option<moli_engine::Grammar> {
         match self {
-            Self::Text => ResponseFormat::Text,
-            Self::JsonObject => ResponseFormat::JsonObject,
+            Self::Text {} => ResponseFormat::Text {},
+            Self::JsonObject {} => ResponseFormat::JsonObject {},
             Self::JsonSchema { name, description, schema, strict } => ResponseFormat::JsonSchema {
                 json_schema: SchemaFormat::new(name, description, schema, strict),
             },
