@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Running, tiny};
+use common::{Running, narrow, tiny, tiny_with};
 use moli_server::ServerOptions;
 use serde_json::{Value, json};
 
@@ -46,6 +46,19 @@ fn a_streamed_answer_is_the_whole_one() {
         assert_eq!(last["usage"][field], whole["usage"][field]);
     }
     assert_eq!((&last["truncated"], &last["seed"]), (&json!(false), &json!(7)));
+}
+
+#[test]
+fn what_never_fits_into_the_queue_is_no_overload() {
+    let models = vec![tiny_with("tiny", narrow(8))];
+    let server = Running::with(ServerOptions { models, ..ServerOptions::default() });
+    assert_eq!(server.post("/v1/chat/completions", &ask(json!({"n": 8}))).status, 200);
+    let texts = server.post("/v1/completions", &json!({"model": "tiny", "prompt": ["a", "b"], "n": 5}));
+    for (reply, answers) in [(server.post("/v1/chat/completions", &ask(json!({"n": 9}))), 9), (texts, 10)] {
+        let error = &reply.json()["error"];
+        assert_eq!((reply.status, reply.header("retry-after"), &error["param"]), (400, None, &json!("n")));
+        assert_eq!(error["message"], format!("n makes {answers} answers altogether, and may make 8"));
+    }
 }
 
 #[test]
