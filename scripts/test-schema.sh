@@ -8,7 +8,8 @@
 # Needs Python 3; what it installs is in target/schema.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=target/schema/venv
+folder=$PWD/target/schema
+venv=$folder/venv
 requests=${1:-0}
 # Bytes that a server may have more of at the end: the allocator's own ups and downs.
 slack=$((16 << 20))
@@ -33,11 +34,12 @@ for _ in $(seq 300); do
     sleep 0.1
 done
 
-export SCHEMATHESIS_HOOKS=hooks PYTHONPATH=tests/schema PYTHONDONTWRITEBYTECODE=1
-# What a schema can't say makes a request wrong too: positive_data_acceptance would call that a mistake.
+export SCHEMATHESIS_HOOKS=hooks PYTHONPATH=$PWD/tests/schema PYTHONDONTWRITEBYTECODE=1
+# What a schema can't say makes a request wrong too: positive_data_acceptance would call that a mistake. It leaves notes where it
+# runs.
 send() {
-    "$venv/bin/schemathesis" run "$url/openapi.json" --exclude-checks positive_data_acceptance --request-timeout 30 \
-        --continue-on-failure "$@"
+    (cd "$folder" && "$venv/bin/schemathesis" run "$url/openapi.json" --exclude-checks positive_data_acceptance \
+        --request-timeout 30 --continue-on-failure "$@")
 }
 metric() { curl --silent --fail "$url/metrics" | awk -v name="$1" '{ sub(/{.*}/, "", $1) } $1 == name { sum += $2 } END { print sum + 0 }'; }
 
