@@ -1,35 +1,55 @@
 #!/usr/bin/env bash
-# Tests the server with the official clients of the APIs that it speaks, as they are published: tests/clients.
+# Tests the server with the clients that people have, unmodified, in the versions that tests/clients pins.
 #
-#   scripts/test-clients.sh                       # builds moli and serves what the tests need
-#   scripts/test-clients.sh test_ollama.py        # some of them
-#   MOLI_URL=http://host:port scripts/test-clients.sh
+#   scripts/test-clients.sh                         # all of tests/clients
+#   scripts/test-clients.sh openai_test.py ...      # some of them
 #
-# A server of one's own needs the models smollm2-135m-instruct, `tiny` of the example `thinker` of moli-testkit, and `spare`,
-# the same once more, loaded on demand. Needs Python 3.9 or newer with venv; the clients go to target/clients.
+# Needs Python 3 and Node 20 or newer with npm; what it installs is in target/clients. MOLI_TEST_MODELS=off leaves out what
+# needs a real model.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-folder=target/clients
-python=$folder/bin/python
+venv=target/clients/venv
 
-[[ -x $python ]] || python3 -m venv "$folder"
-"$python" -m pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+cargo build --release --locked -p moli-cli
+cargo build --release --locked -p moli-testkit --example tiny
+built=${CARGO_TARGET_DIR:-target}/release
 
-if [[ -z ${MOLI_URL:-} ]]; then
-    cargo build --release --locked -p moli-cli
-    cargo run --release --locked --quiet -p moli-testkit --example thinker -- "$folder/tiny.gguf"
-    log=$folder/server.log
-    "${CARGO_TARGET_DIR:-target}/release/moli" serve smollm2-135m-instruct --port 0 \
-        --model tiny="$folder/tiny.gguf" --model spare="$folder/tiny.gguf" 2>"$log" &
-    server=$!
-    trap 'kill $server 2>/dev/null; wait $server || true' EXIT
-    for _ in $(seq 600); do
-        MOLI_URL=$(sed -n 's|.* at \(http://[0-9.:]*\).*|\1|p' "$log" | head -n 1)
-        [[ -z $MOLI_URL ]] || break
-        # The first time a model is pulled.
-        kill -0 $server || { cat "$log" >&2; exit 1; }
-        sleep 0.5
-    done
-    export MOLI_URL
+[[ -x $venv/bin/python ]] || python3 -m venv "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+# Node looks for packages beside the files that need them.
+node=target/clients/node
+mkdir -p "$node"
+cp tests/clients/package.json tests/clients/*.mjs "$node"
+npm install --prefix "$node" --silent --no-audit --no-fund
+
+work=$(mktemp -d)
+server=
+trap '[[ -z $server ]] || kill "$server"; rm -rf "$work"' EXIT
+"$built/examples/tiny" "$work"
+models=("$work/tiny.gguf" --model "embedding=$work/tiny-embedding.gguf")
+models+=(--model "thinking=$work/tiny-thinking.gguf" --model "spare=$work/tiny-thinking.gguf")
+[[ ${MOLI_TEST_MODELS:-} == off ]] || models+=(--model smollm2=smollm2-135m-instruct)
+"$built/moli" serve "${models[@]}" --port 0 --threads 1 2>"$work/log" &
+server=$!
+# The port is one that is free: the server says which.
+for _ in $(seq 300); do
+    MOLI_URL=$(grep -om1 'http://[0-9.:]*' "$work/log") && break
+    kill -0 "$server" || { cat "$work/log" >&2; exit 1; }
+    sleep 0.1
+done
+export MOLI_URL PYTHONDONTWRITEBYTECODE=1
+
+tests=("$@")
+[[ $# -gt 0 ]] || tests=($(cd tests/clients && ls -- *_test.py *.test.mjs))
+failed=()
+for test in "${tests[@]}"; do
+    echo "== $test"
+    case $test in
+    *.py) "$venv/bin/python" -m unittest discover --quiet --start-directory tests/clients --pattern "$test" || failed+=("$test") ;;
+    *.mjs) node --test --test-reporter=spec "$node/$test" || failed+=("$test") ;;
+    esac
+done
+if [[ ${#failed[@]} -gt 0 ]]; then
+    echo "failed: ${failed[*]}" >&2
+    exit 1
 fi
-"$python" -W ignore::ResourceWarning -m unittest discover --start-directory tests/clients --pattern "${1:-test_*.py}" --verbose

@@ -8,9 +8,9 @@ import urllib.request
 
 URL = os.environ["MOLI_URL"].rstrip("/")
 # What it says makes sense, more or less.
-MODEL = "smollm2-135m-instruct"
+MODEL = "smollm2"
 # Noise, but it thinks, and calls tools where it has to.
-TINY = "tiny"
+TINY = "thinking"
 # The same, to be loaded and unloaded.
 SPARE = "spare"
 
@@ -31,14 +31,24 @@ PERSON = {
 
 
 def metric(name, **labels):
-    """A number of /metrics; 0 where it was not counted yet."""
+    """A number of /metrics, the sum of those that have these labels among theirs; 0 where it was not counted yet."""
     with urllib.request.urlopen(f"{URL}/metrics") as response:
         lines = response.read().decode().splitlines()
+    total = 0.0
     for line in lines:
         found = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
-        if found and found[1] == name and dict(re.findall(r'(\w+)="([^"]*)"', found[2] or "")) == labels:
-            return float(found[3])
-    return 0.0
+        if found and found[1] == name and labels.items() <= dict(re.findall(r'(\w+)="([^"]*)"', found[2] or "")).items():
+            total += float(found[3])
+    return total
+
+
+def eventually(what, is_so, seconds=1.0):
+    """Waits until something is so."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
 
 
 class ClientTest(unittest.TestCase):

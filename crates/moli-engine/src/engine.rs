@@ -256,6 +256,11 @@ impl Engine {
         self.inner.shared.inbox.waiting() < self.inner.max_queue
     }
 
+    /// Most answers that may wait, and so most that can be asked for together.
+    pub fn max_queue(&self) -> usize {
+        self.inner.max_queue
+    }
+
     /// A new, empty timeline.
     pub fn session(&self) -> Session {
         Session::new(self.clone())

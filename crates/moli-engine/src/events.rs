@@ -37,8 +37,10 @@ pub(crate) struct EventSender {
 
 impl EventSender {
     pub(crate) fn send(&self, event: Event) {
-        // Whoever does not listen any more has cancelled.
-        let _ = self.sender.as_ref().map(|sender| sender.send(event));
+        if let Some(sender) = &self.sender {
+            // Whoever does not listen any more has cancelled.
+            let _ = sender.send(event);
+        }
         self.listener.wake();
     }
 }

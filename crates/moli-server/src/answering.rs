@@ -27,6 +27,16 @@ pub(crate) enum Question {
     Continue(Vec<Prompt>, Box<GenerateParams>),
 }
 
+impl Question {
+    /// How many answers it asks for.
+    fn answers(&self) -> usize {
+        match self {
+            Self::Chat(_, params) => params.generate.choices,
+            Self::Continue(prompts, params) => prompts.len().saturating_mul(params.choices),
+        }
+    }
+}
+
 /// A text that is to be continued.
 #[derive(Debug, Clone)]
 pub(crate) enum Prompt {
@@ -103,6 +113,12 @@ impl App {
         lease: Lease,
         question: Question,
     ) -> Result<Answering, ApiError> {
+        // More than the engine's queue has room for would be refused however often it is tried.
+        let (asked, most) = (question.answers(), lease.engine.max_queue().max(1));
+        if asked > most {
+            let message = format!("choices makes {asked} answers altogether, and may make {most}");
+            return Err(ApiError::invalid("choices", message));
+        }
         // Whom the engine's queue would refuse is refused before that costs anything.
         if !lease.engine.has_room() {
             return Err(ApiError::overloaded("queue_full", "too many requests wait already"));

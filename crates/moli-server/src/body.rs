@@ -1,12 +1,16 @@
 //! Reading a request's body: bounded in bytes and time, strict in every field.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 use crate::app::App;
@@ -78,6 +82,10 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), ApiError>
             unknown.push(written(&path));
         }
     };
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        let message = "the body is to be a JSON object";
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(&mut json, &mut note));
     let value = value.map_err(|error| {
@@ -110,3 +118,36 @@ fn written(path: &serde_ignored::Path<'_>) -> String {
 
 /// Fields that nobody read, of which so many are told.
 const MAX_UNKNOWN: usize = 16;
+
+/// Reads an object, or null. A struct whose fields are all optional would also take a list of as many nulls.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_map(self)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(fields)).map(Some)
+        }
+    }
+
+    deserializer.deserialize_option(Object(PhantomData))
+}

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use moli_engine::EngineError;
+use moli_text::TextError;
 
 use crate::KeyError;
 
@@ -125,6 +126,14 @@ impl ApiError {
         }
         self
     }
+
+    /// The same about the field that a grammar came from, if it is about a grammar.
+    pub(crate) fn in_grammar(mut self, field: &str) -> Self {
+        if self.code == "invalid_grammar" {
+            self.param = Some(field.to_owned());
+        }
+        self.renamed(&[("grammar", field)])
+    }
 }
 
 impl From<EngineError> for ApiError {
@@ -151,6 +160,12 @@ impl From<EngineError> for ApiError {
             | EngineError::UnsupportedKeyword { .. }
             | EngineError::GrammarTooLarge { .. }
             | EngineError::GrammarTooComplex { .. } => bad("invalid_grammar", None),
+            EngineError::Text(TextError::InvalidTool { .. } | TextError::TooManyTools { .. }) => {
+                bad("invalid_value", Some("tools".into()))
+            }
+            EngineError::Text(TextError::UnknownTool { .. } | TextError::NoTools) => {
+                bad("invalid_value", Some("tool_choice".into()))
+            }
             EngineError::Text(_) => bad("invalid_messages", None),
             EngineError::QueueFull { .. } => Self::overloaded("queue_full", message),
             EngineError::DoesNotFit(_) => {

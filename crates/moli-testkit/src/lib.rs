@@ -7,7 +7,7 @@ mod tiny;
 use std::path::PathBuf;
 
 pub use synthetic::{Mixture, SHAPES, Shape, Synthetic};
-pub use tiny::{CONTROL_TOKENS, TinyFile, TinyModel};
+pub use tiny::{CHAT_TEMPLATE, CONTROL_TOKENS, TinyFile, TinyModel, thinking_template};
 
 /// Whether `MOLI_TEST_MODELS=off` asks to leave the tests on real models out.
 pub fn real_models_are_off() -> bool {

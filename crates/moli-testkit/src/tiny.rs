@@ -86,6 +86,21 @@ impl TinyFile {
     }
 }
 
+/// A chat template, ChatML with tools in the manner of Hermes; [`TinyModel`] has none of its own.
+pub const CHAT_TEMPLATE: &str = "{% if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>\n\
+    {\"name\": …, \"arguments\": …} inside <tool_call></tool_call><|im_end|>\n{% endif %}\
+    {% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
+    {% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n\
+    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// The same of a model that thinks, unless it is told not to.
+pub fn thinking_template() -> String {
+    let thought = "<|im_start|>assistant\n<think>\n\
+        {% if enable_thinking is defined and not enable_thinking %}\n</think>\n\n{% endif %}{% endif %}";
+    let end = "<|im_start|>assistant\n{% endif %}";
+    CHAT_TEMPLATE.strip_suffix(end).unwrap_or(CHAT_TEMPLATE).to_owned() + thought
+}
+
 /// Control tokens behind the 256 bytes: end of text, start and end of a message.
 pub const CONTROL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 

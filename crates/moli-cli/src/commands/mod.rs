@@ -2,6 +2,7 @@
 
 mod completions;
 mod doors;
+mod health;
 mod inspect;
 mod list;
 mod logits;
@@ -21,6 +22,7 @@ use crate::cli::Exit;
 pub(crate) enum Command {
     Run(Box<run::Run>),
     Serve(Box<serve::Serve>),
+    Health(health::Health),
     Pull(pull::Pull),
     List(list::List),
     Rm(rm::Rm),
@@ -41,6 +43,7 @@ impl Command {
         match self {
             Self::Run(command) => command.run(),
             Self::Serve(command) => command.run(),
+            Self::Health(command) => command.run(),
             Self::Pull(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Rm(command) => command.run(),

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::answer::{self, ChatWriter};
 use super::message::{self, ChatMessage, Choice, OfferedTool};
-use super::params::{self, NAMES, StreamOptions};
+use super::params::{self, NAMES, Retention, StreamOptions, Tier, Verbosity};
 use crate::answering::Question;
 use crate::app::App;
 use crate::body::Strict;
@@ -53,7 +53,6 @@ params::request! {
         chat_template_kwargs: Option<Map<String, Value>>,
         /// Nothing is stored: it may only be false.
         store: Option<bool>,
-        /// `auto` and `default` are the only one there is.
         #[serde(rename = "service_tier")]
         _service_tier: Option<Tier>,
         /// Whoever asks; it changes nothing.
@@ -62,6 +61,10 @@ params::request! {
         /// Beginnings of prompts are cached by what they are; it changes nothing.
         #[serde(rename = "prompt_cache_key")]
         _prompt_cache_key: Option<String>,
+        #[serde(rename = "prompt_cache_retention")]
+        _prompt_cache_retention: Option<Retention>,
+        #[serde(rename = "verbosity")]
+        _verbosity: Option<Verbosity>,
         /// Text is all that there is.
         #[serde(rename = "modalities")]
         _modalities: Option<Vec<Modality>>,
@@ -72,10 +75,10 @@ params::request! {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum ResponseFormat {
-    /// Anything.
-    Text,
+    /// Anything. (With braces: further fields of a variant without them would go unnoticed.)
+    Text {},
     /// A JSON object.
-    JsonObject,
+    JsonObject {},
     /// JSON that a schema allows.
     JsonSchema { json_schema: SchemaFormat },
     /// What a regular expression matches.
@@ -116,8 +119,8 @@ impl SchemaFormat {
 impl ResponseFormat {
     pub(crate) fn into_grammar(self) -> Option<Grammar> {
         match self {
-            Self::Text => None,
-            Self::JsonObject => Some(Grammar::Json),
+            Self::Text {} => None,
+            Self::JsonObject {} => Some(Grammar::Json),
             Self::JsonSchema { json_schema } => {
                 Some(Grammar::JsonSchema(Value::Object(json_schema.schema).to_string()))
             }
@@ -140,13 +143,6 @@ pub(crate) enum Effort {
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Tier {
-    Auto,
-    Default,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
 enum Modality {
     Text,
 }
@@ -157,7 +153,10 @@ enum Modality {
     path = "/v1/chat/completions",
     tag = "openai",
     request_body = ChatRequest,
-    responses((status = 200, description = "The answer; with `stream: true` as server-sent events of chunks", body = answer::Completion), (status = "4XX", response = crate::openapi::Refused))
+    responses(
+        (status = 200, description = "The answer; with `stream: true` as server-sent events of chunks", content((answer::Completion = "application/json"), (crate::openapi::Event = "text/event-stream"))),
+        (status = "4XX", response = crate::openapi::Refused)
+    )
 )]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
@@ -166,8 +165,11 @@ pub(crate) async fn complete(
     let lease = app.lease(&request.model).await?;
     let streams = request.stream.unwrap_or(false);
     let include_usage = StreamOptions::include_usage(request.stream_options.as_ref(), streams)?;
+    // Either has a grammar made, never both.
+    let grammar = if request.response_format.is_some() { "response_format" } else { "tools" };
     let question = request.read(&lease)?;
-    let mut answering = app.answer(lease, question).await.map_err(|error| error.renamed(NAMES))?;
+    let mut answering =
+        app.answer(lease, question).await.map_err(|error| error.renamed(NAMES).in_grammar(grammar))?;
     if streams {
         return Ok(stream::response(answering, ChatWriter::new(include_usage)));
     }

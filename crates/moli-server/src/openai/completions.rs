@@ -77,7 +77,10 @@ impl Prompts {
     path = "/v1/completions",
     tag = "openai",
     request_body = CompletionRequest,
-    responses((status = 200, description = "The continuations; with `stream: true` as server-sent events", body = Completions), (status = "4XX", response = crate::openapi::Refused))
+    responses(
+        (status = 200, description = "The continuations; with `stream: true` as server-sent events", content((Completions = "application/json"), (crate::openapi::Event = "text/event-stream"))),
+        (status = "4XX", response = crate::openapi::Refused)
+    )
 )]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
@@ -87,7 +90,10 @@ pub(crate) async fn complete(
     let streams = request.stream.unwrap_or(false);
     let include_usage = StreamOptions::include_usage(request.stream_options.as_ref(), streams)?;
     let (question, echoes) = request.read(&lease)?;
-    let mut answering = app.answer(lease, question).await.map_err(|error| error.renamed(NAMES))?;
+    let mut answering = app
+        .answer(lease, question)
+        .await
+        .map_err(|error| error.renamed(NAMES).in_grammar("response_format"))?;
     let pieces = answering.summaries().map(|_| Pieces::default()).collect();
     let mut writer =
         CompletionWriter { include_usage, id: String::new(), fingerprint: String::new(), echoes, pieces };

@@ -144,6 +144,7 @@ pub(crate) struct RerankRequest {
     /// One of `/v1/models`.
     model: String,
     query: String,
+    #[schema(min_items = 1, max_items = 2048)]
     documents: Vec<Document>,
     /// Only so many of the best.
     #[schema(minimum = 1)]

@@ -1,9 +1,11 @@
 //! The messages of a conversation, and the tools in it.
 
 use moli_engine::{Message, Tool, ToolCall, ToolChoice};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::ApiError;
 
@@ -18,11 +20,41 @@ pub(crate) struct ChatMessage {
     /// What the assistant thought.
     reasoning_content: Option<String>,
     /// The tools that the assistant called.
-    tool_calls: Option<Vec<FunctionCall>>,
+    tool_calls: Option<Vec<GivenCall>>,
     /// Which call this answers.
     tool_call_id: Option<String>,
     /// What the assistant refused with; it is content to the model.
     refusal: Option<String>,
+    /// The content once more, as a client has read it.
+    #[serde(rename = "parsed")]
+    _parsed: Option<Value>,
+    #[serde(rename = "annotations")]
+    _annotations: Option<Vec<Absent>>,
+    #[serde(rename = "audio", default)]
+    _audio: Absent,
+    #[serde(rename = "function_call", default)]
+    _function_call: Absent,
+}
+
+/// What is not supported here. Clients that send answers back say of it that it is null.
+#[derive(Debug, Default)]
+pub(crate) struct Absent;
+
+impl PartialSchema for Absent {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::Null).into()
+    }
+}
+
+impl ToSchema for Absent {}
+
+impl<'de> Deserialize<'de> for Absent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Option::<IgnoredAny>::deserialize(deserializer)? {
+            None => Ok(Self),
+            Some(_) => Err(D::Error::custom("it is not supported, and may only be null")),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
@@ -73,8 +105,30 @@ impl Content {
     }
 }
 
+/// A call that the assistant made, as a client sends it back.
+#[derive(Debug, Deserialize, ToSchema)]
+struct GivenCall {
+    id: String,
+    #[serde(rename = "type")]
+    _kind: FunctionKind,
+    function: GivenFunction,
+    /// Its place in a stream.
+    #[serde(rename = "index")]
+    _index: Option<usize>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+struct GivenFunction {
+    name: String,
+    /// A JSON object, as text.
+    arguments: String,
+    /// The arguments once more, as a client has read them.
+    #[serde(rename = "parsed_arguments")]
+    _parsed: Option<Value>,
+}
+
 /// A call of a tool.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FunctionCall {
     pub(crate) id: String,
     #[serde(rename = "type")]
@@ -90,7 +144,7 @@ pub(crate) enum FunctionKind {
 }
 
 /// The function that is called.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CalledFunction {
     pub(crate) name: String,
     /// A JSON object, as text.

@@ -66,10 +66,11 @@ macro_rules! request {
             /// Who is served first where not everybody can be: the higher.
             priority: Option<i32>,
             /// The answer ends after so many milliseconds, finished or not.
-            #[schema(minimum = 1)]
+            #[schema(minimum = 1, format = "uint64")]
             deadline_ms: Option<u64>,
             /// The answer comes as it is made, as server-sent events.
             stream: Option<bool>,
+            #[serde(default, deserialize_with = "crate::body::object")]
             stream_options: Option<$crate::openai::params::StreamOptions>,
             /// Whoever asks; it changes nothing.
             #[serde(rename = "user")]
@@ -169,6 +170,28 @@ impl Stop {
             Self::Several(texts) => texts,
         }
     }
+}
+
+/// How soon an answer is wanted: there is one way only.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Tier {
+    Auto,
+    Default,
+}
+
+/// How long beginnings of prompts are cached: in memory, as long as there is room.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) enum Retention {
+    #[serde(rename = "in_memory", alias = "in-memory")]
+    InMemory,
+}
+
+/// How long an answer is to be: the model decides.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verbosity {
+    Medium,
 }
 
 /// What else comes in a stream.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use moli_engine::{Engine, EngineOptions, Scheduling};
 use moli_server::{Handle, ModelSpec, Server, ServerError, ServerOptions};
-use moli_testkit::{TinyFile, TinyModel};
+use moli_testkit::{CHAT_TEMPLATE, TinyFile, TinyModel, thinking_template};
 use serde_json::Value;
 
 /// A server that runs until it is dropped.
@@ -47,13 +47,6 @@ impl Reply {
     }
 }
 
-/// ChatML, with tools in the manner of Hermes.
-pub(crate) const TEMPLATE: &str = "{% if tools %}<|im_start|>system\n<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>\n\
-    {\"name\": …, \"arguments\": …} inside <tool_call></tool_call><|im_end|>\n{% endif %}\
-    {% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
-    {% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n\
-    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
 /// A model called `tiny` with a ChatML template; what it says is noise, the same for the same seed.
 pub(crate) fn tiny() -> ModelSpec {
     tiny_with(
@@ -64,7 +57,7 @@ pub(crate) fn tiny() -> ModelSpec {
 
 /// The same under another name and with other options.
 pub(crate) fn tiny_with(name: &str, options: EngineOptions) -> ModelSpec {
-    templated(name, TEMPLATE, options)
+    templated(name, CHAT_TEMPLATE, options)
 }
 
 /// A model called `embedder` that makes vectors.
@@ -80,12 +73,8 @@ pub(crate) fn embedder() -> ModelSpec {
 
 /// One that can be told not to think, and thinks otherwise until its budget is over: called `thinker`.
 pub(crate) fn thinker() -> ModelSpec {
-    let end = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-    let thought = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\
-        {% if enable_thinking is defined and not enable_thinking %}\n</think>\n\n{% endif %}{% endif %}";
-    assert!(TEMPLATE.ends_with(end));
     let options = EngineOptions { context: Some(512), threads: Some(1), ..EngineOptions::default() };
-    templated("thinker", &TEMPLATE.replace(end, thought), options)
+    templated("thinker", &thinking_template(), options)
 }
 
 fn templated(name: &str, template: &str, options: EngineOptions) -> ModelSpec {

@@ -98,7 +98,7 @@ pub(crate) fn probed(name: &str, keep: bool, scheduling: Scheduling) -> (ModelSp
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     let mut file = TinyModel::new("llama").file().unwrap();
-    file.meta("tokenizer.chat_template", super::TEMPLATE);
+    file.meta("tokenizer.chat_template", moli_testkit::CHAT_TEMPLATE);
     file.write(&path).unwrap();
     let probe = Arc::new(Probe::default());
     let own = Arc::clone(&probe);

@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::chat::{Effort, MAX_TOP_LOGPROBS, ResponseFormat, SchemaFormat};
-use super::message::{ChoiceMode, Content, FunctionKind, arguments};
-use super::params::{Common, NAMES};
+use super::message::{Absent, ChoiceMode, Content, FunctionKind, arguments};
+use super::params::{Common, NAMES, Retention, Tier, Verbosity};
 use crate::answering::Question;
 use crate::app::App;
 use crate::body::Strict;
@@ -40,20 +40,31 @@ pub(crate) struct ResponseRequest {
     temperature: Option<f32>,
     #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    /// The same seed gives the same answer, whatever else is computed meanwhile.
+    seed: Option<i64>,
+    /// Who is served first where not everybody can be: the higher.
+    priority: Option<i32>,
+    /// The answer ends after so many milliseconds, finished or not.
+    #[schema(minimum = 1, format = "uint64")]
+    deadline_ms: Option<u64>,
     #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
     tools: Option<Vec<FunctionTool>>,
     tool_choice: Option<FunctionChoice>,
     parallel_tool_calls: Option<bool>,
     /// What the answer must be.
+    #[serde(default, deserialize_with = "crate::body::object")]
     text: Option<TextOptions>,
+    #[serde(default, deserialize_with = "crate::body::object")]
     reasoning: Option<ReasoningOptions>,
     /// The answer comes as it is made, as server-sent events.
     stream: Option<bool>,
+    #[serde(default, deserialize_with = "crate::body::object")]
     stream_options: Option<ResponseStreamOptions>,
     /// Nothing is stored, which an answer says: it may be absent or false.
     store: Option<bool>,
-    /// `message.output_text.logprobs` is what can be had.
+    /// `message.output_text.logprobs` is what can be had. Reasoning is given as it is and can be sent back, which is what
+    /// `reasoning.encrypted_content` is for.
     include: Option<Vec<Include>>,
     /// A prompt is never cut: it may only be `disabled`.
     truncation: Option<Truncation>,
@@ -65,6 +76,10 @@ pub(crate) struct ResponseRequest {
     _safety_identifier: Option<String>,
     #[serde(rename = "prompt_cache_key")]
     _prompt_cache_key: Option<String>,
+    #[serde(rename = "prompt_cache_retention")]
+    _prompt_cache_retention: Option<Retention>,
+    #[serde(rename = "service_tier")]
+    _service_tier: Option<Tier>,
 }
 
 /// A text, or the items of a conversation.
@@ -98,6 +113,8 @@ struct MessageItem {
     _id: Option<String>,
     #[serde(rename = "status")]
     _status: Option<String>,
+    #[serde(rename = "phase", default)]
+    _phase: Absent,
 }
 
 /// Text, alone or in parts.
@@ -119,6 +136,9 @@ struct AnsweredPart {
     _annotations: Option<Vec<Value>>,
     #[serde(rename = "logprobs")]
     _logprobs: Option<Vec<Value>>,
+    /// The text once more, as a client has read it.
+    #[serde(rename = "parsed")]
+    _parsed: Option<Value>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -194,6 +214,8 @@ struct ReasoningItem {
     content: Vec<ReasoningText>,
     #[serde(rename = "summary")]
     _summary: Option<Vec<Value>>,
+    #[serde(rename = "encrypted_content", default)]
+    _encrypted_content: Absent,
     #[serde(rename = "id")]
     _id: Option<String>,
     #[serde(rename = "status")]
@@ -255,14 +277,16 @@ pub(crate) struct NamedFunction {
 #[derive(Debug, Deserialize, ToSchema)]
 struct TextOptions {
     format: Option<TextFormat>,
+    #[serde(rename = "verbosity")]
+    _verbosity: Option<Verbosity>,
 }
 
 /// What the answer must be.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum TextFormat {
-    Text,
-    JsonObject,
+    Text {},
+    JsonObject {},
     JsonSchema {
         name: Option<String>,
         description: Option<String>,
@@ -287,6 +311,8 @@ struct ResponseStreamOptions {
 enum Include {
     #[serde(rename = "message.output_text.logprobs")]
     Logprobs,
+    #[serde(rename = "reasoning.encrypted_content")]
+    Reasoning,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -301,7 +327,10 @@ enum Truncation {
     path = "/v1/responses",
     tag = "openai",
     request_body = ResponseRequest,
-    responses((status = 200, description = "The answer; with `stream: true` as server-sent events", body = write::ResponseObject), (status = "4XX", response = crate::openapi::Refused))
+    responses(
+        (status = 200, description = "The answer; with `stream: true` as server-sent events", content((write::ResponseObject = "application/json"), (crate::openapi::Event = "text/event-stream"))),
+        (status = "4XX", response = crate::openapi::Refused)
+    )
 )]
 pub(crate) async fn respond(
     State(app): State<Arc<App>>,
@@ -310,8 +339,10 @@ pub(crate) async fn respond(
     let lease = app.lease(&request.model).await?;
     let streams = request.stream.unwrap_or(false);
     let asked = request.asked();
+    let grammar = if request.text.is_some() { "text.format" } else { "tools" };
     let question = request.read(&lease)?;
-    let answering = app.answer(lease, question).await.map_err(|error| error.renamed(NAMES))?;
+    let answering =
+        app.answer(lease, question).await.map_err(|error| error.renamed(NAMES).in_grammar(grammar))?;
     let writer = ResponseWriter::new(asked, &answering);
     if streams {
         return Ok(stream::response(answering, writer));
@@ -354,7 +385,14 @@ impl ResponseRequest {
                 effort.tell(lease, &mut variables)?;
             }
         }
-        let common = Common { temperature: self.temperature, top_p: self.top_p, ..Common::default() };
+        let common = Common {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            seed: self.seed,
+            priority: self.priority,
+            deadline_ms: self.deadline_ms,
+            ..Common::default()
+        };
         let mut generate = common.generate(&lease.spec().sampling)?;
         generate.max_tokens = self.max_output_tokens;
         generate.grammar = self.text.and_then(|text| text.format).and_then(TextFormat::into_grammar);
@@ -384,8 +422,8 @@ impl ResponseRequest {
 impl TextFormat {
     fn into_grammar(self) -> Option<moli_engine::Grammar> {
         match self {
-            Self::Text => ResponseFormat::Text,
-            Self::JsonObject => ResponseFormat::JsonObject,
+            Self::Text {} => ResponseFormat::Text {},
+            Self::JsonObject {} => ResponseFormat::JsonObject {},
             Self::JsonSchema { name, description, schema, strict } => ResponseFormat::JsonSchema {
                 json_schema: SchemaFormat::new(name, description, schema, strict),
             },
