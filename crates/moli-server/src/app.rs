@@ -18,7 +18,7 @@ use crate::doors::{access, gate};
 use crate::error::{ApiError, ServerError};
 use crate::metrics::{self, Metrics};
 use crate::models::{Lease, Models};
-use crate::{ServerOptions, anthropic, native, ollama, openai, openapi, respond};
+use crate::{ServerOptions, anthropic, native, ollama, openai, openapi, page, respond};
 
 /// Requests that are read at the same time.
 const PREPARING: usize = 4;
@@ -134,6 +134,7 @@ pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
     let routes = health_routes()
         .route("/metrics", get(metrics::export))
         .route("/openapi.json", get(openapi::document))
+        .merge(page::routes())
         .merge(openai::routes())
         .merge(ollama::routes())
         .merge(anthropic::routes())

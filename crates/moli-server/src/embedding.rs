@@ -12,6 +12,16 @@ use crate::models::Lease;
 /// Texts of one request that are with the engine at the same time. They are computed together, and leave room for others.
 const WINDOW: usize = 8;
 
+/// Most texts of a request.
+const MAX_TEXTS: usize = 2048;
+
+fn check_count(name: &str, count: usize) -> Result<(), ApiError> {
+    if (1..=MAX_TEXTS).contains(&count) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(name, format!("{name} has {count} texts, and must have 1 to {MAX_TEXTS}")))
+}
+
 /// Vectors, and whether a text was cut for one of them.
 #[derive(Debug)]
 pub(crate) struct Embedded {
@@ -27,6 +37,7 @@ impl App {
         inputs: Vec<Prompt>,
         options: EmbedOptions,
     ) -> Result<Embedded, ApiError> {
+        check_count("input", inputs.len())?;
         let cancel = CancelOnDrop::default();
         let token = cancel.0.clone();
         let embed = move |engine: &Engine| {
@@ -52,6 +63,7 @@ impl App {
         query: String,
         documents: Vec<String>,
     ) -> Result<Vec<Rank>, ApiError> {
+        check_count("documents", documents.len())?;
         let cancel = CancelOnDrop::default();
         let token = cancel.0.clone();
         let rank = move |engine: &Engine| {

@@ -34,6 +34,7 @@ mod ollama;
 mod openai;
 mod openapi;
 mod options;
+mod page;
 mod respond;
 mod server;
 mod stream;

@@ -58,6 +58,7 @@ pub(crate) struct Event {
         openai::embeddings::rerank,
         ollama::ask::chat,
         ollama::ask::generate,
+        ollama::embed::embed,
         ollama::models::tags,
         ollama::models::show,
         ollama::models::ps,

@@ -405,3 +405,23 @@ fn a_full_context_is_told_and_forgotten_only_when_asked() {
         long(json!({"format": schema, "shift": true, "options": {"num_keep": 8, "num_predict": 100}}));
     assert_eq!((&shifted["eval_count"], &shifted["truncated"]), (&json!(100), &json!(true)));
 }
+
+#[test]
+fn vectors_are_those_of_the_other_api() {
+    let server =
+        Running::with(ServerOptions { models: vec![common::embedder()], ..ServerOptions::default() });
+    let texts = json!(["one", "two"]);
+    let own = server.post("/api/embed", &json!({"model": "embedder:latest", "input": texts}));
+    assert_eq!(own.status, 200, "{}", own.text);
+    let other = server.post("/v1/embeddings", &json!({"model": "embedder", "input": texts})).json();
+    let own = own.json();
+    for index in 0..2 {
+        assert_eq!(own["embeddings"][index], other["data"][index]["embedding"]);
+    }
+    assert_eq!(own["prompt_eval_count"], other["usage"]["prompt_tokens"]);
+    let long = json!({"model": "embedder", "input": "a".repeat(600)});
+    assert_eq!(server.post("/api/embed", &long).status, 400);
+    let one =
+        server.post("/api/embed", &json!({"model": "embedder", "input": "one", "dimensions": 5})).json();
+    assert_eq!(one["embeddings"][0].as_array().unwrap().len(), 5);
+}

@@ -17,11 +17,10 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use super::visit::{self, Admitted, Visit};
 use crate::app::App;
 use crate::error::ApiError;
+use crate::page;
 
-/// What anybody may see: whether the server lives, and the page whose calls are asked for a key.
-const OPEN: [&str; 4] = ["/", "/favicon.ico", "/health", "/ready"];
-/// The beginning of the paths that belong to the page.
-const OPEN_FOLDER: &str = "/assets/";
+/// What anybody may see besides the page: whether the server lives.
+const OPEN: [&str; 2] = ["/health", "/ready"];
 
 /// Asks for a key, where there are any.
 pub(crate) async fn ask(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
@@ -45,7 +44,7 @@ fn admit(app: &App, request: &Request) -> Result<Option<Admitted>, ApiError> {
     }
     let reads = request.method() == Method::GET || request.method() == Method::HEAD;
     match request.uri().path() {
-        path if reads && (OPEN.contains(&path) || path.starts_with(OPEN_FOLDER)) => return Ok(None),
+        path if reads && (OPEN.contains(&path) || page::has(path)) => return Ok(None),
         "/metrics" if reads && app.options.open_metrics => return Ok(Some(Admitted::Anyone)),
         _ => {}
     }

@@ -210,7 +210,7 @@ impl Text {
 }
 
 /// The model, loaded, for as long as the client says. One that the server keeps stays whatever it says.
-async fn lease(app: &App, model: &str, keep_alive: Option<Duration>) -> Result<Lease, ApiError> {
+pub(super) async fn lease(app: &App, model: &str, keep_alive: Option<Duration>) -> Result<Lease, ApiError> {
     let lease = app.lease(model).await?;
     if let Some(long) = keep_alive {
         lease.stay(long);

@@ -1,6 +1,7 @@
 //! Ollama's API.
 //!
 //! - [`ask`]: `/api/chat` and `/api/generate`, what is asked;
+//! - [`embed`]: `/api/embed`;
 //! - [`options`]: how an answer is made;
 //! - [`message`]: the messages of a conversation;
 //! - [`answer`]: what is answered;
@@ -8,6 +9,7 @@
 
 mod answer;
 pub(crate) mod ask;
+pub(crate) mod embed;
 mod message;
 pub(crate) mod models;
 mod options;
@@ -30,6 +32,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
     let mut routes = Router::new()
         .route("/api/chat", post(ask::chat))
         .route("/api/generate", post(ask::generate))
+        .route("/api/embed", post(embed::embed))
         .route("/api/tags", get(models::tags))
         .route("/api/show", post(models::show))
         .route("/api/ps", get(models::ps))

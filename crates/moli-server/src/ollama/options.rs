@@ -160,16 +160,26 @@ pub(crate) struct Manner {
     pub(crate) top_logprobs: Option<usize>,
 }
 
+impl Options {
+    /// Whether the context that is asked for is there.
+    pub(crate) fn check_context(&self, lease: &Lease) -> Result<(), ApiError> {
+        let context = lease.engine.context();
+        match self.num_ctx.filter(|&num_ctx| num_ctx > context) {
+            None => Ok(()),
+            Some(num_ctx) => {
+                let message =
+                    format!("options.num_ctx is {num_ctx}, and the model is served with {context} tokens");
+                Err(ApiError::unsupported("options.num_ctx", message))
+            }
+        }
+    }
+}
+
 impl Manner {
     /// As the engine has it, for this model.
     pub(crate) fn generate(self, lease: &Lease) -> Result<GenerateParams, ApiError> {
         let Self { options, format, shift, logprobs: wanted, top_logprobs } = self;
-        let context = lease.engine.context();
-        if let Some(num_ctx) = options.num_ctx.filter(|&num_ctx| num_ctx > context) {
-            let message =
-                format!("options.num_ctx is {num_ctx}, and the model is served with {context} tokens");
-            return Err(ApiError::unsupported("options.num_ctx", message));
-        }
+        options.check_context(lease)?;
         if options.num_keep.is_some() && !shift {
             let message = "options.num_keep is for answers with shift: true";
             return Err(ApiError::unsupported("options.num_keep", message));

@@ -15,9 +15,6 @@ use crate::app::App;
 use crate::body::Strict;
 use crate::error::ApiError;
 
-/// Most texts of a request.
-const MAX_INPUTS: usize = 2048;
-
 /// Texts that are to become vectors.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct EmbeddingRequest {
@@ -111,10 +108,6 @@ pub(crate) async fn embed(
         truncate: request.truncate.unwrap_or(false),
     };
     let inputs = request.input.into_list();
-    if inputs.is_empty() || inputs.len() > MAX_INPUTS {
-        let message = format!("input has {} texts, and must have 1 to {MAX_INPUTS}", inputs.len());
-        return Err(ApiError::invalid("input", message));
-    }
     let embedded = app.embed(&lease, inputs, options).await?;
     let tokens = embedded.vectors.iter().map(|vector| vector.tokens).sum();
     let encode = |values: Vec<f32>| match request.encoding_format.unwrap_or_default() {
@@ -204,10 +197,6 @@ pub(crate) async fn rerank(
         Document::Object(object) => object.text,
     });
     let texts: Vec<String> = texts.collect();
-    if texts.is_empty() || texts.len() > MAX_INPUTS {
-        let message = format!("documents has {} texts, and must have 1 to {MAX_INPUTS}", texts.len());
-        return Err(ApiError::invalid("documents", message));
-    }
     if request.top_n == Some(0) {
         return Err(ApiError::invalid("top_n", "top_n is 0, and must be at least 1"));
     }
