@@ -11,8 +11,8 @@ cd "$(dirname "$0")/.."
 folder=$PWD/target/schema
 venv=$folder/venv
 requests=${1:-0}
-# Bytes that a server may have more of at the end: the allocator's own ups and downs.
-slack=$((16 << 20))
+# Bytes that a server may have more of at the end: grammars are kept once they are compiled, up to a limit.
+slack=$((32 << 20))
 
 cargo build --release --locked -p moli-cli
 cargo build --release --locked -p moli-testkit --example tiny
