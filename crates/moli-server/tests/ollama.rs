@@ -24,11 +24,11 @@ fn with(base: Value, extra: Value) -> Value {
 
 fn chat(extra: Value) -> Value {
     let message = json!({"role": "user", "content": "hm"});
-    with(json!({"model": "tiny", "messages": [message], "options": {"num_predict": 8, "seed": 7}}), extra)
+    with(json!({"model": "tiny", "messages": [message], "options": {"num_predict": 8, "seed": 8}}), extra)
 }
 
 fn generate(extra: Value) -> Value {
-    with(json!({"model": "tiny", "prompt": "hm", "options": {"num_predict": 8, "seed": 7}}), extra)
+    with(json!({"model": "tiny", "prompt": "hm", "options": {"num_predict": 8, "seed": 8}}), extra)
 }
 
 fn tool() -> Value {
@@ -82,7 +82,7 @@ fn a_streamed_chat_is_the_whole_one() {
         ("done_reason", json!("length")),
         ("eval_count", json!(8)),
         ("truncated", json!(false)),
-        ("seed", json!(7)),
+        ("seed", json!(8)),
     ] {
         assert_eq!(whole[field], value, "{field}");
     }

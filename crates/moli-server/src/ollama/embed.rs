@@ -9,6 +9,7 @@ use moli_engine::EmbedOptions;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::answer::nanos;
 use super::ask::lease;
 use super::options::{KeepAlive, Options};
 use crate::answering::Prompt;
@@ -91,12 +92,8 @@ pub(crate) async fn embed(
         model: request.model,
         prompt_eval_count: embedded.vectors.iter().map(|vector| vector.tokens).sum(),
         embeddings: embedded.vectors.into_iter().map(|vector| vector.values).collect(),
-        total_duration: nanoseconds(start.elapsed()),
-        load_duration: nanoseconds(loaded),
+        total_duration: nanos(start.elapsed()),
+        load_duration: nanos(loaded),
         truncated: embedded.truncated,
     }))
-}
-
-fn nanoseconds(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
