@@ -11,7 +11,9 @@ URL = os.environ["MOLI_URL"].rstrip("/")
 MODEL = "smollm2"
 # Noise, but it thinks, and calls tools where it has to.
 TINY = "thinking"
-# The same, to be loaded and unloaded.
+# Noise as well; it stays loaded.
+KEPT = "tiny"
+# To be loaded and unloaded.
 SPARE = "spare"
 
 # What a tool takes, and nothing else.

@@ -5,7 +5,7 @@ import json
 
 import ollama
 
-from moli import MODEL, PERSON, SPARE, TINY, URL, ClientTest
+from moli import KEPT, MODEL, PERSON, SPARE, TINY, URL, ClientTest
 
 OPTIONS = {"temperature": 0, "num_predict": 24}
 
@@ -111,8 +111,8 @@ class OllamaTest(ClientTest):
         loaded = lambda: {model.model: model for model in self.client.ps().models}
         self.assertEqual(self.client.generate(SPARE, keep_alive="10m").done_reason, "load")
         self.assertIn(SPARE, loaded())
-        self.assertEqual(loaded()[MODEL].context_length, 4096)
-        self.assertGreater(loaded()[MODEL].expires_at.year, 2200)
+        self.assertEqual(loaded()[KEPT].context_length, 2048)
+        self.assertGreater(loaded()[KEPT].expires_at.year, 2200)
         self.assertEqual(self.client.generate(SPARE, keep_alive=0).done_reason, "unload")
         self.assertNotIn(SPARE, loaded())
 
