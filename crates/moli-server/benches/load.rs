@@ -8,7 +8,7 @@
 //!
 //! `MOLI_ROUNDS` (5) sets the rounds of the first. It fails where a target is missed.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a bench has nobody to return an error to")]
+#![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
 
 mod client;
 

@@ -112,6 +112,7 @@ fn labels(model: &str) -> [(&'static str, String); 1] {
     [("model", model.to_owned())]
 }
 
+type HistogramRow = (&'static str, &'static str, fn(&Counters) -> &Histogram);
 type Row<T> = (&'static str, &'static str, fn(&Counters) -> T);
 
 const GAUGES: [Row<i64>; 6] = [
@@ -135,7 +136,7 @@ const COUNTERS: [Row<u64>; 9] = [
     ("stalls", "Steps that took too long", |c| c.stalls),
 ];
 
-const HISTOGRAMS: [(&str, &str, fn(&Counters) -> &Histogram); 4] = [
+const HISTOGRAMS: [HistogramRow; 4] = [
     ("ttft_seconds", "From a request to its first token", |c| &c.ttft_seconds),
     ("inter_token_seconds", "From one token of an answer to the next", |c| &c.inter_token_seconds),
     ("step_seconds", "Time of a forward pass", |c| &c.step_seconds),

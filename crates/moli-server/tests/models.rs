@@ -1,4 +1,5 @@
 //! Several models, and the server's end.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::result_large_err, reason = "a test fails by panicking")]
 
 mod common;
 

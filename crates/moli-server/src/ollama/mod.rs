@@ -1,7 +1,7 @@
 //! Ollama's API.
 //!
 //! - [`ask`]: `/api/chat` and `/api/generate`, what is asked;
-//! - [`embed`]: `/api/embed`;
+//! - [`embed`] for `/api/embed`;
 //! - [`options`]: how an answer is made;
 //! - [`message`]: the messages of a conversation;
 //! - [`answer`]: what is answered;

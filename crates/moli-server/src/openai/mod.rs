@@ -2,9 +2,9 @@
 //!
 //! - [`message`]: the messages of a conversation;
 //! - [`chat`]: `/v1/chat/completions`, what is asked;
-//! - [`completions`]: `/v1/completions`;
+//! - [`completions`] for `/v1/completions`;
 //! - [`embeddings`]: `/v1/embeddings` and `/v1/rerank`;
-//! - [`responses`]: `/v1/responses`;
+//! - [`responses`] for `/v1/responses`;
 //! - [`params`]: how an answer is made;
 //! - [`answer`]: the same, what is answered.
 
