@@ -196,22 +196,10 @@ impl Choice {
     pub(crate) fn choose(&mut self, logits: &[f32], total: usize) -> Result<(u32, Next), EngineError> {
         let model = Arc::clone(&self.model);
         let tokenizer = &model.tokenizer;
-        // Rows beyond the tokenizer's are padding of the embedding table: they are never chosen.
-        self.work.clear();
-        self.work.extend_from_slice(logits.get(..tokenizer.vocab_size()).unwrap_or(logits));
-        for &id in &self.forbidden {
-            if let Some(logit) = self.work.get_mut(id as usize) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
         let id = match self.reasoning.as_mut().and_then(ReasoningBudget::next) {
             Some(id) => id,
-            None => {
-                if let Some(constraint) = &mut self.constraint {
-                    constraint.mask(&mut self.work)?;
-                }
-                self.sampler.sample(&mut self.work)?
-            }
+            // Rows beyond the tokenizer's are padding of the embedding table: they are never chosen.
+            None => self.sample(logits.get(..tokenizer.vocab_size()).unwrap_or(logits))?,
         };
         self.sampler.accept(id);
         if let Some(constraint) = &mut self.constraint {
@@ -266,6 +254,26 @@ impl Choice {
         }
         self.send(text, Some(token));
         Ok((id, if self.finish_reason.is_some() { Next::End } else { next }))
+    }
+
+    /// Samples a token by `logits`, `[tokens of the tokenizer]`, which are copied only where something changes them: most
+    /// answers take them as they are, and the copy would be a part of the step that only one thread works at.
+    fn sample(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
+        if self.forbidden.is_empty() && self.constraint.is_none() && !self.sampler.changes() {
+            return self.sampler.choose(logits);
+        }
+        self.work.clear();
+        self.work.extend_from_slice(logits);
+        for &id in &self.forbidden {
+            if let Some(logit) = self.work.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(&mut self.work)?;
+        }
+        self.sampler.change(&mut self.work);
+        self.sampler.choose(&self.work)
     }
 
     /// Ends it from outside, between two tokens.

@@ -42,13 +42,17 @@ impl App {
         let token = cancel.0.clone();
         let embed = move |engine: &Engine| {
             let mut truncated = false;
-            let submit = |input| {
+            let submit = |input: &Prompt| {
+                let encoded;
                 let ids = match input {
-                    Prompt::Text(text) => engine.encode_for_embedding(&text)?,
+                    Prompt::Text(text) => {
+                        encoded = engine.encode_for_embedding(text)?;
+                        &encoded
+                    }
                     Prompt::Ids(ids) => ids,
                 };
                 truncated |= ids.len() > engine.context();
-                engine.submit_embedding(&ids, &options, &token)
+                engine.submit_embedding(ids, &options, &token)
             };
             let vectors = in_windows(inputs, submit, |pending| pending.wait())?;
             Ok(Embedded { vectors, truncated })
@@ -67,17 +71,17 @@ impl App {
         let cancel = CancelOnDrop::default();
         let token = cancel.0.clone();
         let rank = move |engine: &Engine| {
-            let submit = |document: String| engine.submit_rank(&query, &document, &token);
+            let submit = |document: &String| engine.submit_rank(&query, document, &token);
             in_windows(documents, submit, |pending| pending.wait())
         };
         self.compute(lease, rank).await
     }
 }
 
-/// Submits a few before the first is waited for.
+/// Submits a few before the first is waited for. Where the queue is full, its own are waited for, if there are any.
 fn in_windows<I, P, T>(
     inputs: Vec<I>,
-    mut submit: impl FnMut(I) -> Result<P, EngineError>,
+    mut submit: impl FnMut(&I) -> Result<P, EngineError>,
     wait: impl Fn(P) -> Result<T, EngineError>,
 ) -> Result<Vec<T>, EngineError> {
     let mut pending = VecDeque::new();
@@ -86,7 +90,16 @@ fn in_windows<I, P, T>(
         if pending.len() == WINDOW {
             done.extend(pending.pop_front().map(&wait).transpose()?);
         }
-        pending.push_back(submit(input)?);
+        let submitted = loop {
+            match (submit(&input), pending.pop_front()) {
+                (Err(EngineError::QueueFull { .. }), Some(first)) => done.push(wait(first)?),
+                (submitted, first) => {
+                    first.into_iter().for_each(|first| pending.push_front(first));
+                    break submitted?;
+                }
+            }
+        };
+        pending.push_back(submitted);
     }
     for last in pending {
         done.push(wait(last)?);

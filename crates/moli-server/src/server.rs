@@ -22,7 +22,7 @@ use crate::error::ServerError;
 use crate::{KeyError, ServerOptions, TlsFiles};
 
 /// Threads that serve connections: little is done on them, and the cores are for the models.
-const WORKERS: usize = 2;
+const WORKERS: usize = 1;
 /// How often what is under way is looked at while the server stops.
 const POLL: Duration = Duration::from_millis(20);
 /// How often, at least, it is looked whether a model is to be unloaded.

@@ -500,3 +500,13 @@ fn an_error_names_the_field_that_it_is_about() {
         reply.text
     );
 }
+
+#[test]
+fn a_list_of_texts_waits_for_its_own() {
+    let spec = common::embedder_with(narrow(2));
+    let server = Running::with(ServerOptions { models: vec![spec], ..ServerOptions::default() });
+    let texts: Vec<String> = (0..40).map(|index| format!("text {index}")).collect();
+    let reply = server.post("/v1/embeddings", &json!({"model": "embedder", "input": texts}));
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    assert_eq!(reply.json()["data"].as_array().unwrap().len(), 40);
+}

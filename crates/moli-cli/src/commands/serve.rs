@@ -80,9 +80,9 @@ struct ShareArgs {
     /// Answers of a model that are computed together; further ones wait
     #[arg(long, value_name = "N", default_value = "8")]
     parallel: usize,
-    /// Answers of a model that may wait; the next is refused at once
-    #[arg(long, value_name = "N", default_value = "64")]
-    queue: usize,
+    /// Answers of a model that may wait; the next is refused at once [default: as many as --parallel]
+    #[arg(long, value_name = "N")]
+    queue: Option<usize>,
     /// Full contexts that there is memory for; shorter answers share it
     #[arg(long, value_name = "N", default_value = "2")]
     sessions: usize,
@@ -146,7 +146,11 @@ impl Serve {
     fn spec(&self, name: &str, model: &str) -> Result<ModelSpec> {
         let path = load::resolve_within(model, self.listen.offline)?;
         let share = &self.share;
-        let options = self.compute.shared_options(share.sessions, share.parallel, share.queue);
+        let options = self.compute.shared_options(
+            share.sessions,
+            share.parallel,
+            share.queue.unwrap_or(share.parallel),
+        );
         let context = load::context_of(&path, self.context)
             .with_context(|| escape(&path.display().to_string()).into_owned())?;
         let options = EngineOptions { context, ..options };

@@ -73,9 +73,13 @@ impl Sampler {
         self.seed
     }
 
-    /// Chooses a token; `logits`, `[vocab]`, are changed by bias and penalties. Their values must be finite or minus
-    /// infinity. The same history, seed and logits give the same token.
-    pub(crate) fn sample(&mut self, logits: &mut [f32]) -> Result<u32, EngineError> {
+    /// Whether [`change`](Self::change) does anything.
+    pub(crate) fn changes(&self) -> bool {
+        !self.params.logit_bias.is_empty() || self.penalises() || self.dry.is_some()
+    }
+
+    /// Changes `logits`, `[vocab]`, by bias and penalties.
+    pub(crate) fn change(&mut self, logits: &mut [f32]) {
         let params = &self.params;
         stages::logit_bias(logits, &params.logit_bias);
         if self.penalises() {
@@ -91,6 +95,12 @@ impl Sampler {
         if let Some(dry) = &mut self.dry {
             dry.apply(&self.history, logits);
         }
+    }
+
+    /// Chooses a token by `logits`, `[vocab]`, which must be finite or minus infinity. The same history, seed and logits
+    /// give the same token.
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
+        let params = &self.params;
         if params.temperature <= 0.0 {
             return stages::greedy(logits).ok_or(EngineError::NothingToSample);
         }
@@ -135,6 +145,13 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Sampler {
+        fn sample(&mut self, logits: &mut [f32]) -> Result<u32, EngineError> {
+            self.change(logits);
+            self.choose(logits)
+        }
+    }
 
     fn sampler(params: SamplerParams, prompt: &[u32]) -> Sampler {
         Sampler::new(params, None, prompt).unwrap()

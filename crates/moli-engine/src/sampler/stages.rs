@@ -73,20 +73,26 @@ pub(crate) fn greedy(logits: &[f32]) -> Option<u32> {
 /// the last of them is not taken any more.
 pub(crate) fn top_k(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
     out.clear();
-    let all = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
     if k == 0 || k >= logits.len() {
+        let all = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
         out.extend(all.map(|(id, &logit)| Candidate::new(id, logit)));
         return;
     }
     let capacity = k.saturating_mul(2).max(256);
     let mut threshold = f32::NEG_INFINITY;
-    for (id, &logit) in all {
-        // An equal of a higher id is worse than all that were kept.
-        if logit > threshold {
-            out.push(Candidate::new(id, logit));
-            if out.len() >= capacity {
-                keep_best(out, k);
-                threshold = out.iter().fold(f32::INFINITY, |least, c| least.min(c.logit));
+    for (chunk, first) in logits.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+        // Most chunks have nothing to take, which is seen without a branch for each.
+        if chunk.iter().map(|&logit| u32::from(logit > threshold)).sum::<u32>() == 0 {
+            continue;
+        }
+        for (id, &logit) in (first..).zip(chunk) {
+            // An equal of a higher id is worse than all that were kept.
+            if logit > threshold {
+                out.push(Candidate::new(id, logit));
+                if out.len() >= capacity {
+                    keep_best(out, k);
+                    threshold = out.iter().fold(f32::INFINITY, |least, c| least.min(c.logit));
+                }
             }
         }
     }
@@ -101,6 +107,9 @@ pub(crate) fn likeliest(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
         out.sort_unstable_by(by_logit);
     }
 }
+
+/// Logits that are looked at together.
+const CHUNK: usize = 64;
 
 fn keep_best(candidates: &mut Vec<Candidate>, k: usize) {
     if k < candidates.len() {

@@ -12,17 +12,17 @@ pub(crate) struct Outcome {
     pub(crate) status: u16,
     /// From the connection to the head of the response.
     pub(crate) answered: Duration,
-    /// When each token came, since the connection; of a whole answer that has come to its end.
-    pub(crate) tokens: Vec<Duration>,
-    pub(crate) complete: bool,
+    /// When each event with text came, since the connection.
+    pub(crate) events: Vec<Duration>,
+    /// Tokens of the answer, where it has come to its end.
+    pub(crate) tokens: Option<usize>,
 }
 
 /// Asks for a streamed answer.
 pub(crate) fn ask(address: SocketAddr, prompt: &str, tokens: usize, seed: u64) -> std::io::Result<Outcome> {
     let body = json!({
-        "model": "smollm2", "prompt": prompt, "max_tokens": tokens, "ignore_eos": true, "stream": true, "seed": seed,
-        // Each token is an event, whatever its text.
-        "logprobs": 0,
+        "model": "smollm2", "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "seed": seed,
+        "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true},
     })
     .to_string();
     let start = Instant::now();
@@ -30,28 +30,29 @@ pub(crate) fn ask(address: SocketAddr, prompt: &str, tokens: usize, seed: u64) -
     socket.set_read_timeout(Some(Duration::from_secs(60)))?;
     let length = body.len();
     let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
     );
     socket.write_all((head + &body).as_bytes())?;
     let mut lines = BufReader::new(socket).lines();
     let line = lines.next().transpose()?.unwrap_or_default();
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let mut outcome = Outcome { status, answered: start.elapsed(), tokens: Vec::new(), complete: false };
+    let mut outcome = Outcome { status, answered: start.elapsed(), events: Vec::new(), tokens: None };
     for line in lines {
         let line = line?;
-        if line == "data: [DONE]" {
-            outcome.complete = true;
-        } else if line.starts_with("data: {") && !line.contains("\"finish_reason\":\"") {
-            outcome.tokens.push(start.elapsed());
+        if line.contains("\"delta\":{\"content\":") {
+            outcome.events.push(start.elapsed());
+        } else if let Some((_, count)) = line.split_once("\"completion_tokens\":") {
+            let digits = count.find(|c: char| !c.is_ascii_digit()).unwrap_or(count.len());
+            outcome.tokens = count[..digits].parse().ok();
         }
     }
     Ok(outcome)
 }
 
 impl Outcome {
-    /// Seconds between tokens.
+    /// Seconds between events with text, of which most tokens are one.
     pub(crate) fn gaps(&self) -> impl Iterator<Item = f64> + '_ {
-        self.tokens.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64())
+        self.events.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64())
     }
 }
 

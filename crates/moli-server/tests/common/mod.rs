@@ -62,13 +62,14 @@ pub(crate) fn tiny_with(name: &str, options: EngineOptions) -> ModelSpec {
 
 /// A model called `embedder` that makes vectors.
 pub(crate) fn embedder() -> ModelSpec {
+    embedder_with(EngineOptions { context: Some(512), threads: Some(1), ..EngineOptions::default() })
+}
+
+/// The same with other options.
+pub(crate) fn embedder_with(options: EngineOptions) -> ModelSpec {
     let mut file = TinyModel::new("qwen3").file().unwrap();
     file.meta("qwen3.pooling_type", 3_u32);
-    of_file(
-        "embedder",
-        &file,
-        EngineOptions { context: Some(512), threads: Some(1), ..EngineOptions::default() },
-    )
+    of_file("embedder", &file, options)
 }
 
 /// One that can be told not to think, and thinks otherwise until its budget is over: called `thinker`.
