@@ -381,6 +381,10 @@ fn models_are_loaded_and_unloaded() {
         assert!(start.elapsed() < Duration::from_secs(10));
         std::thread::sleep(Duration::from_millis(20));
     }
+    // What else is asked has to be right even so.
+    for extra in [json!({"top_logprobs": 21}), json!({"keep_alive": 0, "top_logprobs": 21})] {
+        assert_eq!(server.post("/api/chat", &ask(extra)).status, 400);
+    }
     // The server's own word holds.
     let kept = server.post("/api/generate", &json!({"model": "tiny", "keep_alive": 0}));
     assert_eq!(kept.status, 400);

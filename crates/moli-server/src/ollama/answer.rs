@@ -36,7 +36,9 @@ pub(crate) struct Part<'a> {
     done_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     logprobs: Vec<TokenLogprob>,
+    /// Of the last line.
     #[serde(flatten)]
+    #[schema(value_type = Metrics)]
     metrics: Option<Metrics>,
 }
 
@@ -86,7 +88,9 @@ struct Called {
 }
 
 /// Tokens and times, in nanoseconds.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
+// Says in the schema that none of them has to be there.
+#[serde(default)]
 #[schema(as = ollama::Metrics)]
 struct Metrics {
     /// From the request to its end.

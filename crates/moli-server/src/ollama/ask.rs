@@ -101,11 +101,6 @@ pub(crate) async fn chat(
     let asked = Instant::now();
     let messages = request.messages.unwrap_or_default();
     let keep_alive = request.keep_alive.as_ref().map(KeepAlive::duration).transpose()?;
-    if messages.is_empty() {
-        return load(&app, Kind::Chat, &request.model, keep_alive).await;
-    }
-    let lease = lease(&app, &request.model, keep_alive).await?;
-    let writer = AnswerWriter::new(Kind::Chat, request.model, asked, asked.elapsed());
     let manner = Manner {
         options: request.options.unwrap_or_default(),
         format: request.format,
@@ -113,6 +108,11 @@ pub(crate) async fn chat(
         logprobs: request.logprobs,
         top_logprobs: request.top_logprobs,
     };
+    if messages.is_empty() {
+        return load(&app, Kind::Chat, &request.model, keep_alive, manner).await;
+    }
+    let lease = lease(&app, &request.model, keep_alive).await?;
+    let writer = AnswerWriter::new(Kind::Chat, request.model, asked, asked.elapsed());
     let tools = tools(request.tools.unwrap_or_default());
     let question = manner.generate(&lease).and_then(|generate| {
         let mut params = ChatParams { tools, generate, ..ChatParams::default() };
@@ -139,11 +139,6 @@ pub(crate) async fn generate(
     let asked = Instant::now();
     request.refuse_unsupported()?;
     let keep_alive = request.keep_alive.as_ref().map(KeepAlive::duration).transpose()?;
-    let Some(prompt) = request.prompt.filter(|prompt| !prompt.is_empty()) else {
-        return load(&app, Kind::Generate, &request.model, keep_alive).await;
-    };
-    let lease = lease(&app, &request.model, keep_alive).await?;
-    let writer = AnswerWriter::new(Kind::Generate, request.model, asked, asked.elapsed());
     let manner = Manner {
         options: request.options.unwrap_or_default(),
         format: request.format,
@@ -151,6 +146,11 @@ pub(crate) async fn generate(
         logprobs: request.logprobs,
         top_logprobs: request.top_logprobs,
     };
+    let Some(prompt) = request.prompt.filter(|prompt| !prompt.is_empty()) else {
+        return load(&app, Kind::Generate, &request.model, keep_alive, manner).await;
+    };
+    let lease = lease(&app, &request.model, keep_alive).await?;
+    let writer = AnswerWriter::new(Kind::Generate, request.model, asked, asked.elapsed());
     let text = Text {
         prompt,
         system: request.system.filter(|system| !system.is_empty()),
@@ -218,15 +218,17 @@ pub(super) async fn lease(app: &App, model: &str, keep_alive: Option<Duration>) 
     Ok(lease)
 }
 
-/// Loads a model, or unloads it where it is to stay no longer.
+/// Loads a model, or unloads it where it is to stay no longer. What else is asked has to be right all the same.
 async fn load(
     app: &App,
     kind: Kind,
     model: &str,
     keep_alive: Option<Duration>,
+    manner: Manner,
 ) -> Result<Response, ApiError> {
     let reason = if keep_alive == Some(Duration::ZERO) {
         let slot = app.models.find(model)?;
+        manner.params(&slot.spec.sampling).map_err(|error| error.renamed(NAMES))?;
         if slot.spec.keep {
             let message = format!("{:?} stays loaded as long as the server runs", slot.spec.name);
             return Err(ApiError::unsupported("keep_alive", message));
@@ -236,7 +238,8 @@ async fn load(
         while app.models.unload_expired(app.options.unload_after).await {}
         "unload"
     } else {
-        lease(app, model, keep_alive).await?;
+        let lease = lease(app, model, keep_alive).await?;
+        manner.generate(&lease).map_err(|error| error.renamed(NAMES))?;
         "load"
     };
     Ok(Json(answer::loaded(kind, model, reason)).into_response())

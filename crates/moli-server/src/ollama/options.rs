@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use moli_engine::{GenerateParams, Grammar};
+use moli_engine::{GenerateParams, Grammar, SamplerParams};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -178,8 +178,13 @@ impl Options {
 impl Manner {
     /// As the engine has it, for this model.
     pub(crate) fn generate(self, lease: &Lease) -> Result<GenerateParams, ApiError> {
+        self.options.check_context(lease)?;
+        self.params(&lease.spec().sampling)
+    }
+
+    /// As the engine has it, where `sampling` holds what is not asked for.
+    pub(crate) fn params(self, sampling: &SamplerParams) -> Result<GenerateParams, ApiError> {
         let Self { options, format, shift, logprobs: wanted, top_logprobs } = self;
-        options.check_context(lease)?;
         if options.num_keep.is_some() && !shift {
             let message = "options.num_keep is for answers with shift: true";
             return Err(ApiError::unsupported("options.num_keep", message));
@@ -214,7 +219,7 @@ impl Manner {
             },
             logprobs: logprobs(wanted, top_logprobs)?,
             context_shift: shift.then(|| options.num_keep.unwrap_or(DEFAULT_KEEP)),
-            ..common.generate(&lease.spec().sampling)?
+            ..common.generate(sampling)?
         })
     }
 }
