@@ -382,8 +382,9 @@ fn models_are_loaded_and_unloaded() {
         std::thread::sleep(Duration::from_millis(20));
     }
     // What else is asked has to be right even so.
-    for extra in [json!({"top_logprobs": 21}), json!({"keep_alive": 0, "top_logprobs": 21})] {
-        assert_eq!(server.post("/api/chat", &ask(extra)).status, 400);
+    for wrong in [json!({"logprobs": true, "top_logprobs": 21}), json!({"options": {"top_p": -1.5}})] {
+        assert_eq!(server.post("/api/chat", &ask(wrong.clone())).status, 400);
+        assert_eq!(server.post("/api/chat", &ask(with(wrong, json!({"keep_alive": 0})))).status, 400);
     }
     // The server's own word holds.
     let kept = server.post("/api/generate", &json!({"model": "tiny", "keep_alive": 0}));

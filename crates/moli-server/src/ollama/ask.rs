@@ -92,7 +92,7 @@ pub(crate) struct GenerateRequest {
     path = "/api/chat",
     tag = "ollama",
     request_body = ChatRequest,
-    responses((status = 200, description = "The answer, as lines of it unless `stream` is false", body = answer::Part), (status = "4XX", response = super::OllamaRefused))
+    responses((status = 200, description = "The answer, as lines of it unless `stream` is false", content((answer::Part = "application/json"), (answer::Part = "application/x-ndjson"))), (status = "4XX", response = super::OllamaRefused))
 )]
 pub(crate) async fn chat(
     State(app): State<Arc<App>>,
@@ -130,7 +130,7 @@ pub(crate) async fn chat(
     path = "/api/generate",
     tag = "ollama",
     request_body = GenerateRequest,
-    responses((status = 200, description = "The answer, as lines of it unless `stream` is false", body = answer::Part), (status = "4XX", response = super::OllamaRefused))
+    responses((status = 200, description = "The answer, as lines of it unless `stream` is false", content((answer::Part = "application/json"), (answer::Part = "application/x-ndjson"))), (status = "4XX", response = super::OllamaRefused))
 )]
 pub(crate) async fn generate(
     State(app): State<Arc<App>>,
@@ -228,7 +228,8 @@ async fn load(
 ) -> Result<Response, ApiError> {
     let reason = if keep_alive == Some(Duration::ZERO) {
         let slot = app.models.find(model)?;
-        manner.params(&slot.spec.sampling).map_err(|error| error.renamed(NAMES))?;
+        // Without the model there is no telling which tokens and how many.
+        manner.check(&slot.spec.sampling, usize::MAX, usize::MAX)?;
         if slot.spec.keep {
             let message = format!("{:?} stays loaded as long as the server runs", slot.spec.name);
             return Err(ApiError::unsupported("keep_alive", message));
@@ -239,7 +240,8 @@ async fn load(
         "unload"
     } else {
         let lease = lease(app, model, keep_alive).await?;
-        manner.generate(&lease).map_err(|error| error.renamed(NAMES))?;
+        manner.options.check_context(&lease)?;
+        manner.check(&lease.spec().sampling, lease.engine.config().vocab, lease.engine.context())?;
         "load"
     };
     Ok(Json(answer::loaded(kind, model, reason)).into_response())

@@ -182,8 +182,19 @@ impl Manner {
         self.params(&lease.spec().sampling)
     }
 
+    /// Checks what it would be for a model with this vocabulary and context.
+    pub(crate) fn check(
+        self,
+        sampling: &SamplerParams,
+        vocab: usize,
+        context: usize,
+    ) -> Result<(), ApiError> {
+        let checked = self.params(sampling).and_then(|params| Ok(params.validate(vocab, context)?));
+        checked.map_err(|error| error.renamed(NAMES))
+    }
+
     /// As the engine has it, where `sampling` holds what is not asked for.
-    pub(crate) fn params(self, sampling: &SamplerParams) -> Result<GenerateParams, ApiError> {
+    fn params(self, sampling: &SamplerParams) -> Result<GenerateParams, ApiError> {
         let Self { options, format, shift, logprobs: wanted, top_logprobs } = self;
         if options.num_keep.is_some() && !shift {
             let message = "options.num_keep is for answers with shift: true";
