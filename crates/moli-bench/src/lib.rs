@@ -1,0 +1,7 @@
+//! What a machine does with a model, as a receipt: what was measured, on what, how well, and what limits it.
+//!
+//! - [`report`] is the receipt, as JSON has it.
+
+pub mod report;
+
+pub use report::Report;
