@@ -156,7 +156,7 @@ impl Engine {
         };
         let scheduler = Scheduler::new(limits, PagePool::new(pages)?, cache_pages);
         let shared = Arc::new(Shared {
-            inbox: Inbox::new(scheduling.max_queue),
+            inbox: Inbox::new(scheduling.max_queue, scheduler.places()),
             counters: Mutex::new(Counters::new(pages, page_bytes)),
             heartbeat: Heartbeat::default(),
         });
@@ -253,10 +253,10 @@ impl Engine {
 
     /// Whether another answer would be taken now: a cheap look that spares preparing a request that is refused anyway.
     pub fn has_room(&self) -> bool {
-        self.inner.shared.inbox.waiting() < self.inner.max_queue
+        self.inner.shared.inbox.has_room()
     }
 
-    /// Most answers that may wait, and so most that can be asked for together.
+    /// Most answers that may wait, and so most that can be asked for together whatever else is computed.
     pub fn max_queue(&self) -> usize {
         self.inner.max_queue
     }

@@ -1,7 +1,8 @@
 //! What callers send to the thread that computes.
 //!
-//! Requests that wait are counted, and refused at once where there are too many: nobody's queue grows without bound. Other
-//! messages pass. Whoever closes the inbox gets what is still in it; nothing is lost in between.
+//! Requests that wait are counted, and refused at once where there are too many: nobody's queue grows without bound. Those that
+//! the next step can take on wait for nobody, and take no room: a burst that comes between two steps finds the batch's free
+//! places as well as the queue's. Other messages pass. Whoever closes the inbox gets what is still in it; nothing is lost in between.
 
 use std::collections::VecDeque;
 
@@ -26,16 +27,18 @@ pub(crate) struct Inbox<T> {
 #[derive(Debug)]
 struct State<T> {
     messages: VecDeque<T>,
-    /// Requests that were sent and not yet [`left`](Inbox::left).
+    /// Requests that were sent and neither [`taken on`](Inbox::taken_on) nor [`left`](Inbox::left).
     waiting: usize,
+    /// Requests that the next step can take on.
+    places: usize,
     woken: bool,
     closed: bool,
 }
 
 impl<T> Inbox<T> {
-    /// An inbox in which at most `limit` requests wait.
-    pub(crate) fn new(limit: usize) -> Self {
-        let state = State { messages: VecDeque::new(), waiting: 0, woken: false, closed: false };
+    /// An inbox in which at most `limit` requests wait, beside those that find one of so many places free.
+    pub(crate) fn new(limit: usize, places: usize) -> Self {
+        let state = State { messages: VecDeque::new(), waiting: 0, places, woken: false, closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), limit }
     }
 
@@ -45,7 +48,7 @@ impl<T> Inbox<T> {
         if state.closed {
             return Err(Refused::Closed);
         }
-        if requests.len() > self.limit.saturating_sub(state.waiting) {
+        if requests.len() > self.room(&state) {
             return Err(Refused::Full { waiting: state.waiting });
         }
         state.waiting += requests.len();
@@ -65,10 +68,31 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
-    /// Takes note that so many requests wait no longer.
-    pub(crate) fn left(&self, requests: usize) {
+    /// Takes note that a request waits no longer: it has a place.
+    pub(crate) fn taken_on(&self) {
         let mut state = self.lock();
-        state.waiting = state.waiting.saturating_sub(requests);
+        state.waiting = state.waiting.saturating_sub(1);
+        state.places = state.places.saturating_sub(1);
+    }
+
+    /// Takes note that a request waits no longer: it has ended.
+    pub(crate) fn left(&self) {
+        let mut state = self.lock();
+        state.waiting = state.waiting.saturating_sub(1);
+    }
+
+    /// Takes note of how many requests the next step can take on.
+    pub(crate) fn set_places(&self, places: usize) {
+        self.lock().places = places;
+    }
+
+    /// Whether a request would be taken.
+    pub(crate) fn has_room(&self) -> bool {
+        self.room(&self.lock()) > 0
+    }
+
+    fn room(&self, state: &State<T>) -> usize {
+        self.limit.saturating_add(state.places).saturating_sub(state.waiting)
     }
 
     /// Requests that wait.

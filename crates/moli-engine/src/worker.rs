@@ -142,7 +142,7 @@ impl Worker {
         let plan = self.scheduler.plan(Instant::now());
         let somebody_left = !plan.ended.is_empty();
         for &(id, cached) in &plan.admitted {
-            self.shared.inbox.left(1);
+            self.shared.inbox.taken_on();
             self.admitted(id, cached);
         }
         for (id, ended) in plan.ended {
@@ -175,6 +175,7 @@ impl Worker {
         }
         self.speculator.retain(|id| self.tasks.contains_key(&id));
         let scheduler = &self.scheduler;
+        self.shared.inbox.set_places(scheduler.places());
         let (draft_pages, draft_pages_free) = self.speculator.draft_pages();
         self.shared.count(|counters| {
             counters.draft_pages = draft_pages;
@@ -240,7 +241,7 @@ impl Worker {
     fn ended(&mut self, id: Id, ended: Ended) {
         let Some(task) = self.tasks.remove(&id) else { return };
         if !task.was_admitted() {
-            self.shared.inbox.left(1);
+            self.shared.inbox.left();
         }
         match ended {
             Ended::OutOfPages(error) => {

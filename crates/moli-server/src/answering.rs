@@ -113,7 +113,7 @@ impl App {
         lease: Lease,
         question: Question,
     ) -> Result<Answering, ApiError> {
-        // More than the engine's queue has room for would be refused however often it is tried.
+        // More than the engine's queue has room for would be refused whenever anybody else is served.
         let (asked, most) = (question.answers(), lease.engine.max_queue().max(1));
         if asked > most {
             let message = format!("choices makes {asked} answers altogether, and may make {most}");

@@ -221,6 +221,11 @@ impl Scheduler {
         self.running.values()
     }
 
+    /// Timelines that could be computed besides those that are.
+    pub(crate) fn places(&self) -> usize {
+        self.limits.running.saturating_sub(self.running.len())
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty()
     }
@@ -461,7 +466,7 @@ impl Scheduler {
 
     /// Admits a timeline, if there is room without preempting anybody.
     fn try_admit(&mut self, id: Id, plan: &mut Plan) -> bool {
-        if self.running.len() >= self.limits.running {
+        if self.places() == 0 {
             return false;
         }
         let Some(mut timeline) = self.waiting.remove(&id) else { return false };

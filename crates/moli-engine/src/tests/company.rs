@@ -69,6 +69,26 @@ fn a_full_queue_refuses_at_once() {
 }
 
 #[test]
+fn a_burst_finds_the_places_of_the_batch_and_the_queue() {
+    let rules = Scheduling { max_batch: 4, max_queue: 2, ..Scheduling::default() };
+    let (engine, probe) = ruled(1024, 64, rules);
+    let burst = |count: usize| -> Vec<_> {
+        (0..count).map(|_| engine.submit(&[1, 2], &greedy(3), &CancelToken::new())).collect()
+    };
+    for _ in 0..2 {
+        let hold = probe.hold();
+        let taken: Vec<_> = burst(8).into_iter().filter_map(Result::ok).collect();
+        // Of eight that come at once four have a place and two wait, whether a step begins meanwhile or not.
+        assert_eq!(taken.len(), 6);
+        drop(hold);
+        assert!(taken.into_iter().all(|answer| answer.count() == 3));
+        while engine.counters().running > 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
 fn choices_share_the_prompt_and_replay_one_by_one() {
     for prompt in [64, 70] {
         let (engine, probe) = toy(1024, 64);

@@ -20,6 +20,7 @@ pub(crate) use chat::{Effort, logprobs};
 pub(crate) use message::{ChatMessage, OfferedTool, messages, tools};
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -56,7 +57,7 @@ struct ModelList {
 struct Model {
     id: String,
     object: &'static str,
-    /// Seconds since 1970.
+    /// When its file was written, seconds since 1970; 0 where there is no file.
     created: u64,
     owned_by: &'static str,
     /// Tokens that a conversation can hold; null while it is not loaded.
@@ -68,10 +69,12 @@ struct Model {
 impl Model {
     fn of(slot: &Slot) -> Self {
         let engine = slot.engine();
+        let modified = slot.spec.path.as_ref().and_then(|path| path.metadata().ok()?.modified().ok());
+        let since = modified.and_then(|modified| modified.duration_since(UNIX_EPOCH).ok());
         Self {
             id: slot.spec.name.clone(),
             object: "model",
-            created: 0,
+            created: since.map_or(0, |since| since.as_secs()),
             owned_by: "moli",
             context: engine.as_ref().map(moli_engine::Engine::context),
             loaded: engine.is_some(),
