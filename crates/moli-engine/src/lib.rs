@@ -63,6 +63,7 @@ pub use counters::{Counters, Histogram};
 pub use embed::{EmbedOptions, Embedding, PendingEmbedding, Pooling};
 pub use engine::Engine;
 pub use error::EngineError;
+pub use fingerprint::weights_fingerprint;
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
 pub use moli_model::{BackendKind, Config, KvType};

@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod bench;
 mod completions;
 mod doors;
 mod health;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Rm(rm::Rm),
     Inspect(inspect::Inspect),
     Tokenize(tokenize::Tokenize),
+    Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
     Logits(logits::Logits),
     Completions(completions::Completions),
@@ -49,6 +51,7 @@ impl Command {
             Self::Rm(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Tokenize(command) => command.run(),
+            Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
             Self::Logits(command) => command.run(),
             Self::Completions(command) => command.run(),
