@@ -146,7 +146,7 @@ fn mistakes_are_told_before_anything_is_measured() {
         (&["--kv-type", "f16,f16"], &["f16 is twice among the KV types"]),
         (&["-d", &trained], &["needs 65544 tokens", "65536"]),
         (&["-c", "32", "-b", "2"], &["needs pages for 64 tokens", "context of 32"]),
-        (&["-c", "67108864", "--kv-type", "f32", "-t", "1-256"], &["would take", "MB: more than", "MB"]),
+        (&["-c", "67108864", "--kv-type", "f32", "-t", "1-256"], &["would take", "MB for all its cases: more than"]),
         (&["--sustain", "1s"], &["one case", "2 are asked for"]),
         (&["-o", "nowhere/report.json"], &["cannot write nowhere/report.json"]),
         (&["-o", "."], &["cannot write .", "folder"]),

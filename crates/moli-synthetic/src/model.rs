@@ -1,6 +1,7 @@
 //! A synthetic model: its parts put together.
 
 use std::collections::HashMap;
+use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -96,6 +97,27 @@ impl Synthetic {
         Ok(Gguf::from_bytes(&model.ok_or_else(refused)?)?)
     }
 
+    /// The model in memory with zeros for weights, whose pages nobody has touched: for planning what it will take, without
+    /// taking it.
+    ///
+    /// # Errors
+    /// [`SyntheticError::OutOfMemory`] if it is more than the system would ever give.
+    pub fn outline(&self) -> Result<Gguf, SyntheticError> {
+        let refused = || SyntheticError::OutOfMemory { bytes: self.bytes };
+        let size = usize::try_from(self.bytes).map_err(|_| refused())?;
+        // What comes from the system is zero already, and stays its until it is written to.
+        let mut out = Untouched { bytes: moli_kernels::zeroed(size).ok_or_else(refused)?, end: 0 };
+        let mut writer = self.header();
+        for tensor in self.shape.tensors() {
+            let (ttype, dims) = self.format(&tensor);
+            let bytes = tensor_bytes(ttype, &dims);
+            let zeros = move |out: &mut dyn Write| io::copy(&mut io::repeat(0).take(bytes), out).map(drop);
+            writer.tensor_from(tensor.name, ttype, dims, zeros);
+        }
+        writer.write(&mut out)?;
+        Ok(Gguf::from_bytes(&Bytes::from_vec(out.bytes))?)
+    }
+
     /// Everything but the weights.
     fn header(&self) -> GgufWriter {
         let mut writer = GgufWriter::new();
@@ -147,12 +169,37 @@ impl Synthetic {
                 }
             };
             let seed = stream_of(&tensor.name);
-            // A product that `file_bytes` has checked.
-            let blocks = dims.iter().product::<u64>() / ttype.block_len() as u64;
-            let bytes = blocks * ttype.block_bytes() as u64;
+            let bytes = tensor_bytes(ttype, &dims);
             writer.tensor_from(tensor.name, ttype, dims, move |out| units.draw(seed, bytes, out));
         }
         Ok(writer)
+    }
+}
+
+/// A product that `file_bytes` has checked.
+fn tensor_bytes(ttype: TensorType, dims: &[u64]) -> u64 {
+    dims.iter().product::<u64>() / ttype.block_len() as u64 * ttype.block_bytes() as u64
+}
+
+/// Zeros, of which only what differs from zero is written.
+struct Untouched {
+    bytes: Vec<u8>,
+    end: usize,
+}
+
+impl Write for Untouched {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let place = self.bytes.get_mut(self.end..self.end.saturating_add(data.len()));
+        let place = place.ok_or(io::ErrorKind::WriteZero)?;
+        if data.iter().any(|&byte| byte != 0) {
+            place.copy_from_slice(data);
+        }
+        self.end += data.len();
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

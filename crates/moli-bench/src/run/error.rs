@@ -79,11 +79,11 @@ pub enum RunError {
         context: usize,
     },
     /// Nothing was allocated.
-    #[error("{models} would take {}: more than {limit}", megabytes(*.needed))]
+    #[error("{model} would take {} for all its cases: more than {limit}", megabytes(*.needed))]
     Memory {
-        /// Of what.
-        models: String,
-        /// Bytes that all cases together need.
+        /// The model as it was named.
+        model: String,
+        /// Bytes of its weights and of all its cases.
         needed: u64,
         /// What there is.
         limit: Box<Limit>,

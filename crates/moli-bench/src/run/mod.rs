@@ -19,7 +19,7 @@ mod sustained;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use moli_engine::{CancelToken, memory_limit};
+use moli_engine::{CancelToken, Limit, memory_limit};
 use moli_kernels::Isa;
 
 pub use direct::{CHUNK, Direct, token};
@@ -32,10 +32,6 @@ use crate::watch::Watch;
 use crate::{machine, statistics};
 use model::Loaded;
 use options::{Label, tokens};
-
-/// Models that are loaded together may take this part of the memory, so that their pages and scratch have room as well; more
-/// are measured one after another.
-const TOGETHER: u64 = 2;
 
 /// What happens in a run.
 #[derive(Debug, Clone)]
@@ -169,34 +165,29 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The models that are measured in turns, by their places in the list. What is there already is checked now: nobody
-    /// should wait an hour for being told that the last model's context is too short.
+    /// The models that are measured in turns, by their places in the list. All of them are checked now, before anything is
+    /// allocated: nobody should wait an hour for being told that the last model's context is too long.
     fn groups(&mut self) -> Result<Vec<Vec<usize>>, RunError> {
         let sources = &self.options.models;
-        let mut weights = 0u64;
+        let mut needed = 0u64;
         for (source, name) in sources.iter().zip(&self.names) {
-            weights = weights.saturating_add(match source {
-                Source::Memory(model) => model.size_bytes(),
-                Source::File { .. } => {
-                    let loaded = Loaded::open(source)?;
-                    let cases = self.options.cases(name);
-                    loaded.check(&cases)?;
-                    fits(&[source], loaded.bytes(&cases)?)?;
-                    loaded.cost.weight_bytes
-                }
-            });
+            if let Source::Memory(model) = source {
+                fits(source, model.size_bytes())?;
+            }
+            let (model, cases) = (Loaded::outline(source)?, self.options.cases(name));
+            model.check(&cases)?;
+            let bytes = model.bytes(&cases)?;
+            fits(source, bytes)?;
+            needed = needed.saturating_add(bytes);
         }
-        let limit = memory_limit(None).ok().flatten().map_or(u64::MAX, |limit| limit.bytes);
         let places = 0..sources.len();
-        if sources.len() == 1 || weights <= limit / TOGETHER {
+        let Some(limit) = limit().filter(|limit| needed > limit.bytes && sources.len() > 1) else {
             return Ok(vec![places.collect()]);
-        }
-        let note = format!(
-            "the models were measured one after another, not in turns: together they have {} of weights, and {} may be used",
-            moli_engine::units::megabytes(weights),
-            moli_engine::units::megabytes(limit),
-        );
-        self.report.notes.push(note);
+        };
+        let needed = moli_engine::units::megabytes(needed);
+        self.note(format!(
+            "the models were measured one after another, not in turns: together they take {needed}, more than {limit}"
+        ));
         Ok(places.map(|place| vec![place]).collect())
     }
 
@@ -217,25 +208,17 @@ impl Run<'_> {
         meters: &mut BTreeMap<usize, Meter>,
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), RunError> {
-        let (mut models, mut measured, mut bytes) = (Vec::new(), Vec::new(), 0u64);
-        let sources: Vec<&Source> =
-            places.iter().filter_map(|&place| self.options.models.get(place)).collect();
-        for (source, name) in sources.iter().zip(places.iter().filter_map(|&place| self.names.get(place))) {
+        let (mut models, mut measured) = (Vec::new(), Vec::new());
+        for &place in places {
+            let (Some(source), Some(name)) = (self.options.models.get(place), self.names.get(place)) else {
+                continue;
+            };
             on(Event::Loading { model: name });
-            if let Source::Memory(model) = source {
-                fits(&[source], model.size_bytes())?;
-            }
-            let loaded = Loaded::open(source)?;
-            let cases = self.options.cases(name);
-            loaded.check(&cases)?;
-            bytes = bytes.saturating_add(loaded.bytes(&cases)?);
-            if source.is_synthetic() && matches!(source, Source::Memory(_)) {
-                // It is there already.
-                bytes = bytes.saturating_sub(loaded.cost.weight_bytes);
-            }
-            let model = models.len();
+            let (mut loaded, cases) = (Loaded::open(source)?, self.options.cases(name));
+            loaded.load(&cases)?;
+            self.report.models.insert(name.clone(), loaded.describe());
             measured.extend(cases.iter().map(|case| Measured {
-                model,
+                model: models.len(),
                 case: case.clone(),
                 seconds: Vec::new(),
                 ttft: Vec::new(),
@@ -243,13 +226,6 @@ impl Run<'_> {
                 conditions: Vec::new(),
             }));
             models.push((loaded, cases));
-        }
-        fits(&sources, bytes)?;
-        for ((loaded, cases), name) in
-            models.iter_mut().zip(places.iter().filter_map(|&place| self.names.get(place)))
-        {
-            loaded.load(cases)?;
-            self.report.models.insert(name.clone(), loaded.describe());
         }
         match self.options.sustain {
             Some(time) => self.sustain(time, &mut models, &mut measured, meters, on)?,
@@ -377,14 +353,16 @@ fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |index| if backwards { count - 1 - index } else { index })
 }
 
-/// Whether there is memory for so many more bytes.
-fn fits(sources: &[&Source], needed: u64) -> Result<(), RunError> {
-    match memory_limit(None) {
-        Ok(Some(limit)) if needed > limit.bytes => {
-            let models = sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
-            Err(RunError::Memory { models, needed, limit: Box::new(limit) })
-        }
-        _ => Ok(()),
+/// What this process may use of memory.
+fn limit() -> Option<Limit> {
+    memory_limit(None).ok().flatten()
+}
+
+/// Whether there is memory for a model with all its cases.
+fn fits(source: &Source, needed: u64) -> Result<(), RunError> {
+    match limit().filter(|limit| needed > limit.bytes) {
+        Some(limit) => Err(RunError::Memory { model: source.name(), needed, limit: Box::new(limit) }),
+        None => Ok(()),
     }
 }
 

@@ -1,14 +1,14 @@
 //! A model while it is measured: its weights once, and a runtime or an engine for each way in which it is computed.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Instant;
 
 use moli_engine::{
-    CancelToken, Engine, EngineOptions, MemoryPlan, PlanOptions, Scheduling, weights_fingerprint,
+    CancelToken, Engine, EngineOptions, MemoryBudget, MemoryPlan, PlanOptions, Scheduling, weights_fingerprint,
 };
 use moli_format::{Gguf, ReadMode};
 use moli_model::{BackendKind, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS};
+use moli_synthetic::{Synthetic, SyntheticError};
 
 use super::clients::{self, Served};
 use super::cost::Cost;
@@ -47,17 +47,26 @@ struct Setup {
 }
 
 impl Loaded {
+    /// What is to be planned for: a model whose weights aren't made yet where they are to be in memory.
+    pub(super) fn outline(source: &Source) -> Result<Self, RunError> {
+        Self::with(source, Synthetic::outline)
+    }
+
     /// Opens a model, or makes it. No page and no scratch is allocated.
     pub(super) fn open(source: &Source) -> Result<Self, RunError> {
+        Self::with(source, Synthetic::in_memory)
+    }
+
+    fn with(
+        source: &Source,
+        make: impl FnOnce(&Synthetic) -> Result<Gguf, SyntheticError>,
+    ) -> Result<Self, RunError> {
         let started = Instant::now();
         let name = source.name();
-        let open = |path: &Path| {
-            Gguf::open(path, ReadMode::Map)
-                .map_err(|source| RunError::Open { model: name.clone(), source })
-        };
         let gguf = match source {
-            Source::File { path, .. } => open(path)?,
-            Source::Memory(model) => model.in_memory()?,
+            Source::File { path, .. } => Gguf::open(path, ReadMode::Map)
+                .map_err(|source| RunError::Open { model: name.clone(), source })?,
+            Source::Memory(model) => make(model)?,
         };
         let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
         let config = Config::from_metadata(gguf.metadata(), vocab)
@@ -192,6 +201,8 @@ impl Loaded {
             kv_type: Some(setup.kv_type),
             // Each answer reads its whole prompt.
             prefix_cache_bytes: Some(0),
+            // What there is has been compared, and weights that are in memory already would count twice.
+            memory_budget: Some(MemoryBudget::Bytes(u64::MAX)),
             scheduling: Scheduling {
                 max_batch: sequences,
                 prefix_cache_limit: Some(0),

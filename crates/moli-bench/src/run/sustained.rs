@@ -13,7 +13,6 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// What a sustained run gave.
 pub(super) struct Sustained {
     pub(super) moments: Vec<Moment>,
-    pub(super) seconds: Vec<f64>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) conditions: Conditions,
     pub(super) notes: Vec<String>,
@@ -53,7 +52,6 @@ pub(super) fn run(
     let (conditions, mut notes) = watch.finish(outcomes.len() * each);
     notes.extend(trend(&moments));
     Ok(Sustained {
-        seconds: outcomes.iter().map(|outcome| outcome.seconds).collect(),
         moments,
         outcomes,
         conditions,

@@ -155,6 +155,19 @@ fn memory_and_file_hold_the_same_bytes() {
 }
 
 #[test]
+fn an_outline_is_the_model_but_for_its_weights() {
+    let model = model(&tiny("qwen3"), "q4_k_m").unwrap();
+    let (outline, whole) = (model.outline().unwrap(), model.in_memory().unwrap());
+    assert!(outline.metadata().iter().eq(whole.metadata().iter()));
+    assert_eq!(outline.file_bytes(), whole.file_bytes());
+    for (planned, made) in outline.tensors().zip(whole.tensors()) {
+        assert_eq!((&planned.name, planned.ttype, &planned.dims), (&made.name, made.ttype, &made.dims));
+        assert_eq!(planned.data.len(), made.data.len());
+        assert!(planned.data.as_slice().iter().all(|&byte| byte == 0), "{}", planned.name);
+    }
+}
+
+#[test]
 fn every_mixture_has_weights_of_the_right_size() {
     let names = Mixture::names();
     for name in names.split(", ") {

@@ -53,7 +53,7 @@ struct Measure {
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
     /// A further MODEL, as llama-bench has it
-    #[arg(short, long = "model", value_name = "MODEL", hide = true)]
+    #[arg(short = 'm', long = "model", value_name = "MODEL", hide = true)]
     further: Vec<String>,
     #[command(flatten)]
     synthetic: SyntheticArgs,
