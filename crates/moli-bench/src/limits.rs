@@ -28,6 +28,11 @@ impl Meter {
 impl Limits {
     /// Medians.
     pub fn of(threads: usize, _: &[Sample]) -> Self {
-        Self { threads, read_bytes_per_second: 3e10, int8_macs_per_second: Some(4e11), f32_macs_per_second: 1e11 }
+        Self {
+            threads,
+            read_bytes_per_second: 3e10,
+            int8_macs_per_second: Some(4e11),
+            f32_macs_per_second: 1e11,
+        }
     }
 }

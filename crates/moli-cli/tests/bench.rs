@@ -26,7 +26,8 @@ fn report(world: &World, arguments: &[&str]) -> Report {
 fn a_run_is_a_receipt() {
     let world = World::new();
     let model = world.base_model();
-    let report = report(&world, &arguments(&model, &["-d", "0,16", "-b", "1", "-b", "2", "--kv-type", "f16,q8_0"]));
+    let report =
+        report(&world, &arguments(&model, &["-d", "0,16", "-b", "1", "-b", "2", "--kv-type", "f16,q8_0"]));
     assert_eq!(report.schema, moli_bench::report::SCHEMA);
     assert_eq!(report.rows.len(), 2 * 2 * 3);
     assert!(report.rows.iter().all(|row| row.seconds.len() == 2 && row.rate.median > 0.0));
@@ -62,7 +63,20 @@ fn whole_answers_through_both_ways() {
 #[test]
 fn a_synthetic_model_needs_no_file() {
     let world = World::new();
-    let arguments = ["bench", "--synthetic", "smollm2-135m:q4_0", "-p", "4", "-n", "1", "-r", "1", "-t", "2", "--no-limits"];
+    let arguments = [
+        "bench",
+        "--synthetic",
+        "smollm2-135m:q4_0",
+        "-p",
+        "4",
+        "-n",
+        "1",
+        "-r",
+        "1",
+        "-t",
+        "2",
+        "--no-limits",
+    ];
     let in_memory = report(&world, &arguments);
     let saved = world.path("model.gguf");
     let with_file = [&arguments[..], &["--save-model", saved.to_str().unwrap()]].concat();
@@ -85,7 +99,8 @@ fn the_report_goes_to_a_file_whose_name_says_its_form() {
         serde_json::from_str(&std::fs::read_to_string(world.path("report.json")).unwrap()).unwrap();
     assert_eq!(report.rows.len(), 2);
     assert!(world.path("plot.svg").exists());
-    let mut names: Vec<_> = world.path(".").read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> =
+        world.path(".").read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["base.gguf", "plot.svg", "report.json"]);
 }
@@ -146,7 +161,10 @@ fn mistakes_are_told_before_anything_is_measured() {
         (&["--kv-type", "f16,f16"], &["f16 is twice among the KV types"]),
         (&["-d", &trained], &["needs 65544 tokens", "65536"]),
         (&["-c", "32", "-b", "2"], &["needs pages for 64 tokens", "context of 32"]),
-        (&["-c", "67108864", "--kv-type", "f32", "-t", "1-256"], &["would take", "MB for all its cases: more than"]),
+        (
+            &["-c", "67108864", "--kv-type", "f32", "-t", "1-256"],
+            &["would take", "MB for all its cases: more than"],
+        ),
         (&["--sustain", "1s"], &["one case", "2 are asked for"]),
         (&["-o", "nowhere/report.json"], &["cannot write nowhere/report.json"]),
         (&["-o", "."], &["cannot write .", "folder"]),

@@ -20,9 +20,7 @@ const TEMPERATURE: f32 = 1.0;
 
 /// A prompt of so many tokens for each client, none of which begins like another.
 pub(super) fn prompts(clients: usize, tokens: usize, vocab: usize) -> Vec<Vec<u32>> {
-    (0..clients)
-        .map(|client| (0..tokens).map(|position| token(client, position, vocab)).collect())
-        .collect()
+    (0..clients).map(|client| (0..tokens).map(|position| token(client, position, vocab)).collect()).collect()
 }
 
 /// When the tokens of an answer came, since it was asked for.

@@ -127,8 +127,7 @@ impl Cost {
             }
             Test::Decode { tokens, depth, batch } => {
                 let step = self.body.bytes + self.head.bytes + self.experts.bytes * self.experts_of(batch);
-                let kv: f64 =
-                    (0..tokens).map(|position| self.kv_bytes(depth + position, 1, kv_type)).sum();
+                let kv: f64 = (0..tokens).map(|position| self.kv_bytes(depth + position, 1, kv_type)).sum();
                 let bytes = step * tokens as f64 + kv * batch as f64;
                 Some(Work { bytes, macs: self.macs_per_token() as f64 * (tokens * batch) as f64 })
             }

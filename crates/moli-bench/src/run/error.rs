@@ -117,7 +117,7 @@ pub enum RunError {
     Synthetic(#[from] SyntheticError),
     /// The server that requests were to go through.
     #[error(transparent)]
-    Server(#[from] ServerError),
+    Server(Box<ServerError>),
     /// It did not answer as it should.
     #[error("the server's answer: {reason}")]
     Answer {
@@ -132,4 +132,10 @@ pub enum RunError {
         /// Why.
         reason: String,
     },
+}
+
+impl From<ServerError> for RunError {
+    fn from(error: ServerError) -> Self {
+        Self::Server(Box::new(error))
+    }
 }

@@ -94,6 +94,28 @@ struct Measured {
 }
 
 impl Measured {
+    /// Runs the case once more, measured or not; `false` when it was cancelled.
+    fn repeat(
+        &mut self,
+        loaded: &mut Loaded,
+        cases: &[Case],
+        cancel: &CancelToken,
+        keep: bool,
+    ) -> Result<bool, RunError> {
+        if cancel.is_cancelled() {
+            return Ok(false);
+        }
+        let watch = Watch::start();
+        let outcome = loaded.repetition(&self.case, cases, cancel)?;
+        let (conditions, _) = watch.finish(tokens(&self.case.work));
+        let Some(outcome) = outcome else { return Ok(false) };
+        if keep {
+            self.take(outcome);
+            self.conditions.push(conditions);
+        }
+        Ok(true)
+    }
+
     fn take(&mut self, outcome: Outcome) {
         self.seconds.push(outcome.seconds);
         self.ttft.extend(outcome.ttft);
@@ -109,10 +131,8 @@ impl Measured {
             inter_token: statistics::quantiles(&self.gaps),
             histogram: statistics::histogram(&self.gaps),
         });
-        (!self.seconds.is_empty()).then(|| Row {
-            latency,
-            ..statistics::row(self.case, each, self.seconds, conditions)
-        })
+        (!self.seconds.is_empty())
+            .then(|| Row { latency, ..statistics::row(self.case, each, self.seconds, conditions) })
     }
 }
 
@@ -253,7 +273,9 @@ impl Run<'_> {
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), RunError> {
         let (rounds, count) = (self.options.repetitions, measured.len());
-        let total = count * (rounds + 1);
+        // What is to be told is told of the whole time: each row has the conditions of its own.
+        let watch = Watch::start();
+        let mut computed = 0;
         for round in 0..=rounds {
             if round > 0 {
                 self.measure_limits(meters);
@@ -261,33 +283,24 @@ impl Run<'_> {
             for (turn, index) in order(round, count).enumerate() {
                 let Some(slot) = measured.get_mut(index) else { continue };
                 let Some((loaded, cases)) = models.get_mut(slot.model) else { continue };
-                let (test, done) = (Label(&slot.case.work).to_string(), round * count + turn);
+                let test = Label(&slot.case.work).to_string();
+                let (done, total) = (round * count + turn, count * (rounds + 1));
                 on(Event::Measuring { case: &slot.case, test, round, done, total });
-                let watch = Watch::start();
-                let outcome = if self.cancel.is_cancelled() {
-                    None
-                } else {
-                    loaded.repetition(&slot.case, cases, self.cancel)?
-                };
-                let (conditions, notes) = watch.finish(tokens(&slot.case.work));
-                let Some(outcome) = outcome else {
-                    let note = match round {
+                if !slot.repeat(loaded, cases, self.cancel, round > 0)? {
+                    self.note(match round {
                         0 => "interrupted before anything was measured".to_owned(),
                         round => format!("interrupted in round {round} of {rounds}"),
-                    };
-                    self.note(note);
+                    });
+                    watch.finish(computed).1.into_iter().for_each(|note| self.note(note));
                     return Ok(());
-                };
-                if round > 0 {
-                    slot.take(outcome);
-                    slot.conditions.push(conditions);
-                    notes.into_iter().for_each(|note| self.note(note));
                 }
+                computed += tokens(&slot.case.work);
             }
         }
         if count > 1 {
             self.note(format!("{count} cases took turns for {rounds} rounds, every other round backwards"));
         }
+        watch.finish(computed).1.into_iter().for_each(|note| self.note(note));
         Ok(())
     }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use moli_engine::{
-    CancelToken, Engine, EngineOptions, MemoryBudget, MemoryPlan, PlanOptions, Scheduling, weights_fingerprint,
+    CancelToken, Engine, EngineOptions, MemoryBudget, MemoryPlan, PlanOptions, Scheduling,
+    weights_fingerprint,
 };
 use moli_format::{Gguf, ReadMode};
 use moli_model::{BackendKind, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS};
@@ -227,8 +228,7 @@ impl Loaded {
                         max_rows: rows(&setup),
                         kv_type: setup.kv_type,
                     };
-                    let runtime =
-                        moli_model::load(&self.gguf, BackendKind::Cpu, &load).map_err(failed)?;
+                    let runtime = moli_model::load(&self.gguf, BackendKind::Cpu, &load).map_err(failed)?;
                     self.direct.insert(setup, Direct::new(runtime));
                 }
             } else if !self.engines.contains_key(&setup) {

@@ -63,7 +63,7 @@ pub enum Source {
         synthetic: bool,
     },
     /// Made in memory.
-    Memory(Synthetic),
+    Memory(Box<Synthetic>),
 }
 
 impl Source {
@@ -175,9 +175,7 @@ impl Options {
             for &prompt in &prompt {
                 for &tokens in &generate {
                     let clients = self.batches.iter();
-                    tests.extend(
-                        clients.map(|&clients| Test::EndToEnd { through, prompt, tokens, clients }),
-                    );
+                    tests.extend(clients.map(|&clients| Test::EndToEnd { through, prompt, tokens, clients }));
                 }
             }
         }
@@ -214,7 +212,8 @@ pub(super) struct Label<'a>(pub(super) &'a Test);
 
 impl Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let behind = |f: &mut fmt::Formatter<'_>, depth| if depth > 0 { write!(f, "@{depth}") } else { Ok(()) };
+        let behind =
+            |f: &mut fmt::Formatter<'_>, depth| if depth > 0 { write!(f, "@{depth}") } else { Ok(()) };
         match *self.0 {
             Test::Prefill { tokens, depth } => write!(f, "pp{tokens}").and_then(|()| behind(f, depth)),
             Test::Decode { tokens, depth, batch } => {

@@ -51,12 +51,7 @@ pub(super) fn run(
     }
     let (conditions, mut notes) = watch.finish(outcomes.len() * each);
     notes.extend(trend(&moments));
-    Ok(Sustained {
-        moments,
-        outcomes,
-        conditions,
-        notes,
-    })
+    Ok(Sustained { moments, outcomes, conditions, notes })
 }
 
 /// How fast the last tenth was beside the first.

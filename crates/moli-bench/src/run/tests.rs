@@ -178,9 +178,8 @@ fn a_token_costs_what_it_reads_and_multiplies() {
     assert_eq!(cost.macs_per_token(), elements - skipped);
     assert_eq!(cost.bytes_per_token(), cost.weight_bytes - bytes);
 
-    let decode = |tokens, depth, batch| {
-        cost.work(&Test::Decode { tokens, depth, batch }, KvType::F16).unwrap()
-    };
+    let decode =
+        |tokens, depth, batch| cost.work(&Test::Decode { tokens, depth, batch }, KvType::F16).unwrap();
     let kv = (tiny.layers * 2 * tiny.kv_heads * tiny.head_dim * 2) as f64;
     assert_eq!(decode(1, 0, 1).bytes, cost.bytes_per_token() as f64 + kv);
     assert_eq!(decode(2, 10, 1).bytes, 2.0 * cost.bytes_per_token() as f64 + (11.0 + 12.0) * kv);
@@ -199,15 +198,10 @@ fn a_token_reads_the_experts_that_it_goes_through() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = TinyModel { experts: 8, experts_used: 2, ..TinyModel::new("qwen3moe") };
     let (cost, gguf) = cost(&folder, &tiny);
-    let experts: usize = gguf
-        .tensors()
-        .filter(|tensor| tensor.name.contains("_exps"))
-        .map(|tensor| tensor.data.len())
-        .sum();
+    let experts: usize =
+        gguf.tensors().filter(|tensor| tensor.name.contains("_exps")).map(|tensor| tensor.data.len()).sum();
     assert!(experts > 0);
-    let decode = |batch| {
-        cost.work(&Test::Decode { tokens: 1, depth: 0, batch }, KvType::F16).unwrap().bytes
-    };
+    let decode = |batch| cost.work(&Test::Decode { tokens: 1, depth: 0, batch }, KvType::F16).unwrap().bytes;
     // A token goes through a quarter of them, 64 tokens miss hardly any.
     let kv = (tiny.layers * 2 * tiny.kv_heads * tiny.head_dim * 2) as f64;
     let more = experts as f64 * (0.75 - 0.75f64.powi(64)) + 63.0 * kv;

@@ -84,13 +84,34 @@ struct TestArgs {
     #[arg(short = 'p', long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
     n_prompt: Vec<Numbers>,
     /// Tokens to generate; 0: none
-    #[arg(short = 'n', long, value_name = "LIST", value_delimiter = ',', default_value = "128", allow_negative_numbers = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "128",
+        allow_negative_numbers = true
+    )]
     n_gen: Vec<Numbers>,
     /// Tokens that stand before both, whose reading isn't timed
-    #[arg(short = 'd', long, value_name = "LIST", value_delimiter = ',', default_value = "0", allow_negative_numbers = true)]
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
     n_depth: Vec<Numbers>,
     /// Sequences that are generated at once; of whole answers, clients
-    #[arg(short, long, value_name = "LIST", value_delimiter = ',', default_value = "1", allow_negative_numbers = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "1",
+        allow_negative_numbers = true
+    )]
     batch: Vec<Numbers>,
     /// Measure whole answers too, through the engine and through the HTTP server: time to the first token, time between
     /// tokens
@@ -168,7 +189,11 @@ impl Measure {
         let report = report?;
         report.notes.iter().for_each(|text| note!("{}", escape(text)));
         outputs.write(&report)?;
-        let format = if self.output.output.is_some() { Format::Table } else { self.output.format.unwrap_or(Format::Table) };
+        let format = if self.output.output.is_some() {
+            Format::Table
+        } else {
+            self.output.format.unwrap_or(Format::Table)
+        };
         let mut text = Vec::new();
         format::write(&report, format, &mut text).context("cannot write the report")?;
         Answers::new().text(&String::from_utf8_lossy(&text))?;
@@ -178,7 +203,9 @@ impl Measure {
     /// All but the models.
     fn options(&self) -> Result<Options> {
         let (tests, how) = (&self.tests, &self.how);
-        let lists = |list: &[Numbers]| list.iter().flat_map(|numbers| numbers.0.iter().copied()).collect::<Vec<usize>>();
+        let lists = |list: &[Numbers]| {
+            list.iter().flat_map(|numbers| numbers.0.iter().copied()).collect::<Vec<usize>>()
+        };
         let defaults = Options::new(Vec::new());
         let or = |given: Vec<usize>, default: Vec<usize>| if given.is_empty() { default } else { given };
         let prompt = if tests.sustain.is_some() { vec![0] } else { defaults.prompt.clone() };
@@ -211,7 +238,7 @@ impl Measure {
         // All names before the first is made.
         let made = synthetic.iter().map(|name| Synthetic::parse(name)).collect::<Result<Vec<_>, _>>()?;
         match (&self.synthetic.save_model, made.as_slice()) {
-            (None, _) => sources.extend(made.into_iter().map(Source::Memory)),
+            (None, _) => sources.extend(made.into_iter().map(|model| Source::Memory(Box::new(model)))),
             (Some(path), [model]) => {
                 note!("writing {} to {}", escape(&model.name()), escape(&path.display().to_string()));
                 outputs::beside(path, |partial| Ok(model.write(partial)?))?;

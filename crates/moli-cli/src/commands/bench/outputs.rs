@@ -59,9 +59,7 @@ impl Outputs {
                 Ok(out.flush()?)
             })?;
         }
-        self.plots
-            .into_iter()
-            .try_for_each(|target| target.write(|path, _| Ok(plot::write(report, path)?)))
+        self.plots.into_iter().try_for_each(|target| target.write(|path, _| Ok(plot::write(report, path)?)))
     }
 }
 
