@@ -1,8 +1,8 @@
 //! What a machine does with a model, as a receipt: what was measured, on what, how well, and what limits it.
 //!
+//! - [`run`] measures, beside what [`limits`] finds that the machine can do at most.
+//! - [`machine`] describes the machine, [`watch`] how it is while something is measured.
 //! - [`report`] is the receipt, as JSON has it.
-//! - [`machine`] describes the machine, [`watch`] how it is while something is measured;
-//! - [`run`] measures.
 
 mod files;
 pub mod format;

@@ -6,6 +6,7 @@
 //! - [`dequantize`] and [`quantize`] turn blocks into floats and back.
 //! - [`Kernels`] is a table of functions for one instruction set ([`Isa`]), picked once.
 //! - [`Pool`] runs short parallel loops.
+//! - [`peak`] measures what the processor can do at most.
 //!
 //! # One arithmetic
 //!
@@ -18,6 +19,7 @@ mod float;
 mod isa;
 mod kernels;
 mod matmul;
+pub mod peak;
 mod pool;
 mod quant;
 mod threads;

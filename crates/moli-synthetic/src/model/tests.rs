@@ -245,7 +245,7 @@ fn hostile_configurations_are_refused_by_name() {
     // More than there are addresses for, of dimensions that are each allowed.
     let huge = json!({
         "model_type": "mixtral", "hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_hidden_layers": 1024,
-        "num_local_experts": 1024,
+        "num_local_experts": 1024, "moe_intermediate_size": 1 << 20,
     });
     let error = model(&changed(&tiny("llama"), &huge), "f32").unwrap_err();
     assert!(matches!(error, SyntheticError::Format(FormatError::DimensionOverflow { .. })), "{error}");
@@ -255,6 +255,7 @@ fn hostile_configurations_are_refused_by_name() {
 fn memory_that_nobody_has_is_refused() {
     let large = json!({
         "model_type": "mixtral", "hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_local_experts": 1024,
+        "moe_intermediate_size": 1 << 20,
     });
     let model = model(&changed(&tiny("llama"), &large), "q4_0").unwrap();
     let error = model.in_memory().unwrap_err();
