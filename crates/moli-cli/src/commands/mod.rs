@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod completions;
+mod doctor;
 mod doors;
 mod health;
 mod inspect;
@@ -27,6 +28,7 @@ pub(crate) enum Command {
     List(list::List),
     Rm(rm::Rm),
     Inspect(inspect::Inspect),
+    Doctor(doctor::Doctor),
     Tokenize(tokenize::Tokenize),
     Perplexity(perplexity::Perplexity),
     Logits(logits::Logits),
@@ -48,6 +50,7 @@ impl Command {
             Self::List(command) => command.run(),
             Self::Rm(command) => command.run(),
             Self::Inspect(command) => command.run(),
+            Self::Doctor(command) => command.run(),
             Self::Tokenize(command) => command.run(),
             Self::Perplexity(command) => command.run(),
             Self::Logits(command) => command.run(),
