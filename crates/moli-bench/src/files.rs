@@ -35,15 +35,19 @@ pub(crate) fn clean(text: &str) -> Option<String> {
     (!line.is_empty()).then_some(line)
 }
 
+/// The names in a folder, sorted.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
+}
+
 /// The names in a folder that begin so, in the order of the number behind that; those without a number are left out.
 pub(crate) fn numbered(folder: &Path, beginning: &str) -> Vec<(u32, String)> {
-    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let mut names: Vec<_> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let number = name.strip_prefix(beginning)?.parse().ok()?;
-            Some((number, name))
-        })
+    let mut names: Vec<_> = names(folder)
+        .into_iter()
+        .filter_map(|name| Some((name.strip_prefix(beginning)?.parse().ok()?, name)))
         .collect();
     names.sort_unstable();
     names

@@ -4,6 +4,7 @@
 //! that is most of it.
 
 mod build;
+mod gpu;
 mod place;
 mod processor;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use moli_engine::SystemMemory;
 use moli_kernels::{Isa, allowed_cpus, default_threads};
 
 pub use build::build;
+pub use gpu::gpus;
 pub use place::{CpuQuota, cpu_quota};
 
 use crate::report::Machine;

@@ -174,20 +174,24 @@ fn ask<S, T>(
     }
 }
 
-/// What a reader has to know before trusting the numbers.
+/// What a reader has to know before trusting the numbers, which are in the conditions: the same words each time.
 fn remarks(conditions: &Conditions) -> Vec<String> {
-    let percent = |share: f64| format!("{:.0}%", share * 100.0);
-    let others = conditions.others.filter(|&share| share >= TELL_OTHERS).map(|share| {
-        format!("other processes used {} of the processors that this one may use", percent(share))
-    });
-    let stolen = conditions.stolen.filter(|&share| share >= TELL_STOLEN).map(|share| {
-        format!("the hypervisor gave {} of the processors' time to other machines", percent(share))
-    });
-    let throttled = conditions.throttled.filter(|&times| times > 0).map(|times| {
-        let plural = if times == 1 { "" } else { "s" };
-        format!("the processors were throttled {times} time{plural}, by their temperature or a quota")
-    });
-    [others, stolen, throttled].into_iter().flatten().collect()
+    let at_least = |share: Option<f64>, least| share.is_some_and(|share| share >= least);
+    let remarks = [
+        (
+            at_least(conditions.others, TELL_OTHERS),
+            "other processes used the processors meanwhile (`others`)",
+        ),
+        (
+            at_least(conditions.stolen, TELL_STOLEN),
+            "the hypervisor gave time to other machines meanwhile (`stolen`)",
+        ),
+        (
+            conditions.throttled.is_some_and(|times| times > 0),
+            "the processors were slowed down meanwhile, by their temperature or a quota (`throttled`)",
+        ),
+    ];
+    remarks.into_iter().filter(|(holds, _)| *holds).map(|(_, remark)| remark.to_owned()).collect()
 }
 
 fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {

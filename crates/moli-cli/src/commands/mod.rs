@@ -2,6 +2,7 @@
 
 mod bench;
 mod completions;
+mod doctor;
 mod doors;
 mod health;
 mod inspect;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     List(list::List),
     Rm(rm::Rm),
     Inspect(inspect::Inspect),
+    Doctor(doctor::Doctor),
     Tokenize(tokenize::Tokenize),
     Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
@@ -50,6 +52,7 @@ impl Command {
             Self::List(command) => command.run(),
             Self::Rm(command) => command.run(),
             Self::Inspect(command) => command.run(),
+            Self::Doctor(command) => command.run(),
             Self::Tokenize(command) => command.run(),
             Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),

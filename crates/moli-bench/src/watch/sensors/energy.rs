@@ -1,13 +1,13 @@
 //! Energy: RAPL's counters, else hwmon's counters or power, else a battery's power. One of them: they measure different parts
 //! of a machine, and their sum is nothing.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{Found, lost};
-use crate::files::{name, number, numbered, text};
+use crate::files::{name, names, number, numbered, text};
 
 /// The most that a counter can rise in a second, watts: more is a counter that was set back.
 const MOST_WATTS: f64 = 5e3;
@@ -204,18 +204,11 @@ fn is_input(label: &str) -> bool {
 
 /// The counters of sockets; those of the cores are part of them.
 fn sockets(device: &Path) -> Option<(Meter, String)> {
-    let entries = fs::read_dir(device).ok()?.filter_map(Result::ok);
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut files: Vec<_> = names
-        .filter_map(|file| Some(file.strip_suffix("_label")?.to_owned()))
-        .filter(|file| file.starts_with("energy"))
-        .filter(|file| {
-            text(&device.join(format!("{file}_label"))).is_some_and(|label| label.starts_with("Esocket"))
-        })
-        .collect();
-    files.sort_unstable();
+    let label = |file: &str| text(&device.join(format!("{file}_label"))).unwrap_or_default();
+    let files = names(device).into_iter().filter_map(|file| Some(file.strip_suffix("_label")?.to_owned()));
+    let files = files.filter(|file| file.starts_with("energy") && label(file).starts_with("Esocket"));
     let counters: Option<Vec<_>> =
-        files.iter().map(|file| Counter::new(device.join(format!("{file}_input")), None)).collect();
+        files.map(|file| Counter::new(device.join(format!("{file}_input")), None)).collect();
     let counters = counters.filter(|counters| !counters.is_empty())?;
     Some((Meter::Counters(counters), "amd_energy of hwmon".to_owned()))
 }
@@ -231,14 +224,12 @@ fn power(device: &Path, rail: u32) -> Option<Power> {
 
 fn battery(root: &Path) -> Search {
     let folder = root.join("sys/class/power_supply");
-    let entries = fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok);
-    let mut batteries: Vec<_> = entries
-        .map(|entry| entry.path())
+    let supplies = names(&folder).into_iter().map(|name| folder.join(name));
+    let batteries: Vec<_> = supplies
         .filter(|path| name(&path.join("type")).as_deref() == Some("Battery"))
         // A mouse has a battery too.
         .filter(|path| name(&path.join("scope")).as_deref() != Some("Device"))
         .collect();
-    batteries.sort_unstable();
     match batteries.as_slice() {
         [] => Err("no battery".to_owned()),
         [one] => {

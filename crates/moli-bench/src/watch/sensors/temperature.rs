@@ -1,10 +1,9 @@
 //! Temperatures: thermal zones and hwmon.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Found, lost};
-use crate::files::{name, number, numbered};
+use crate::files::{name, names, number, numbered};
 
 /// What the name of a processor's sensor contains: of the kernel's drivers and of device trees.
 const PROCESSOR: [&str; 11] =
@@ -76,13 +75,9 @@ fn hwmon(folder: &Path) -> Vec<(PathBuf, String)> {
     for (_, device) in numbered(folder, "hwmon") {
         let device = folder.join(device);
         let driver = name(&device.join("name")).unwrap_or_default();
-        let entries = fs::read_dir(&device).into_iter().flatten().filter_map(Result::ok);
-        let mut files: Vec<_> = entries
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| name.starts_with("temp") && name.ends_with("_input"))
-            .collect();
-        files.sort_unstable();
-        sensors.extend(files.into_iter().map(|file| (device.join(file), driver.clone())));
+        let files =
+            names(&device).into_iter().filter(|name| name.starts_with("temp") && name.ends_with("_input"));
+        sensors.extend(files.map(|file| (device.join(file), driver.clone())));
     }
     sensors
 }
