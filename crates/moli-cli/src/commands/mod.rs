@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod bench;
 mod completions;
 mod doors;
 mod health;
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     Tokenize(tokenize::Tokenize),
     Perplexity(perplexity::Perplexity),
     Logits(logits::Logits),
+    Bench(bench::Bench),
     Completions(completions::Completions),
 }
 
@@ -51,6 +53,7 @@ impl Command {
             Self::Tokenize(command) => command.run(),
             Self::Perplexity(command) => command.run(),
             Self::Logits(command) => command.run(),
+            Self::Bench(command) => command.run(),
             Self::Completions(command) => command.run(),
         }
     }
