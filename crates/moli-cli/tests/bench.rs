@@ -16,6 +16,7 @@ fn arguments<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["bench", model], &SHORT[..], more].concat()
 }
 
+#[track_caller]
 fn report(world: &World, arguments: &[&str]) -> Report {
     let ran = world.run(&[arguments, &["--format", "json"]].concat());
     assert_eq!(ran.code, Some(0), "{ran:?}");

@@ -31,7 +31,7 @@ use crate::report::{Case, Conditions, Latency, Limits, Report, Row, SCHEMA};
 use crate::watch::Watch;
 use crate::{machine, statistics};
 use model::Loaded;
-use options::{Label, tokens};
+use options::tokens;
 
 /// What happens in a run.
 #[derive(Debug, Clone)]
@@ -45,8 +45,6 @@ pub enum Event<'a> {
     Measuring {
         /// The case.
         case: &'a Case,
-        /// Its test in short: `pp512`, `tg128@4096`.
-        test: String,
         /// From 1; 0: unmeasured.
         round: usize,
         /// Runs that are over, the unmeasured ones included.
@@ -283,9 +281,8 @@ impl Run<'_> {
             for (turn, index) in order(round, count).enumerate() {
                 let Some(slot) = measured.get_mut(index) else { continue };
                 let Some((loaded, cases)) = models.get_mut(slot.model) else { continue };
-                let test = Label(&slot.case.work).to_string();
                 let (done, total) = (round * count + turn, count * (rounds + 1));
-                on(Event::Measuring { case: &slot.case, test, round, done, total });
+                on(Event::Measuring { case: &slot.case, round, done, total });
                 if !slot.repeat(loaded, cases, self.cancel, round > 0)? {
                     self.note(match round {
                         0 => "interrupted before anything was measured".to_owned(),

@@ -14,7 +14,7 @@ use moli_synthetic::{Synthetic, SyntheticError};
 use super::clients::{self, Served};
 use super::cost::Cost;
 use super::direct::{CHUNK, Direct};
-use super::options::{Label, Source, sequences};
+use super::options::{Source, sequences};
 use super::{Outcome, RunError};
 use crate::report::{Case, Model, Test, Through};
 
@@ -109,7 +109,7 @@ impl Loaded {
     /// Checks that the model's context and the pages suffice for all of these.
     pub(super) fn check(&self, cases: &[Case]) -> Result<(), RunError> {
         for case in cases {
-            let test = || Label(&case.work).to_string();
+            let test = || case.work.to_string();
             let (_, tokens) = sequences(&case.work);
             if tokens > self.config.context_train {
                 let (model, context) = (self.name.clone(), self.config.context_train);

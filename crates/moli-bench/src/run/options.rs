@@ -1,7 +1,7 @@
 //! What is to be measured, and whether that makes sense.
 
 use std::collections::HashSet;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -207,33 +207,6 @@ pub(super) fn tokens(work: &Test) -> usize {
     }
 }
 
-/// A test in short, as llama-bench names it: `pp512`, `tg128@4096`, `tg128x8`.
-pub(super) struct Label<'a>(pub(super) &'a Test);
-
-impl Display for Label<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let behind =
-            |f: &mut fmt::Formatter<'_>, depth| if depth > 0 { write!(f, "@{depth}") } else { Ok(()) };
-        match *self.0 {
-            Test::Prefill { tokens, depth } => write!(f, "pp{tokens}").and_then(|()| behind(f, depth)),
-            Test::Decode { tokens, depth, batch } => {
-                write!(f, "tg{tokens}")?;
-                if batch > 1 {
-                    write!(f, "x{batch}")?;
-                }
-                behind(f, depth)
-            }
-            Test::EndToEnd { through, prompt, tokens, clients } => {
-                let through = match through {
-                    Through::Engine => "engine",
-                    Through::Server => "server",
-                };
-                write!(f, "{through} pp{prompt}+tg{tokens}x{clients}")
-            }
-        }
-    }
-}
-
 /// Checks that a list says something, and nothing twice.
 fn list<T: Eq + Hash + Display>(name: &'static str, values: &[T]) -> Result<(), RunError> {
     if values.is_empty() {
@@ -277,8 +250,8 @@ mod tests {
         options.validate().unwrap();
         let cases = options.cases("a");
         assert_eq!(cases.len(), 2 * 2 * (2 + 4));
-        let labels: Vec<String> = cases.iter().take(6).map(|case| Label(&case.work).to_string()).collect();
-        assert_eq!(labels, ["pp512", "tg128", "tg128x8", "pp512@4096", "tg128@4096", "tg128x8@4096"]);
+        let labels: Vec<String> = cases.iter().take(6).map(|case| case.work.to_string()).collect();
+        assert_eq!(labels, ["pp512", "tg128", "b8 tg128", "pp512 @ d4096", "tg128 @ d4096", "b8 tg128 @ d4096"]);
         let contexts: Vec<usize> = cases.iter().take(6).map(|case| case.context).collect();
         assert_eq!(contexts, [512, 128, 1024, 4608, 4224, 8 * 4224]);
         assert_eq!(cases.iter().collect::<HashSet<_>>().len(), cases.len());

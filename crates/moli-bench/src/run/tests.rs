@@ -39,10 +39,10 @@ fn every_case_has_its_repetitions() {
     options.kv_types = vec![KvType::F16, KvType::Q8_0];
     let mut seen = Vec::new();
     let report = run(&options, &CancelToken::new(), &mut |event| {
-        if let Event::Measuring { test, round, case, .. } = event
+        if let Event::Measuring { round, case, .. } = event
             && case.kv_type == "f16"
         {
-            seen.push((round, test));
+            seen.push((round, case.work.to_string()));
         }
     })
     .unwrap();
@@ -55,7 +55,7 @@ fn every_case_has_its_repetitions() {
     }
     let model = report.models.get("llama").unwrap();
     assert_eq!((model.architecture.as_str(), model.fingerprint.len()), ("llama", 64));
-    let tests = ["pp8", "tg4", "tg4x3", "pp8@40", "tg4@40", "tg4x3@40"];
+    let tests = ["pp8", "tg4", "b3 tg4", "pp8 @ d40", "tg4 @ d40", "b3 tg4 @ d40"];
     let forth = |round| tests.iter().map(move |test| (round, (*test).to_owned()));
     let back = |round| tests.iter().rev().map(move |test| (round, (*test).to_owned()));
     assert_eq!(seen, forth(0).chain(forth(1)).chain(back(2)).collect::<Vec<_>>());
@@ -102,13 +102,13 @@ fn what_a_model_cannot_hold_is_refused() {
     let long = Options { depths: vec![trained], ..options(&folder) };
     match quietly(&long).unwrap_err() {
         RunError::Context { tokens, context, test, .. } => {
-            assert_eq!((tokens, context, test), (trained + 8, trained, format!("pp8@{trained}")));
+            assert_eq!((tokens, context, test), (trained + 8, trained, format!("pp8 @ d{trained}")));
         }
         other => panic!("{other}"),
     }
     let pages = Options { contexts: vec![32], batches: vec![2], ..options(&folder) };
     let told = quietly(&pages).unwrap_err().to_string();
-    assert_eq!(told, "tg4x2 needs pages for 64 tokens, and a context of 32 was asked for");
+    assert_eq!(told, "b2 tg4 needs pages for 64 tokens, and a context of 32 was asked for");
     // 64 M tokens of f32 keys and values: it ends before they are allocated.
     let memory = Options { contexts: vec![1 << 26], kv_types: vec![KvType::F32], ..options(&folder) };
     let memory = Options { threads: (1..=64).collect(), ..memory };

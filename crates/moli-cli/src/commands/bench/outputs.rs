@@ -11,8 +11,8 @@ use moli_bench::format::{self, Format};
 use moli_bench::{Report, plot};
 use tempfile::NamedTempFile;
 
-/// What plots can be drawn as.
-const PLOTS: [&str; 3] = ["svg", "png", "html"];
+use crate::output::{escape, note};
+
 /// What llama-bench takes for `-o`.
 const LLAMA_BENCH_OUTPUTS: [&str; 5] = ["csv", "json", "jsonl", "md", "sql"];
 
@@ -42,15 +42,13 @@ impl Outputs {
             Ok((Target::open(path)?, format.unwrap_or_else(|| by_name(path))))
         });
         let plots = plots.iter().map(|path| {
-            if !extension(path).is_some_and(|extension| PLOTS.contains(&extension)) {
-                bail!("{}: a plot is an .svg, a .png or an .html", path.display());
-            }
+            plot::check(path)?;
             Target::open(path)
         });
         Ok(Self { report: report.transpose()?, plots: plots.collect::<Result<_>>()? })
     }
 
-    /// Writes them all.
+    /// Writes them all, and says what did not come into them.
     pub(super) fn write(self, report: &Report) -> Result<()> {
         if let Some((target, format)) = self.report {
             target.write(|_, file| {
@@ -58,8 +56,15 @@ impl Outputs {
                 format::write(report, format, &mut out)?;
                 Ok(out.flush()?)
             })?;
+            format::left_out(report, format).iter().for_each(|text| note!("{}", escape(text)));
         }
-        self.plots.into_iter().try_for_each(|target| target.write(|path, _| Ok(plot::write(report, path)?)))
+        for target in self.plots {
+            target.write(|path, _| {
+                note!("drawn: {}", escape(&plot::write(report, path)?.join("; ")));
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }
 

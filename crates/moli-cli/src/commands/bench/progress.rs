@@ -28,11 +28,16 @@ impl Progress {
     pub(super) fn update(&mut self, event: &Event<'_>) {
         match event {
             Event::Loading { model } => self.say(format!("loading {}", escape(model))),
-            Event::Measuring { case, test, round, done, total } => match &self.bar {
+            Event::Measuring { case, round, done, total } => match &self.bar {
                 Some(bar) => {
                     bar.set_length(*total as u64);
                     bar.set_position(*done as u64);
-                    bar.set_message(format!("{} {test}, {} threads", escape(&case.model), case.threads));
+                    bar.set_message(format!(
+                        "{} {}, {} threads",
+                        escape(&case.model),
+                        case.work,
+                        case.threads
+                    ));
                 }
                 None => self.say(match round {
                     0 => "warming up".to_owned(),
