@@ -317,11 +317,18 @@ fn unmatched(a: &[(Key, &Row)], b: &[(Key, &Row)]) -> Vec<Unmatched> {
 /// The fields that have other values; one that a side lacks is `none` there.
 fn differences(a: &Key, b: &Key) -> Vec<Difference> {
     let value = |key: &Key, field| {
-        key.iter().find(|(name, _)| *name == field).map_or_else(|| "none".to_owned(), |(_, value)| value.clone())
+        key.iter()
+            .find(|(name, _)| *name == field)
+            .map_or_else(|| "none".to_owned(), |(_, value)| value.clone())
     };
     let mut fields: Vec<&'static str> = a.iter().chain(b).map(|(field, _)| *field).collect();
     let mut seen = Vec::new();
-    fields.retain(|field| !seen.contains(field) && { seen.push(*field); true });
+    fields.retain(|field| {
+        !seen.contains(field) && {
+            seen.push(*field);
+            true
+        }
+    });
     let both = fields.into_iter().map(|field| Difference { field, a: value(a, field), b: value(b, field) });
     both.filter(|difference| difference.a != difference.b).collect()
 }

@@ -100,7 +100,10 @@ pub fn parse(bytes: &[u8]) -> Result<Report, ReadError> {
         None => return Err(ReadError::NoSchema),
         Some(SCHEMA) => {}
         Some(found) => {
-            return Err(ReadError::OtherSchema { found: found.chars().take(100).collect(), expected: SCHEMA });
+            return Err(ReadError::OtherSchema {
+                found: found.chars().take(100).collect(),
+                expected: SCHEMA,
+            });
         }
     }
     // From the bytes once more: the error says in which line it is.
@@ -232,11 +235,18 @@ mod tests {
         assert_eq!(seconds(json!([1.0, -2.0])), "row 0: seconds is -2, a finite number above 0 is needed");
         assert!(seconds(json!([0.0])).contains("seconds is 0"));
         assert!(seconds(json!([null])).contains("null"));
-        let text = serde_json::to_string(&samples::report()).unwrap().replacen("\"seconds\":[", "\"seconds\":[1e999,", 1);
+        let text = serde_json::to_string(&samples::report()).unwrap().replacen(
+            "\"seconds\":[",
+            "\"seconds\":[1e999,",
+            1,
+        );
         assert!(matches!(parse(text.as_bytes()), Err(ReadError::Malformed(_))));
         assert!(error(|json| json["rows"][0]["outliers"] = json!([99])).contains("outliers is 99"));
         assert!(error(|json| json["rows"][0]["outliers"] = json!([1, 1])).contains("ascending"));
-        assert!(error(|json| json["rows"][0]["tokens_per_repetition"] = json!(0)).contains("tokens_per_repetition"));
+        assert!(
+            error(|json| json["rows"][0]["tokens_per_repetition"] = json!(0))
+                .contains("tokens_per_repetition")
+        );
         assert!(error(|json| json["rows"][0]["model"] = json!("other")).contains("\"other\""));
         assert!(error(|json| json["rows"][0]["conditions"]["others"] = json!(1.5)).contains("others is 1.5"));
         let mut report = samples::report();

@@ -94,11 +94,11 @@ fn a_synthetic_model_needs_no_file() {
 fn the_report_goes_to_a_file_whose_name_says_its_form() {
     let world = World::new();
     let model = world.base_model();
-    let table = world.run(&arguments(&model, &["-o", "report.json", "--plot", "plot.svg"]));
+    let table = world.run(&arguments(&model, &["-d", "0,8", "-o", "report.json", "--plot", "plot.svg"]));
     assert!(table.ok().contains("base"));
     let report: Report =
         serde_json::from_str(&std::fs::read_to_string(world.path("report.json")).unwrap()).unwrap();
-    assert_eq!(report.rows.len(), 2);
+    assert_eq!(report.rows.len(), 4);
     assert!(world.path("plot.svg").exists());
     let mut names: Vec<_> =
         world.path(".").read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -21,7 +21,8 @@ fn runs(repetitions: usize) -> Vec<Run> {
     let run = |lines: &[Vec<&str>]| {
         let mut report = samples::report();
         let row = |line: &Vec<&str>| {
-            let seconds: Vec<f64> = line[4..].iter().take(repetitions).map(|text| text.parse().unwrap()).collect();
+            let seconds: Vec<f64> =
+                line[4..].iter().take(repetitions).map(|text| text.parse().unwrap()).collect();
             let tokens: usize = line[3][2..].parse().unwrap();
             let work = match &line[3][..2] {
                 "pp" => Test::Prefill { tokens, depth: 0 },
@@ -64,10 +65,14 @@ fn two_runs_of_one_build_show_no_difference() {
         assert!(same.len() >= 40, "{} runs", same.len());
         let neighbours = same.chunks_exact(2).take(20).map(|two| (two[0], two[1]));
         let apart = same.iter().take(20).zip(same.iter().skip(20)).map(|(a, b)| (*a, *b));
-        for (kind, count) in
-            [("neighbours", count(neighbours, Verdict::NoDifferenceShown)), ("apart", count(apart, Verdict::NoDifferenceShown))]
-        {
-            assert!(count.iter().all(|count| *count >= 18), "{kind}, {repetitions} repetitions: {count:?} of 20");
+        for (kind, count) in [
+            ("neighbours", count(neighbours, Verdict::NoDifferenceShown)),
+            ("apart", count(apart, Verdict::NoDifferenceShown)),
+        ] {
+            assert!(
+                count.iter().all(|count| *count >= 18),
+                "{kind}, {repetitions} repetitions: {count:?} of 20"
+            );
         }
     }
 }
@@ -76,7 +81,8 @@ fn two_runs_of_one_build_show_no_difference() {
 fn a_build_slowed_by_a_tenth_is_slower() {
     for repetitions in [5, 10] {
         let runs = runs(repetitions);
-        let pairs = runs.windows(2).filter(|two| !two[0].slowed && two[1].slowed).map(|two| (&two[0], &two[1]));
+        let pairs =
+            runs.windows(2).filter(|two| !two[0].slowed && two[1].slowed).map(|two| (&two[0], &two[1]));
         let pairs: Vec<_> = pairs.take(20).collect();
         assert_eq!(pairs.len(), 20);
         let slower = count(pairs.iter().copied(), Verdict::Slower);
@@ -165,7 +171,11 @@ fn what_others_had_of_the_processors_is_not_held_against_a_build() {
     assert!(verdicts(&a, &b).iter().all(|verdict| *verdict == Verdict::NoDifferenceShown));
     assert!(verdicts(&b, &a).iter().all(|verdict| *verdict == Verdict::NoDifferenceShown));
     let comparison = compare(&a, &b, &Options::default()).unwrap();
-    assert!(comparison.notes.iter().any(|note| note.starts_with("B: others had up to 30%")), "{:?}", comparison.notes);
+    assert!(
+        comparison.notes.iter().any(|note| note.starts_with("B: others had up to 30%")),
+        "{:?}",
+        comparison.notes
+    );
 }
 
 #[test]
@@ -173,5 +183,7 @@ fn a_build_that_is_slower_than_allowed_is_told() {
     let (a, mut b) = (samples::report(), samples::report());
     each(&mut b, |row| row.seconds.iter_mut().for_each(|seconds| *seconds /= 0.9));
     let comparison = compare(&a, &b, &Options::default()).unwrap();
-    assert!(comparison.rows.iter().all(|row| row.slower_by_more_than(0.05) && !row.slower_by_more_than(0.15)));
+    assert!(
+        comparison.rows.iter().all(|row| row.slower_by_more_than(0.05) && !row.slower_by_more_than(0.15))
+    );
 }

@@ -45,7 +45,14 @@ fn columns(comparison: &Comparison) -> Columns {
     let cells = |row: &Ratio| {
         let [low, high] = row.interval;
         let [a, b] = row.rates.map(speed);
-        vec![row.row.clone(), a, b, format!("{:.3}", row.ratio), format!("{low:.3}–{high:.3}"), row.verdict.to_string()]
+        vec![
+            row.row.clone(),
+            a,
+            b,
+            format!("{:.3}", row.ratio),
+            format!("{low:.3}–{high:.3}"),
+            row.verdict.to_string(),
+        ]
     };
     Columns::new(&heads, comparison.rows.iter().map(cells).collect())
 }

@@ -31,7 +31,9 @@ pub enum PlotError {
     #[error("{}: a plot is .svg, .png or .html", .0.display())]
     Extension(PathBuf),
     /// The report has no two things to draw a line through.
-    #[error("nothing in the report can be drawn: it has no limits with rows, no two depths or threads, no latencies, no long run")]
+    #[error(
+        "nothing in the report can be drawn: it has no limits with rows, no two depths or threads, no latencies, no long run"
+    )]
     Nothing,
     /// The file can't be written.
     #[error("cannot write {}: {source}", path.display())]

@@ -20,7 +20,8 @@ pub(super) fn charts(report: &Report) -> Vec<Chart> {
 
 /// What was run where, for a subtitle.
 fn machine(report: &Report) -> String {
-    let cpu = report.machine.cpu.as_deref().or(report.machine.board.as_deref()).unwrap_or("unnamed processor");
+    let cpu =
+        report.machine.cpu.as_deref().or(report.machine.board.as_deref()).unwrap_or("unnamed processor");
     format!("{cpu}, {} kernels, moli {}, {}", report.machine.isa, report.build.version, report.date)
 }
 
@@ -45,14 +46,17 @@ fn name(report: &Report, row: &Row, work: &str, threads: bool) -> String {
 
 fn roofline(report: &Report) -> Option<Chart> {
     const GIGA: f64 = 1e9;
-    let mut used: Vec<usize> = report.rows.iter().filter(|row| row.bound.is_some()).map(|row| row.case.threads).collect();
+    let mut used: Vec<usize> =
+        report.rows.iter().filter(|row| row.bound.is_some()).map(|row| row.case.threads).collect();
     used.sort_unstable();
     // The fewest and the most threads; all roofs would hide the points.
     let shown = |threads: usize| used.first() == Some(&threads) || used.last() == Some(&threads);
     let mut series: Vec<Series> = Vec::new();
     for row in report.rows.iter().filter(|row| shown(row.case.threads)) {
         let Some(bound) = row.bound else { continue };
-        let Some(limits) = report.limits.iter().find(|limits| limits.threads == row.case.threads) else { continue };
+        let Some(limits) = report.limits.iter().find(|limits| limits.threads == row.case.threads) else {
+            continue;
+        };
         let peak = match bound.compute {
             Peak::Int8 => limits.int8_macs_per_second,
             Peak::F32 => Some(limits.f32_macs_per_second),
@@ -72,9 +76,13 @@ fn roofline(report: &Report) -> Option<Chart> {
     let limits: Vec<_> = report.limits.iter().filter(|limits| shown(limits.threads)).collect();
     let all = || series.iter().flat_map(|series| &series.points);
     all().next()?;
-    let ridges = || limits.iter().filter_map(|limits| Some(limits.int8_macs_per_second? / limits.read_bytes_per_second));
+    let ridges = || {
+        limits.iter().filter_map(|limits| Some(limits.int8_macs_per_second? / limits.read_bytes_per_second))
+    };
     let x = Axis::logarithmic("multiply-adds per byte read", all().map(|point| point.0).chain(ridges()), 2.0);
-    let tops = || limits.iter().map(|limits| limits.int8_macs_per_second.unwrap_or(limits.f32_macs_per_second) / GIGA);
+    let tops = || {
+        limits.iter().map(|limits| limits.int8_macs_per_second.unwrap_or(limits.f32_macs_per_second) / GIGA)
+    };
     let y = Axis::logarithmic("G multiply-adds per second", all().map(|point| point.1).chain(tops()), 1.7);
     let mut references = Vec::new();
     for limits in limits {
@@ -130,7 +138,9 @@ fn by(report: &Report, kind: Kind, along: Along) -> Option<Chart> {
     let mut lines: BTreeMap<String, Vec<(f64, &Row)>> = BTreeMap::new();
     for row in &report.rows {
         let (depth, flat) = match row.case.work {
-            Test::Prefill { tokens, depth } if kind == Kind::Prefill => (depth, Test::Prefill { tokens, depth: 0 }),
+            Test::Prefill { tokens, depth } if kind == Kind::Prefill => {
+                (depth, Test::Prefill { tokens, depth: 0 })
+            }
             Test::Decode { tokens, depth, batch } if kind == Kind::Decode => {
                 (depth, Test::Decode { tokens, depth: 0, batch })
             }
@@ -178,7 +188,8 @@ fn latency(report: &Report) -> Option<Chart> {
     for row in &report.rows {
         let Some(latency) = &row.latency else { continue };
         let total: usize = latency.histogram.iter().map(|bin| bin.count).sum();
-        let bins = latency.histogram.iter().filter(|bin| bin.from > 0.0 && bin.to > bin.from && bin.to.is_finite());
+        let bins =
+            latency.histogram.iter().filter(|bin| bin.from > 0.0 && bin.to > bin.from && bin.to.is_finite());
         let mut line = Vec::new();
         for bin in bins {
             let share = 100.0 * bin.count as f64 / total.max(1) as f64;
@@ -188,8 +199,12 @@ fn latency(report: &Report) -> Option<Chart> {
         line.insert(0, (first.0, 0.0));
         line.push((last.0, 0.0));
         let quantiles = &latency.inter_token;
-        let [p50, p95, p99] = [quantiles.p50, quantiles.p95, quantiles.p99].map(|seconds| number(seconds * 1e3));
-        let name = format!("{}: p50 {p50}, p95 {p95}, p99 {p99} ms", name(report, row, &row.case.work.to_string(), true));
+        let [p50, p95, p99] =
+            [quantiles.p50, quantiles.p95, quantiles.p99].map(|seconds| number(seconds * 1e3));
+        let name = format!(
+            "{}: p50 {p50}, p95 {p95}, p99 {p99} ms",
+            name(report, row, &row.case.work.to_string(), true)
+        );
         series.push(Series { joined: true, marked: false, ..points(name, line) });
     }
     let all = || series.iter().flat_map(|series| &series.points);

@@ -251,7 +251,10 @@ mod tests {
         let cases = options.cases("a");
         assert_eq!(cases.len(), 2 * 2 * (2 + 4));
         let labels: Vec<String> = cases.iter().take(6).map(|case| case.work.to_string()).collect();
-        assert_eq!(labels, ["pp512", "tg128", "b8 tg128", "pp512 @ d4096", "tg128 @ d4096", "b8 tg128 @ d4096"]);
+        assert_eq!(
+            labels,
+            ["pp512", "tg128", "b8 tg128", "pp512 @ d4096", "tg128 @ d4096", "b8 tg128 @ d4096"]
+        );
         let contexts: Vec<usize> = cases.iter().take(6).map(|case| case.context).collect();
         assert_eq!(contexts, [512, 128, 1024, 4608, 4224, 8 * 4224]);
         assert_eq!(cases.iter().collect::<HashSet<_>>().len(), cases.len());

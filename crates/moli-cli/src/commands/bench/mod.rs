@@ -187,10 +187,13 @@ impl Measure {
         });
         drop(progress);
         let report = report?;
-        report.notes.iter().for_each(|text| note!("{}", escape(text)));
         // The numbers are shown even where a file can't be written any more.
         let written = outputs.write(&report);
         let format = self.output.format.filter(|_| self.output.output.is_none()).unwrap_or(Format::Table);
+        // A table has them below.
+        if !matches!(format, Format::Table | Format::Md) {
+            report.notes.iter().for_each(|text| note!("{}", escape(text)));
+        }
         let mut text = Vec::new();
         format::write(&report, format, &mut text).context("cannot write the report")?;
         Answers::new().text(&String::from_utf8_lossy(&text))?;
