@@ -1,4 +1,4 @@
-//! Records what one run of a build measures, as lines of `tests/samples.txt`: how much longer its work was made, the share of
+//! Records what one run of a build measures, as lines of `tests/samples.txt`: threads, how much longer its work was made, the share of
 //! the processors that others had meanwhile, the test, and the seconds of its repetitions. Each run is a process of its own,
 //! since where its memory lies is a part of what differs between runs. For Linux.
 //!
@@ -64,7 +64,12 @@ impl Work {
 fn ticks() -> Result<[f64; 3]> {
     let machine = std::fs::read_to_string("/proc/stat")?;
     let line = machine.lines().next().ok_or("/proc/stat is empty")?;
-    let all = line.split_whitespace().skip(1).take(8).map(str::parse).collect::<std::result::Result<Vec<f64>, _>>()?;
+    let all = line
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .map(str::parse)
+        .collect::<std::result::Result<Vec<f64>, _>>()?;
     let [_, _, _, idle, waiting, ..] = all.as_slice() else { return Err("/proc/stat is too short".into()) };
     let process = std::fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = process.rsplit_once(") ").ok_or("/proc/self/stat has no name")?;
@@ -79,8 +84,13 @@ fn main() -> Result<()> {
         return Err("record MODEL.gguf THREADS REPETITIONS SLOWED".into());
     };
     let gguf = Gguf::open(Path::new(model), ReadMode::Map)?;
-    let options =
-        LoadOptions { threads: threads.parse()?, isa: None, context: 512, max_rows: PROMPT, kv_type: KvType::F16 };
+    let options = LoadOptions {
+        threads: threads.parse()?,
+        isa: None,
+        context: 512,
+        max_rows: PROMPT,
+        kv_type: KvType::F16,
+    };
     let runtime = moli_model::load(&gguf, BackendKind::Cpu, &options)?;
     let mut work = Work { pages: (0..runtime.pages() as u32).collect(), runtime, slowed: slowed.parse()? };
     let tokens: Vec<u32> = (0..PROMPT as u32).map(|i| 1000 + i * 37 % 20000).collect();
@@ -97,7 +107,7 @@ fn main() -> Result<()> {
     let [total, busy, own] = [0, 1, 2].map(|index| after[index] - before[index]);
     let others = ((busy - own) / total).clamp(0.0, 1.0);
     for (test, seconds) in ["pp128", "tg32"].iter().zip(seconds) {
-        println!("{slowed} {others:.3} {test} {}", seconds.join(" "));
+        println!("{threads} {slowed} {others:.3} {test} {}", seconds.join(" "));
     }
     Ok(())
 }

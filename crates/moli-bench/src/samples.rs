@@ -31,12 +31,20 @@ fn conditions() -> Conditions {
 /// Four models' worth of nothing, and every kind of row at two numbers of threads.
 pub(crate) fn report() -> Report {
     let name = "qwen2.5-1.5b";
-    let case = |work, threads| Case { model: name.to_owned(), work, threads, kv_type: "f16".to_owned(), context: 8192 };
+    let case = |work, threads| Case {
+        model: name.to_owned(),
+        work,
+        threads,
+        kv_type: "f16".to_owned(),
+        context: 8192,
+    };
     let mut rows = Vec::new();
     for threads in [1, 2, 4] {
         let speed = threads as f64;
-        let compute = Some(Bound { of_memory: 0.06, of_compute: 0.57, compute: Peak::Int8, binds: Binds::Compute });
-        let memory = Some(Bound { of_memory: 0.83, of_compute: 0.11, compute: Peak::Int8, binds: Binds::Memory });
+        let compute =
+            Some(Bound { of_memory: 0.06, of_compute: 0.57, compute: Peak::Int8, binds: Binds::Compute });
+        let memory =
+            Some(Bound { of_memory: 0.83, of_compute: 0.11, compute: Peak::Int8, binds: Binds::Memory });
         for depth in [0, 4096] {
             let slower = speed / (1.0 + depth as f64 / 8192.0);
             let prefill = case(Test::Prefill { tokens: 512, depth }, threads);
@@ -76,7 +84,11 @@ pub(crate) fn report() -> Report {
     Report {
         schema: SCHEMA.to_owned(),
         date: "2026-01-02T03:04:05Z".to_owned(),
-        build: Build { version: "0.1.0".to_owned(), target: "x86_64-linux".to_owned(), sha256: Some("ab".repeat(32)) },
+        build: Build {
+            version: "0.1.0".to_owned(),
+            target: "x86_64-linux".to_owned(),
+            sha256: Some("ab".repeat(32)),
+        },
         machine: Machine {
             cpu: Some("A Processor, 4 cores \"X\"".to_owned()),
             board: None,

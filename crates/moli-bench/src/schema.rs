@@ -61,7 +61,10 @@ fn wrong_reports_do_not_validate() {
     assert!(!rows("test", json!("train")));
     assert!(!rows("threads", json!(-1)));
     assert!(!rows("rate", json!({"median": 1.0})));
-    assert!(!rows("bound", json!({"of_memory": 1.0, "of_compute": 1.0, "compute": "int4", "binds": "memory"})));
+    assert!(!rows(
+        "bound",
+        json!({"of_memory": 1.0, "of_compute": 1.0, "compute": "int4", "binds": "memory"})
+    ));
     for field in ["schema", "machine", "models", "rows", "outlier_rule"] {
         let mut wrong = report.clone();
         wrong.as_object_mut().unwrap().remove(field);

@@ -18,12 +18,22 @@ const LEAST: f64 = 0.05;
 /// Bins of a histogram at most.
 const BINS: usize = 40;
 
-/// A row from the seconds of its repetitions, which are more than 0 each. Without any, its rates are 0, which
+/// A row from the seconds of its repetitions, which are more than 0 each, of one loading. Without any, its rates are 0, which
 /// [`crate::read`] refuses.
 pub fn row(case: Case, tokens_per_repetition: usize, seconds: Vec<f64>, conditions: Conditions) -> Row {
     let outliers = outliers(&seconds);
     let rate = summary(tokens_per_repetition, &seconds, &outliers);
-    Row { case, tokens_per_repetition, seconds, outliers, rate, latency: None, bound: None, conditions }
+    Row {
+        case,
+        tokens_per_repetition,
+        seconds,
+        loads: 1,
+        outliers,
+        rate,
+        latency: None,
+        bound: None,
+        conditions,
+    }
 }
 
 /// Tokens per second of the repetitions that are not left out.
@@ -54,7 +64,8 @@ pub fn outliers(seconds: &[f64]) -> Vec<usize> {
     let reach = RANGES * (high - low);
     let beyond = |seconds: f64| (low - reach - seconds).max(seconds - high - reach);
     let far = |seconds: f64| beyond(seconds) > 0.0 && (seconds - median).abs() > LEAST * median;
-    let mut found: Vec<usize> = (0..).zip(seconds).filter(|(_, s)| far(**s)).map(|(index, _)| index).collect();
+    let mut found: Vec<usize> =
+        (0..).zip(seconds).filter(|(_, s)| far(**s)).map(|(index, _)| index).collect();
     let distance = |index: &usize| seconds.get(*index).map_or(0.0, |seconds| beyond(*seconds));
     found.sort_by(|a, b| distance(b).total_cmp(&distance(a)));
     found.truncate(seconds.len() / 5);
@@ -171,8 +182,9 @@ mod tests {
         assert!(outliers(&[1.0, 1.0, 1.0, 9.0]).is_empty());
         // Of times that agree to a hair, 1% is no outlier.
         assert!(outliers(&[1.0, 1.0, 1.0, 1.0, 1.01]).is_empty());
-        // The furthest two of three, of eleven.
-        let seconds = [1.0, 1.0, 1.0, 3.0, 1.0, 1.0, 2.0, 1.0, 1.0, 4.0, 1.0];
+        // The furthest two of three, of fourteen.
+        let mut seconds = [1.0; 14];
+        (seconds[3], seconds[6], seconds[9]) = (3.0, 2.0, 4.0);
         assert_eq!(outliers(&seconds), [3, 9]);
         // Times with a wide range have none.
         assert!(outliers(&[1.0, 2.0, 3.0, 4.0, 5.0]).is_empty());
@@ -187,7 +199,9 @@ mod tests {
 
     #[test]
     fn every_sample_is_in_one_bin() {
-        for samples in [vec![0.01], vec![0.01; 50], (1..=1000).map(|i| f64::from(i) / 1e3).collect(), vec![0.0, 1.0]] {
+        for samples in
+            [vec![0.01], vec![0.01; 50], (1..=1000).map(|i| f64::from(i) / 1e3).collect(), vec![0.0, 1.0]]
+        {
             let bins = histogram(&samples);
             assert_eq!(bins.iter().map(|bin| bin.count).sum::<usize>(), samples.len());
             assert!(bins.len() <= BINS && bins.windows(2).all(|two| two[0].to == two[1].from));
@@ -197,7 +211,8 @@ mod tests {
 
     #[test]
     fn an_interval_holds_its_estimate_and_narrows_with_samples() {
-        let spread = |n: usize| -> Vec<f64> { (0..n).map(|i| 1.0 + (i * 7 % n) as f64 / n as f64 * 0.1).collect() };
+        let spread =
+            |n: usize| -> Vec<f64> { (0..n).map(|i| 1.0 + (i * 7 % n) as f64 / n as f64 * 0.1).collect() };
         let width = |n: usize| {
             let [low, middle, high] = log_ratio(&spread(n), &spread(n), 0.5, 2000, 1);
             assert!(low <= middle && middle <= high);
@@ -206,7 +221,10 @@ mod tests {
         assert!(width(5) > width(10) && width(10) > width(40));
         let [low, middle, high] = log_ratio(&[2.0; 8], &[1.0; 8], 0.5, 100, 1);
         assert_eq!([low, middle, high], [2f64.ln(); 3]);
-        assert_eq!(log_ratio(&[2.0, 3.0], &[1.0, 1.5], 0.5, 100, 7), log_ratio(&[2.0, 3.0], &[1.0, 1.5], 0.5, 100, 7));
+        assert_eq!(
+            log_ratio(&[2.0, 3.0], &[1.0, 1.5], 0.5, 100, 7),
+            log_ratio(&[2.0, 3.0], &[1.0, 1.5], 0.5, 100, 7)
+        );
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl Columns {
     pub(super) fn text(&self) -> String {
         let heads: Vec<String> = self.heads.iter().map(|(head, _)| (*head).to_owned()).collect();
         let lines = || std::iter::once(&heads).chain(&self.rows);
-        let width = |column: usize| lines().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
+        let width =
+            |column: usize| lines().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
         let widths: Vec<usize> = (0..heads.len()).map(|column| width(column).unwrap_or_default()).collect();
         let mut text = String::new();
         for row in lines() {

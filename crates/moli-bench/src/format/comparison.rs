@@ -45,14 +45,21 @@ fn columns(comparison: &Comparison) -> Columns {
     let cells = |row: &Ratio| {
         let [low, high] = row.interval;
         let [a, b] = row.rates.map(speed);
-        vec![row.row.clone(), a, b, format!("{:.3}", row.ratio), format!("{low:.3}–{high:.3}"), row.verdict.to_string()]
+        vec![
+            row.row.clone(),
+            a,
+            b,
+            format!("{:.3}", row.ratio),
+            format!("{low:.3}–{high:.3}"),
+            row.verdict.to_string(),
+        ]
     };
     Columns::new(&heads, comparison.rows.iter().map(cells).collect())
 }
 
 fn lines(comparison: &Comparison) -> Vec<String> {
     let mut lines = vec![format!(
-        "compared: the speed that the fastest quarter of the repetitions reaches; interval: {:.0}% confidence",
+        "compared: the speed that the fastest tenth of the repetitions reaches; interval: {:.0}% confidence",
         comparison.confidence * 100.0
     )];
     lines.extend(comparison.differences.iter().map(|difference| format!("differs: {difference}")));

@@ -69,12 +69,8 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 
 /// Says which rows it has none for.
 pub(super) fn left_out(report: &Report) -> Option<String> {
-    let out: Vec<String> = report
-        .rows
-        .iter()
-        .filter(|row| test(row).is_none())
-        .map(|row| row.case.work.to_string())
-        .collect();
+    let out: Vec<String> =
+        report.rows.iter().filter(|row| test(row).is_none()).map(|row| row.case.work.to_string()).collect();
     (!out.is_empty()).then(|| format!("llama-bench has no form for {} rows: {}", out.len(), out.join(", ")))
 }
 
@@ -92,7 +88,8 @@ fn record<'a>(report: &'a Report, row: &'a Row) -> Option<Record<'a>> {
     let model: Option<&Model> = report.models.get(&row.case.model);
     // It leaves no repetition out, and has means.
     let samples_ns: Vec<u64> = row.seconds.iter().map(|seconds| (seconds * 1e9).round() as u64).collect();
-    let samples_ts: Vec<f64> = row.seconds.iter().map(|seconds| row.tokens_per_repetition as f64 / seconds).collect();
+    let samples_ts: Vec<f64> =
+        row.seconds.iter().map(|seconds| row.tokens_per_repetition as f64 / seconds).collect();
     let nanoseconds: Vec<f64> = row.seconds.iter().map(|seconds| seconds * 1e9).collect();
     let [(avg_ns, stddev_ns), (avg_ts, stddev_ts)] = [&nanoseconds, &samples_ts].map(|samples| mean(samples));
     Some(Record {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Binds, Bound, Peak, Quantiles, Readable, Report, Row};
 use crate::names::printable;
+use crate::report::{Binds, Bound, Peak, Quantiles, Readable, Report, Row};
 
 use super::columns::{Align, Columns, markdown as escaped};
 
@@ -22,7 +22,9 @@ pub(super) fn text(report: &Report) -> String {
 
 /// As Markdown.
 pub(super) fn markdown(report: &Report) -> String {
-    let list = |lines: Vec<String>| lines.iter().fold(String::new(), |text, line| text + "- " + &escaped(&printable(line)) + "\n");
+    let list = |lines: Vec<String>| {
+        lines.iter().fold(String::new(), |text, line| text + "- " + &escaped(&printable(line)) + "\n")
+    };
     format!("{}\n{}\n{}", list(head(report)), columns(report).markdown(), list(below(report)))
 }
 
@@ -74,7 +76,9 @@ fn cells(row: &Row) -> Vec<String> {
         format!("{:.1}%", rate.spread * 100.0),
         format!("{}–{}", speed(rate.min), speed(rate.max)),
         optional(row.bound.as_ref().map(bound)),
-        optional(latency.map(|latency| format!("{:.0}/{:.0}", latency.ttft.p50 * 1e3, latency.ttft.p95 * 1e3))),
+        optional(
+            latency.map(|latency| format!("{:.0}/{:.0}", latency.ttft.p50 * 1e3, latency.ttft.p95 * 1e3)),
+        ),
         optional(latency.map(|latency| milliseconds(&latency.inter_token))),
         optional(row.conditions.joules_per_token.map(|joules| format!("{joules:.3}"))),
     ]
@@ -106,7 +110,9 @@ fn bound(bound: &Bound) -> String {
 fn below(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     for limits in &report.limits {
-        let int8 = limits.int8_macs_per_second.map_or_else(String::new, |macs| format!("{:.0} G int8 and ", macs / 1e9));
+        let int8 = limits
+            .int8_macs_per_second
+            .map_or_else(String::new, |macs| format!("{:.0} G int8 and ", macs / 1e9));
         lines.push(format!(
             "limits, threads {}: {:.1} GB/s read, {int8}{:.0} G f32 multiply-adds/s",
             limits.threads,
@@ -129,7 +135,8 @@ fn conditions(report: &Report) -> Vec<String> {
     let all = || report.rows.iter().map(|row| &row.conditions);
     let most = |values: Vec<f64>| values.into_iter().reduce(f64::max);
     let mut parts = Vec::new();
-    let resident: Vec<f64> = all().filter_map(|conditions| conditions.peak_resident_bytes).map(|bytes| bytes as f64).collect();
+    let resident: Vec<f64> =
+        all().filter_map(|conditions| conditions.peak_resident_bytes).map(|bytes| bytes as f64).collect();
     if let Some(bytes) = most(resident) {
         parts.push(format!("memory up to {:.0} MB", bytes / 1e6));
     }

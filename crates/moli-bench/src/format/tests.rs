@@ -27,9 +27,17 @@ fn formats_have_names() {
 fn a_table_says_what_people_look_for() {
     let table = written(Format::Table);
     for text in [
-        "pp512 @ d4096", "b8 tg128", "83% of the memory limit", "57% of the int8 peak", "c2 pp64+tg32 server",
-        "random weights", "GB/s read", "energy: not readable: no powercap", "outliers: from 5 repetitions on",
-        "note: Another process", "up to 72 °C",
+        "pp512 @ d4096",
+        "b8 tg128",
+        "83% of the memory limit",
+        "57% of the int8 peak",
+        "c2 pp64+tg32 server",
+        "random weights",
+        "GB/s read",
+        "energy: not readable: no powercap",
+        "outliers: from 5 repetitions on",
+        "note: Another process",
+        "up to 72 °C",
     ] {
         assert!(table.contains(text), "{text} is not in\n{table}");
     }
@@ -92,13 +100,42 @@ mod llama_bench {
     use super::*;
 
     const TEXTS: [&str; 14] = [
-        "build_commit", "cpu_info", "gpu_info", "backends", "model_filename", "model_type", "cpu_mask", "type_k", "type_v",
-        "split_mode", "devices", "tensor_split", "tensor_buft_overrides", "test_time",
+        "build_commit",
+        "cpu_info",
+        "gpu_info",
+        "backends",
+        "model_filename",
+        "model_type",
+        "cpu_mask",
+        "type_k",
+        "type_v",
+        "split_mode",
+        "devices",
+        "tensor_split",
+        "tensor_buft_overrides",
+        "test_time",
     ];
     const INTEGERS: [&str; 20] = [
-        "build_number", "model_size", "model_n_params", "n_batch", "n_ubatch", "n_threads", "poll", "n_gpu_layers",
-        "n_cpu_moe", "main_gpu", "flash_attn", "no_op_offload", "fit_target", "fit_min_ctx", "n_prompt", "n_gen", "n_depth",
-        "avg_ns", "stddev_ns", "samples_ns",
+        "build_number",
+        "model_size",
+        "model_n_params",
+        "n_batch",
+        "n_ubatch",
+        "n_threads",
+        "poll",
+        "n_gpu_layers",
+        "n_cpu_moe",
+        "main_gpu",
+        "flash_attn",
+        "no_op_offload",
+        "fit_target",
+        "fit_min_ctx",
+        "n_prompt",
+        "n_gen",
+        "n_depth",
+        "avg_ns",
+        "stddev_ns",
+        "samples_ns",
     ];
     const TRUTHS: [&str; 5] = ["cpu_strict", "no_kv_offload", "embeddings", "no_host", "repack"];
     const NUMBERS: [&str; 3] = ["avg_ts", "stddev_ts", "samples_ts"];
@@ -133,7 +170,10 @@ mod llama_bench {
         for field in TEXTS.iter().chain(&INTEGERS).chain(&TRUTHS).chain(&NUMBERS) {
             assert!(fields.contains_key(*field), "{field}");
         }
-        assert!([OLDER, NEWER].iter().any(|pair| pair.iter().all(|field| fields.contains_key(*field))), "how it is loaded");
+        assert!(
+            [OLDER, NEWER].iter().any(|pair| pair.iter().all(|field| fields.contains_key(*field))),
+            "how it is loaded"
+        );
         let [ns, ts] = ["samples_ns", "samples_ts"].map(|field| numbers(&line[field]));
         let tokens = (line["n_prompt"].as_f64().unwrap() + line["n_gen"].as_f64().unwrap()) * 1e9;
         assert!(tokens > 0.0 && ns.len() == ts.len());
@@ -144,8 +184,14 @@ mod llama_bench {
             let expected = (squares / (samples.len() as f64 - 1.0)).sqrt();
             // Nanoseconds are whole, so they may be one off; llama-bench writes six digits of speeds.
             let slack = if mean == "avg_ns" { 1.0 } else { 1e-5 };
-            assert!((line[mean].as_f64().unwrap() - average).abs() <= 1e-6 * average + slack, "{mean} of {line}");
-            assert!((line[deviation].as_f64().unwrap() - expected).abs() <= 1e-6 * expected + slack, "{line}");
+            assert!(
+                (line[mean].as_f64().unwrap() - average).abs() <= 1e-6 * average + slack,
+                "{mean} of {line}"
+            );
+            assert!(
+                (line[deviation].as_f64().unwrap() - expected).abs() <= 1e-6 * expected + slack,
+                "{line}"
+            );
         }
         let time = line["test_time"].as_str().unwrap();
         assert!(time.len() == 20 && time.ends_with('Z') && &time[10..11] == "T", "{time}");
@@ -196,7 +242,13 @@ fn a_comparison_is_written_for_people_and_programs() {
     };
     for format in [Format::Table, Format::Md] {
         let text = written(format).unwrap();
-        for part in ["0.833", "slower", "no difference shown", "differs: isa: avx2 in A, scalar in B", "95% confidence"] {
+        for part in [
+            "0.833",
+            "slower",
+            "no difference shown",
+            "differs: isa: avx2 in A, scalar in B",
+            "95% confidence",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -42,18 +42,29 @@ impl Axis {
     /// From 0 to a little above the largest value.
     pub(super) fn from_zero(label: &'static str, values: impl Iterator<Item = f64>) -> Self {
         let most = values.fold(0.0, f64::max);
-        Self { label, from: 0.0, to: if most > 0.0 { most * 1.08 } else { 1.0 }, logarithmic: false, ticks: None }
+        Self {
+            label,
+            from: 0.0,
+            to: if most > 0.0 { most * 1.08 } else { 1.0 },
+            logarithmic: false,
+            ticks: None,
+        }
     }
 
     /// A little beyond the smallest and the largest value.
     pub(super) fn around(label: &'static str, values: impl Iterator<Item = f64> + Clone) -> Self {
-        let [least, most] = [values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max)];
+        let [least, most] =
+            [values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max)];
         let margin = ((most - least) * 0.08).max(most.abs() * 0.01).max(1e-9);
         Self { label, from: least - margin, to: most + margin, logarithmic: false, ticks: None }
     }
 
     /// Logarithmic, a little beyond the smallest and the largest value, which are above 0.
-    pub(super) fn logarithmic(label: &'static str, values: impl Iterator<Item = f64> + Clone, margin: f64) -> Self {
+    pub(super) fn logarithmic(
+        label: &'static str,
+        values: impl Iterator<Item = f64> + Clone,
+        margin: f64,
+    ) -> Self {
         let [least, most] = [values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max)];
         Self { label, from: least / margin, to: most * margin, logarithmic: true, ticks: None }
     }
@@ -81,7 +92,8 @@ impl Axis {
         if !self.logarithmic {
             let rough = (self.to - self.from) / most as f64;
             let power = 10f64.powf(rough.log10().floor());
-            let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
+            let step =
+                [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
             let step = step.unwrap_or(rough);
             let first = (self.from / step).ceil() as i64;
             let last = (self.to / step).floor() as i64;
@@ -89,10 +101,13 @@ impl Axis {
         }
         let decades = self.from.log10().floor() as i32..=self.to.log10().ceil() as i32;
         let every = |factors: &[f64]| -> Vec<f64> {
-            let all = decades.clone().flat_map(|decade| factors.iter().map(move |factor| factor * 10f64.powi(decade)));
+            let all = decades
+                .clone()
+                .flat_map(|decade| factors.iter().map(move |factor| factor * 10f64.powi(decade)));
             all.filter(|value| (self.from..=self.to).contains(value)).collect()
         };
-        let kinds: [&[f64]; 4] = [&[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]];
+        let kinds: [&[f64]; 4] =
+            [&[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]];
         let mut kinds = kinds.into_iter().map(every);
         let fits = kinds.find(|values| (2..=most).contains(&values.len()));
         // Within a small part of a decade, the ends.
@@ -131,7 +146,10 @@ mod tests {
         for axis in axes {
             let labelled = axis.labelled(8);
             assert!((2..=16).contains(&labelled.len()), "{axis:?}: {labelled:?}");
-            assert!(labelled.iter().all(|value| (axis.from..=axis.to).contains(value)), "{axis:?}: {labelled:?}");
+            assert!(
+                labelled.iter().all(|value| (axis.from..=axis.to).contains(value)),
+                "{axis:?}: {labelled:?}"
+            );
         }
     }
 
@@ -144,6 +162,9 @@ mod tests {
     #[test]
     fn places_are_between_the_ends() {
         let axis = Axis::logarithmic("", [1.0, 100.0].into_iter(), 1.0);
-        assert_eq!([1.0, 10.0, 100.0, 0.0, 1e9].map(|value| (axis.place(value) * 100.0).round()), [0.0, 50.0, 100.0, 0.0, 100.0]);
+        assert_eq!(
+            [1.0, 10.0, 100.0, 0.0, 1e9].map(|value| (axis.place(value) * 100.0).round()),
+            [0.0, 50.0, 100.0, 0.0, 100.0]
+        );
     }
 }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use plotters::coord::{CoordTranslate, Shift};
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+use plotters::coord::{CoordTranslate, Shift};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -68,7 +68,11 @@ impl Ranged for Coordinate {
 }
 
 /// Draws the charts below each other, each as high as the others.
-pub(super) fn draw<DB: DrawingBackend>(charts: &[Chart], area: &DrawingArea<DB, Shift>, scale: u32) -> Drawn<DB> {
+pub(super) fn draw<DB: DrawingBackend>(
+    charts: &[Chart],
+    area: &DrawingArea<DB, Shift>,
+    scale: u32,
+) -> Drawn<DB> {
     area.fill(&WHITE)?;
     for (part, chart) in area.split_evenly((charts.len(), 1)).iter().zip(charts) {
         one(chart, part, scale)?;
@@ -108,9 +112,13 @@ fn one<DB: DrawingBackend>(chart: &Chart, area: &DrawingArea<DB, Shift>, scale: 
     for (index, series) in chart.series.iter().enumerate() {
         let colour = colour(index);
         if series.joined {
-            context.draw_series(LineSeries::new(series.points.iter().copied(), colour.stroke_width(pixels(2))))?;
+            context.draw_series(LineSeries::new(
+                series.points.iter().copied(),
+                colour.stroke_width(pixels(2)),
+            ))?;
         }
-        let bars = series.points.iter().zip(&series.ranges).map(|((x, _), [low, high])| [(*x, *low), (*x, *high)]);
+        let bars =
+            series.points.iter().zip(&series.ranges).map(|((x, _), [low, high])| [(*x, *low), (*x, *high)]);
         context.draw_series(bars.map(|bar| PathElement::new(bar, colour.stroke_width(pixels(1)))))?;
         if series.marked {
             for point in &series.points {
@@ -123,7 +131,8 @@ fn one<DB: DrawingBackend>(chart: &Chart, area: &DrawingArea<DB, Shift>, scale: 
 
 /// At the right of the chart, where it hides nothing.
 fn legend<DB: DrawingBackend>(chart: &Chart, area: &DrawingArea<DB, Shift>, scale: u32) -> Drawn<DB> {
-    let named: Vec<(usize, &Series, bool)> = entries(&chart.series, false).chain(entries(&chart.references, true)).collect();
+    let named: Vec<(usize, &Series, bool)> =
+        entries(&chart.series, false).chain(entries(&chart.references, true)).collect();
     let style = (FAMILY, 12 * scale).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
     let scaled = |value: usize| (value * scale as usize) as i32;
     for (line, (index, series, is_reference)) in named.iter().take(ENTRIES).enumerate() {
@@ -142,7 +151,7 @@ fn legend<DB: DrawingBackend>(chart: &Chart, area: &DrawingArea<DB, Shift>, scal
                 mark(area, (scaled(18), y), *index, scaled(4))?;
             }
         }
-        area.draw(&Text::new(cut(&series.name, CHARACTERS), (scaled(38), y), style.clone()))?;
+        area.draw(&Text::new(cut(&series.name, CHARACTERS), (scaled(38), y + scaled(2)), style.clone()))?;
     }
     if let Some(more) = named.len().checked_sub(ENTRIES).filter(|more| *more > 0) {
         area.draw(&Text::new(format!("and {more} more"), (scaled(38), scaled(20 + 20 * ENTRIES)), style))?;

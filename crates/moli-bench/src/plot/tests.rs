@@ -8,7 +8,14 @@ fn titles(report: &Report) -> Vec<String> {
 #[test]
 fn a_full_report_has_every_chart() {
     let titles = titles(&samples::report());
-    for part in ["Roofline", "processing by depth", "Generation by threads", "between two tokens", "Sustained", "Temperature"] {
+    for part in [
+        "Roofline",
+        "processing by depth",
+        "Generation by threads",
+        "between two tokens",
+        "Sustained",
+        "Temperature",
+    ] {
         assert!(titles.iter().any(|title| title.contains(part)), "{part} is not in {titles:?}");
     }
 }
@@ -31,7 +38,7 @@ fn one_file_of_each_kind_is_written() {
     let report = samples::report();
     let read = |name: &str| {
         let path = folder.path().join(name);
-        assert_eq!(write(&report, &path).unwrap(), titles(&report));
+        write(&report, &path).unwrap();
         std::fs::read(path).unwrap()
     };
     let svg = String::from_utf8(read("a.svg")).unwrap();
@@ -43,7 +50,9 @@ fn one_file_of_each_kind_is_written() {
     assert_eq!((info.width, info.height), (1920, 880 * titles(&report).len() as u32));
     // Something dark was drawn in every chart.
     let chart = pixels.len() / titles(&report).len();
-    assert!(pixels.chunks_exact(chart).all(|chart| chart.iter().filter(|value| **value < 100).count() > 5000));
+    assert!(
+        pixels.chunks_exact(chart).all(|chart| chart.iter().filter(|value| **value < 100).count() > 5000)
+    );
     let html = String::from_utf8(read("a.html")).unwrap();
     assert_eq!(html.matches("<svg").count(), titles(&report).len());
     assert!(!html.contains("<script") && !html.contains("http-equiv") && !html.contains("src="));
@@ -96,11 +105,4 @@ fn numbers_that_are_none_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     // Whatever is left to draw is drawn, and nothing ends in a panic.
     let _ = write(&report, &folder.path().join("a.png"));
-}
-
-#[test]
-fn tmp_look() {
-    for name in ["/tmp/plot.png", "/tmp/plot.svg", "/tmp/plot.html"] {
-        write(&samples::report(), Path::new(name)).unwrap();
-    }
 }
