@@ -1,4 +1,4 @@
-//! Records what one run of a build measures, as lines of `tests/samples.txt`: how much longer its work was made, the share of
+//! Records what one run of a build measures, as lines of `tests/samples.txt`: threads, how much longer its work was made, the share of
 //! the processors that others had meanwhile, the test, and the seconds of its repetitions. Each run is a process of its own,
 //! since where its memory lies is a part of what differs between runs. For Linux.
 //!
@@ -107,7 +107,7 @@ fn main() -> Result<()> {
     let [total, busy, own] = [0, 1, 2].map(|index| after[index] - before[index]);
     let others = ((busy - own) / total).clamp(0.0, 1.0);
     for (test, seconds) in ["pp128", "tg32"].iter().zip(seconds) {
-        println!("{slowed} {others:.3} {test} {}", seconds.join(" "));
+        println!("{threads} {slowed} {others:.3} {test} {}", seconds.join(" "));
     }
     Ok(())
 }

@@ -5,8 +5,9 @@
 //! build every other time. So the interval of a ratio has three parts:
 //!
 //! 1. the bootstrap over the repetitions, widened for their small number;
-//! 2. what runs of one build differ by: [`Options::run_to_run`], or as much as the first and the second half of a run do where that
-//!    is more, since a run that drifts says that the machine does;
+//! 2. what runs of one build differ by, [`Options::run_to_run`]. It depends on how often the model was loaded: one process
+//!    generates 15% slower than the next throughout, with nothing to be seen that would explain it, while the fastest repetitions of two
+//!    loadings agree to 2%;
 //! 3. the share of the processors that others had during a row: at its end the interval reaches as far as the speed could have
 //!    been without them.
 //!
@@ -22,8 +23,10 @@ use crate::read::{ReadError, check};
 use crate::report::{Build, Machine, Report, Row, Test};
 use crate::statistics::{kept, log_ratio, quantile};
 
-/// What runs of one build differ by where nobody says, as a standard deviation: what `tests/samples.txt` shows of a
-/// machine that is shared.
+/// What runs of one build differ by where nobody says, as a standard deviation, if the model was loaded once: what
+/// `tests/samples.txt` shows of a virtual machine that is shared.
+pub const RUN_TO_RUN_ONE_LOAD: f64 = 0.05;
+/// If it was loaded more often, in each of the runs.
 pub const RUN_TO_RUN: f64 = 0.02;
 
 /// The confidence of the intervals.
@@ -31,24 +34,25 @@ pub const CONFIDENCE: f64 = 0.95;
 /// Standard deviations to either side that [`CONFIDENCE`] is.
 const DEVIATIONS: f64 = 1.96;
 /// What is compared is the time that this share of the repetitions stays below: whatever disturbs a run makes it slower, never
-/// faster, so that the faster quarter says more about the build than the middle does.
-pub const FASTEST: f64 = 0.25;
+/// faster, so that the fastest say more about the build than the middle does.
+pub const FASTEST: f64 = 0.1;
 /// Samples drawn by the bootstrap, and the seed: the same reports give the same numbers.
 const DRAWS: usize = 4000;
 const SEED: u64 = 8;
 
 /// How to compare.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Options {
     /// Compare the rows that both have and tell of the others, instead of refusing.
     pub common: bool,
-    /// What runs of one build differ by on such a machine, as a standard deviation; 0.02 is 2%.
-    pub run_to_run: f64,
+    /// What runs of one build differ by on such a machine, as a standard deviation; 0.02 is 2%. `None`: [`RUN_TO_RUN`] or
+    /// [`RUN_TO_RUN_ONE_LOAD`].
+    pub run_to_run: Option<f64>,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { common: false, run_to_run: RUN_TO_RUN }
+impl Options {
+    fn run_to_run(&self, row: &Row) -> f64 {
+        self.run_to_run.unwrap_or(if row.loads > 1 { RUN_TO_RUN } else { RUN_TO_RUN_ONE_LOAD })
     }
 }
 
@@ -153,8 +157,6 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// What has to be known before trusting the verdicts.
     pub notes: Vec<String>,
-    /// [`Options::run_to_run`].
-    pub run_to_run: f64,
     /// [`CONFIDENCE`].
     pub confidence: f64,
 }
@@ -211,8 +213,8 @@ impl Ratio {
 /// # Errors
 /// [`CompareError`]: a report that makes no sense, and rows without a counterpart.
 pub fn compare(a: &Report, b: &Report, options: &Options) -> Result<Comparison, CompareError> {
-    if !(0.0..1.0).contains(&options.run_to_run) {
-        return Err(CompareError::RunToRun(options.run_to_run));
+    if let Some(share) = options.run_to_run.filter(|share| !(0.0..1.0).contains(share)) {
+        return Err(CompareError::RunToRun(share));
     }
     let in_b = keys(b, Side::B)?;
     let in_a = keys(a, Side::A)?;
@@ -226,13 +228,12 @@ pub fn compare(a: &Report, b: &Report, options: &Options) -> Result<Comparison, 
     if !options.common && !unmatched.is_empty() {
         return Err(CompareError::Unlike(unmatched));
     }
-    let rows: Vec<Ratio> = pairs.iter().map(|(a, b)| ratio(a, b, options.run_to_run)).collect();
+    let rows: Vec<Ratio> = pairs.iter().map(|(a, b)| ratio(a, b, options)).collect();
     Ok(Comparison {
         unmatched,
         differences: differences(&setting(&a.build, &a.machine), &setting(&b.build, &b.machine)),
-        notes: notes(a, b, &pairs, options.run_to_run),
+        notes: notes(a, b, &pairs, options),
         rows,
-        run_to_run: options.run_to_run,
         confidence: CONFIDENCE,
     })
 }
@@ -349,12 +350,11 @@ fn setting(build: &Build, machine: &Machine) -> Key {
     ]
 }
 
-fn ratio(a: &Row, b: &Row, run_to_run: f64) -> Ratio {
+fn ratio(a: &Row, b: &Row, options: &Options) -> Ratio {
     let [in_a, in_b] = [a, b].map(|row| kept(&row.seconds, &row.outliers).collect::<Vec<_>>());
     // Seconds of A to seconds of B, which is speed of B to speed of A, since the work is equal.
     let [low, middle, high] = log_ratio(&in_a, &in_b, FASTEST, DRAWS, SEED);
-    let between = [&in_a, &in_b].map(|seconds| drift(seconds).max(run_to_run));
-    let between = DEVIATIONS * between[0].hypot(between[1]);
+    let between = DEVIATIONS * options.run_to_run(a).hypot(options.run_to_run(b));
     let below = (middle - low).hypot(between) + reach(a);
     let above = (high - middle).hypot(between) + reach(b);
     let interval = [middle - below, middle + above].map(f64::exp);
@@ -365,15 +365,6 @@ fn ratio(a: &Row, b: &Row, run_to_run: f64) -> Ratio {
     };
     let rates = [&in_a, &in_b].map(|seconds| a.tokens_per_repetition as f64 / quantile(seconds, FASTEST));
     Ratio { row: a.case.to_string(), rates, ratio: middle.exp(), interval, verdict }
-}
-
-/// How far the first and the second half are apart, as the standard deviation of one of them; 0 of too few.
-fn drift(seconds: &[f64]) -> f64 {
-    let (first, second) = seconds.split_at(seconds.len() / 2);
-    if first.len() < 2 {
-        return 0.0;
-    }
-    (quantile(first, FASTEST) / quantile(second, FASTEST)).ln().abs() / std::f64::consts::SQRT_2
 }
 
 /// How much faster a row could have been, as a logarithm, had others not had their share of the processors.
@@ -387,15 +378,22 @@ fn contended(row: &Row) -> f64 {
     share.clamp(0.0, 0.99)
 }
 
-fn notes(a: &Report, b: &Report, pairs: &[(&Row, &Row)], run_to_run: f64) -> Vec<String> {
+fn notes(a: &Report, b: &Report, pairs: &[(&Row, &Row)], options: &Options) -> Vec<String> {
     /// Shares of others that are told of.
     const BUSY: f64 = 0.03;
-    let least = (DEVIATIONS * std::f64::consts::SQRT_2 * run_to_run).exp_m1();
-    let mut notes = vec![format!(
-        "Runs of one build are taken to differ by {:.1}% (a standard deviation): a difference of less than {:.1}% is never shown.",
-        run_to_run * 100.0,
-        least * 100.0
-    )];
+    let least = |(a, b): &(&Row, &Row)| DEVIATIONS * options.run_to_run(a).hypot(options.run_to_run(b));
+    let mut shares: Vec<f64> = pairs.iter().map(least).collect();
+    shares.sort_by(f64::total_cmp);
+    shares.dedup();
+    let mut notes: Vec<String> = shares
+        .iter()
+        .map(|share| {
+            format!("as runs of one build differ, less than {:.1}% is never shown", share.exp_m1() * 100.0)
+        })
+        .collect();
+    if options.run_to_run.is_none() && pairs.iter().any(|(a, b)| a.loads.min(b.loads) == 1) {
+        notes.push("rows of one loading of the model are known less well than those of two".to_owned());
+    }
     let rows_of_a: Vec<&Row> = pairs.iter().map(|(a, _)| *a).collect();
     let rows_of_b: Vec<&Row> = pairs.iter().map(|(_, b)| *b).collect();
     for (side, rows) in [(Side::A, rows_of_a), (Side::B, rows_of_b)] {

@@ -18,12 +18,22 @@ const LEAST: f64 = 0.05;
 /// Bins of a histogram at most.
 const BINS: usize = 40;
 
-/// A row from the seconds of its repetitions, which are more than 0 each. Without any, its rates are 0, which
+/// A row from the seconds of its repetitions, which are more than 0 each, of one loading. Without any, its rates are 0, which
 /// [`crate::read`] refuses.
 pub fn row(case: Case, tokens_per_repetition: usize, seconds: Vec<f64>, conditions: Conditions) -> Row {
     let outliers = outliers(&seconds);
     let rate = summary(tokens_per_repetition, &seconds, &outliers);
-    Row { case, tokens_per_repetition, seconds, outliers, rate, latency: None, bound: None, conditions }
+    Row {
+        case,
+        tokens_per_repetition,
+        seconds,
+        loads: 1,
+        outliers,
+        rate,
+        latency: None,
+        bound: None,
+        conditions,
+    }
 }
 
 /// Tokens per second of the repetitions that are not left out.
@@ -172,8 +182,9 @@ mod tests {
         assert!(outliers(&[1.0, 1.0, 1.0, 9.0]).is_empty());
         // Of times that agree to a hair, 1% is no outlier.
         assert!(outliers(&[1.0, 1.0, 1.0, 1.0, 1.01]).is_empty());
-        // The furthest two of three, of eleven.
-        let seconds = [1.0, 1.0, 1.0, 3.0, 1.0, 1.0, 2.0, 1.0, 1.0, 4.0, 1.0];
+        // The furthest two of three, of fourteen.
+        let mut seconds = [1.0; 14];
+        (seconds[3], seconds[6], seconds[9]) = (3.0, 2.0, 4.0);
         assert_eq!(outliers(&seconds), [3, 9]);
         // Times with a wide range have none.
         assert!(outliers(&[1.0, 2.0, 3.0, 4.0, 5.0]).is_empty());

@@ -59,7 +59,7 @@ fn columns(comparison: &Comparison) -> Columns {
 
 fn lines(comparison: &Comparison) -> Vec<String> {
     let mut lines = vec![format!(
-        "compared: the speed that the fastest quarter of the repetitions reaches; interval: {:.0}% confidence",
+        "compared: the speed that the fastest tenth of the repetitions reaches; interval: {:.0}% confidence",
         comparison.confidence * 100.0
     )];
     lines.extend(comparison.differences.iter().map(|difference| format!("differs: {difference}")));

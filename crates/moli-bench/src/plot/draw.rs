@@ -151,7 +151,7 @@ fn legend<DB: DrawingBackend>(chart: &Chart, area: &DrawingArea<DB, Shift>, scal
                 mark(area, (scaled(18), y), *index, scaled(4))?;
             }
         }
-        area.draw(&Text::new(cut(&series.name, CHARACTERS), (scaled(38), y), style.clone()))?;
+        area.draw(&Text::new(cut(&series.name, CHARACTERS), (scaled(38), y + scaled(2)), style.clone()))?;
     }
     if let Some(more) = named.len().checked_sub(ENTRIES).filter(|more| *more > 0) {
         area.draw(&Text::new(format!("and {more} more"), (scaled(38), scaled(20 + 20 * ENTRIES)), style))?;

@@ -64,11 +64,11 @@ pub fn check(path: &Path) -> Result<(), PlotError> {
     kind(path).map(|_| ())
 }
 
-/// Draws all charts that the report has data for into one file, and gives their titles.
+/// Draws all charts that the report has data for into one file.
 ///
 /// # Errors
 /// [`PlotError`]; the file is written whole or not begun.
-pub fn write(report: &Report, path: &Path) -> Result<Vec<String>, PlotError> {
+pub fn write(report: &Report, path: &Path) -> Result<(), PlotError> {
     let kind = kind(path)?;
     let charts = panels::charts(report);
     if charts.is_empty() {
@@ -80,8 +80,7 @@ pub fn write(report: &Report, path: &Path) -> Result<Vec<String>, PlotError> {
         Kind::Png => png(&charts)?,
         Kind::Html => html(report, &charts)?.into_bytes(),
     };
-    std::fs::write(path, bytes).map_err(|source| PlotError::Write { path: path.to_owned(), source })?;
-    Ok(charts.into_iter().map(|chart| chart.title).collect())
+    std::fs::write(path, bytes).map_err(|source| PlotError::Write { path: path.to_owned(), source })
 }
 
 fn kind(path: &Path) -> Result<Kind, PlotError> {

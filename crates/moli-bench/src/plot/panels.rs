@@ -19,14 +19,27 @@ pub(super) fn charts(report: &Report) -> Vec<Chart> {
 }
 
 /// What was run where, for a subtitle.
-fn machine(report: &Report) -> String {
+fn setting(report: &Report) -> String {
+    let mut models = report.models.keys();
+    let model = match (models.next(), models.len()) {
+        (Some(one), 0) => one.clone(),
+        (Some(_), more) => format!("{} models", more + 1),
+        (None, _) => "no model".to_owned(),
+    };
     let cpu =
         report.machine.cpu.as_deref().or(report.machine.board.as_deref()).unwrap_or("unnamed processor");
-    format!("{cpu}, {} kernels, moli {}, {}", report.machine.isa, report.build.version, report.date)
+    format!(
+        "{model} on {cpu}, {} kernels, moli {}, {}",
+        report.machine.isa, report.build.version, report.date
+    )
+}
+
+fn threads(count: usize) -> String {
+    format!("{count} thread{}", if count == 1 { "" } else { "s" })
 }
 
 /// The name of a row among others: what all rows share is left out.
-fn name(report: &Report, row: &Row, work: &str, threads: bool) -> String {
+fn name(report: &Report, row: &Row, work: &str, with_threads: bool) -> String {
     let differ = |part: fn(&Row) -> &str| report.rows.iter().any(|other| part(other) != part(row));
     let mut name = work.to_owned();
     if differ(|row| &row.case.model) {
@@ -38,8 +51,8 @@ fn name(report: &Report, row: &Row, work: &str, threads: bool) -> String {
     if report.rows.iter().any(|other| other.case.context != row.case.context) {
         name = format!("{name}, ctx {}", row.case.context);
     }
-    if threads && report.rows.iter().any(|other| other.case.threads != row.case.threads) {
-        name = format!("{name}, {}t", row.case.threads);
+    if with_threads && report.rows.iter().any(|other| other.case.threads != row.case.threads) {
+        name = format!("{name}, {}", threads(row.case.threads));
     }
     name
 }
@@ -97,13 +110,13 @@ fn roofline(report: &Report) -> Option<Chart> {
                 line.insert(0, (x.from, x.from * bandwidth));
             }
             let line = clip(line, &y, bandwidth);
-            let name = format!("{}t: {kind} peak, {} GB/s", limits.threads, number(bandwidth));
+            let name = format!("{}: {kind} peak, {} GB/s", threads(limits.threads), number(bandwidth));
             references.push(Series { joined: true, ..points(name, line) });
         }
     }
     Some(Chart {
         title: "Roofline: how near to what the machine can do".to_owned(),
-        subtitle: machine(report),
+        subtitle: format!("a point for each number of threads that has a roof here; {}", setting(report)),
         x,
         y,
         series,
@@ -174,7 +187,7 @@ fn by(report: &Report, kind: Kind, along: Along) -> Option<Chart> {
     let tops = series.iter().flat_map(|series| &series.ranges).map(|range| range[1]);
     Some(Chart {
         title: format!("{what} {how}"),
-        subtitle: format!("medians, lines from the slowest to the fastest repetition; {}", machine(report)),
+        subtitle: format!("medians, lines from the slowest to the fastest repetition; {}", setting(report)),
         x: Axis::at(label, series.iter().flat_map(|series| &series.points).map(|point| point.0).collect()),
         y: Axis::from_zero("tokens per second", tops),
         series,
@@ -201,17 +214,15 @@ fn latency(report: &Report) -> Option<Chart> {
         let quantiles = &latency.inter_token;
         let [p50, p95, p99] =
             [quantiles.p50, quantiles.p95, quantiles.p99].map(|seconds| number(seconds * 1e3));
-        let name = format!(
-            "{}: p50 {p50}, p95 {p95}, p99 {p99} ms",
-            name(report, row, &row.case.work.to_string(), true)
-        );
+        let name =
+            format!("{}: {p50} / {p95} / {p99} ms", name(report, row, &row.case.work.to_string(), false));
         series.push(Series { joined: true, marked: false, ..points(name, line) });
     }
     let all = || series.iter().flat_map(|series| &series.points);
     all().next()?;
     Some(Chart {
         title: "Time between two tokens".to_owned(),
-        subtitle: machine(report),
+        subtitle: format!("at the right p50 / p95 / p99; {}", setting(report)),
         x: Axis::logarithmic("milliseconds", all().map(|point| point.0), 1.03),
         y: Axis::from_zero("% of the tokens", all().map(|point| point.1)),
         series,
@@ -221,7 +232,9 @@ fn latency(report: &Report) -> Option<Chart> {
 
 /// Speed over time, and below it on the same axis what could be read of the machine.
 fn sustained(report: &Report) -> Vec<Chart> {
-    let traces: [(&str, &'static str, fn(&Moment) -> Option<f64>); 4] = [
+    /// Title, label of the axis, and what it shows.
+    type Trace = (&'static str, &'static str, fn(&Moment) -> Option<f64>);
+    let traces: [Trace; 4] = [
         ("Sustained speed", "tokens per second", |moment| Some(moment.rate)),
         ("Temperature meanwhile", "°C", |moment| moment.temperature),
         ("Frequency meanwhile", "GHz", |moment| moment.frequency.map(|hertz| hertz / 1e9)),
@@ -244,7 +257,7 @@ fn sustained(report: &Report) -> Vec<Chart> {
         let last = report.sustained.last().map_or(0.0, |moment| moment.seconds / 60.0);
         charts.push(Chart {
             title: title.to_owned(),
-            subtitle: machine(report),
+            subtitle: setting(report),
             x: Axis { to: last.max(1e-3), ..Axis::from_zero("minutes", [last].into_iter()) },
             y,
             series: vec![Series { joined: true, marked: false, ..points(String::new(), line.clone()) }],

@@ -38,7 +38,7 @@ fn one_file_of_each_kind_is_written() {
     let report = samples::report();
     let read = |name: &str| {
         let path = folder.path().join(name);
-        assert_eq!(write(&report, &path).unwrap(), titles(&report));
+        write(&report, &path).unwrap();
         std::fs::read(path).unwrap()
     };
     let svg = String::from_utf8(read("a.svg")).unwrap();
@@ -105,11 +105,4 @@ fn numbers_that_are_none_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     // Whatever is left to draw is drawn, and nothing ends in a panic.
     let _ = write(&report, &folder.path().join("a.png"));
-}
-
-#[test]
-fn tmp_look() {
-    for name in ["/tmp/plot.png", "/tmp/plot.svg", "/tmp/plot.html"] {
-        write(&samples::report(), Path::new(name)).unwrap();
-    }
 }
