@@ -6,56 +6,39 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::peer::{Candle, Moli, Peer};
+use common::peer::{Candle, Moli};
+use common::workload::{Contender, InProcess, Workload};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const MODEL: &str = "smollm2-135m-instruct";
-/// Tokens of a prompt in the prefill bench.
-const PROMPT: usize = 128;
-/// Tokens before the first one that the decode bench measures.
-const DEPTH: usize = 32;
+/// What is timed: a prompt, and what is generated behind one.
+const WORKLOADS: [Workload; 2] =
+    [Workload::Prefill { tokens: 128 }, Workload::Decode { steps: 64, depth: 32 }];
 
 fn generation(criterion: &mut Criterion) {
     let path = moli_testkit::real_model(MODEL).expect("the bench needs its model");
-    let mut moli = Moli::load(&path, moli_kernels::default_threads(), 4096).expect("moli loads the model");
-    let mut candle = Candle::load(&path).expect("candle loads the model");
-    let ids: Vec<u32> = (0..PROMPT as u32).map(|i| 1000 + i * 37 % 20000).collect();
-    let mut peers: [(&str, &mut dyn Peer); 2] = [("moli", &mut moli), ("candle", &mut candle)];
-
-    let mut group = criterion.benchmark_group("prefill 128");
-    group
-        .sample_size(10)
-        .measurement_time(Duration::from_secs(8))
-        .throughput(Throughput::Elements(PROMPT as u64));
-    for (name, peer) in &mut peers {
-        group.bench_function(*name, |bench| bench.iter(|| peer.prefill(&ids).expect("prefill")));
-    }
-    group.finish();
-
-    let mut group = criterion.benchmark_group("decode");
-    group.sample_size(10).measurement_time(Duration::from_secs(8)).throughput(Throughput::Elements(1));
-    for (name, peer) in &mut peers {
-        group.bench_function(*name, |bench| {
-            bench.iter_custom(|steps| {
-                let mut spent = Duration::ZERO;
-                let mut position = usize::MAX;
-                for step in 0..steps {
-                    if position > DEPTH + 64 {
-                        peer.prefill(&ids[..DEPTH]).expect("prefill");
-                        position = DEPTH;
-                    }
-                    let start = Instant::now();
-                    peer.step(&[ids[step as usize % PROMPT]], position).expect("decode");
-                    spent += start.elapsed();
-                    position += 1;
-                }
-                spent
+    let moli = Moli::load(&path, moli_kernels::default_threads(), 4096).expect("moli loads the model");
+    let candle = Candle::load(&path).expect("candle loads the model");
+    let mut contenders: [Box<dyn Contender>; 2] =
+        [Box::new(InProcess::new("moli", moli)), Box::new(InProcess::new("candle", candle))];
+    for workload in WORKLOADS {
+        let mut group = criterion.benchmark_group(workload.to_string());
+        group
+            .sample_size(10)
+            .measurement_time(Duration::from_secs(8))
+            .throughput(Throughput::Elements(workload.tokens() as u64));
+        for contender in &mut contenders {
+            group.bench_function(contender.name().to_owned(), |bench| {
+                bench.iter_custom(|count| {
+                    let seconds = |_| contender.seconds(workload).expect("a measurement");
+                    Duration::from_secs_f64((0..count).map(seconds).sum())
+                });
             });
-        });
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 criterion_group!(benches, generation);

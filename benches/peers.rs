@@ -1,7 +1,7 @@
 //! Moli beside llama.cpp, its forks and candle, on the same files, interleaved.
 //!
 //! ```sh
-//! cargo run --release -p moli-testkit --example synthetic -- qwen2.5-0.5b q4_k_m target/0.5b.gguf
+//! cargo run --release -p moli-synthetic --example synthetic -- qwen2.5-0.5b:q4_k_m target/0.5b.gguf
 //! cargo bench -p moli --bench peers -- target/0.5b.gguf --llama-bench ik=path/to/llama-bench --llama-cpp-venv target/peers
 //! ```
 //!

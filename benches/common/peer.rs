@@ -1,70 +1,44 @@
 //! Moli and candle's own models on the same file, behind one small trait.
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::path::Path;
+use std::time::Instant;
 
 use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::{quantized_llama, quantized_qwen2};
+use moli_bench::report::Test;
+use moli_bench::run::{CHUNK, Direct, token};
+use moli_engine::CancelToken;
 use moli_format::{Gguf, ReadMode};
-use moli_model::{BackendKind, Batch, KvType, LoadOptions, Runtime};
+use moli_model::{BackendKind, KvType, LoadOptions};
 
 use super::Error;
+use super::workload::Workload;
 
-/// Most tokens of a prompt that are read at once, as llama.cpp does.
-const CHUNK: usize = 512;
-
-/// A model that reads tokens and keeps their keys and values. It computes the logits of the last token of each sequence and
-/// nothing else.
+/// A model in this process. It computes the logits of the last token of each sequence and nothing else.
 pub(crate) trait Peer {
-    /// Forgets everything, then reads `ids` as one sequence.
-    fn prefill(&mut self, ids: &[u32]) -> Result<(), Error>;
-    /// Reads one token of each sequence, all at `position`. At 0 it forgets everything first.
-    fn step(&mut self, ids: &[u32], position: usize) -> Result<(), Error>;
+    /// Runs the workload from an empty cache, or as if it were empty, and says how many seconds its timed part took.
+    fn run(&mut self, workload: Workload) -> Result<f64, Error>;
 }
 
-pub(crate) struct Moli {
-    runtime: Box<dyn Runtime>,
-    /// All pages; each sequence has its share of them.
-    pages: Vec<u32>,
-}
+/// What `moli bench` measures with.
+pub(crate) struct Moli(Direct);
 
 impl Moli {
     /// `context` is that of all sequences together.
     pub(crate) fn load(path: &Path, threads: usize, context: usize) -> Result<Self, Error> {
         let gguf = Gguf::open(path, ReadMode::Map)?;
         let options = LoadOptions { threads, isa: None, context, max_rows: CHUNK, kv_type: KvType::F16 };
-        let runtime = moli_model::load(&gguf, BackendKind::Cpu, &options)?;
-        Ok(Self { pages: (0..runtime.pages() as u32).collect(), runtime })
-    }
-
-    /// Each sequence reads as many of the tokens as the others, from position `first` on.
-    fn forward(&mut self, ids: &[u32], sequences: usize, first: usize) -> Result<(), Error> {
-        let each = ids.len() / sequences;
-        let rows = 0..ids.len();
-        let batch = Batch {
-            tokens: ids,
-            positions: &rows.clone().map(|row| (first + row % each) as u32).collect::<Vec<_>>(),
-            sequences: &rows.map(|row| (row / each) as u32).collect::<Vec<_>>(),
-            tables: &self.pages.chunks_exact(self.pages.len() / sequences).collect::<Vec<_>>(),
-            outputs: &(1..=sequences).map(|count| (count * each - 1) as u32).collect::<Vec<_>>(),
-            states: &[],
-        };
-        black_box(self.runtime.forward(&batch)?);
-        Ok(())
+        Ok(Self(Direct::new(moli_model::load(&gguf, BackendKind::Cpu, &options)?)))
     }
 }
 
 impl Peer for Moli {
-    fn prefill(&mut self, ids: &[u32]) -> Result<(), Error> {
-        for (index, chunk) in ids.chunks(CHUNK).enumerate() {
-            self.forward(chunk, 1, index * CHUNK)?;
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, ids: &[u32], position: usize) -> Result<(), Error> {
-        self.forward(ids, ids.len(), position)
+    fn run(&mut self, workload: Workload) -> Result<f64, Error> {
+        let seconds = self.0.repetition(&workload.test(), &CancelToken::new())?;
+        Ok(seconds.ok_or("it was cancelled")?)
     }
 }
 
@@ -104,11 +78,29 @@ impl Candle {
 }
 
 impl Peer for Candle {
-    fn prefill(&mut self, ids: &[u32]) -> Result<(), Error> {
-        self.forward(ids, 1, 0)
-    }
-
-    fn step(&mut self, ids: &[u32], position: usize) -> Result<(), Error> {
-        self.forward(ids, ids.len(), position)
+    fn run(&mut self, workload: Workload) -> Result<f64, Error> {
+        // candle's models have larger vocabularies than the tokens that are read.
+        let ids = |sequence: usize, positions: Range<usize>| {
+            positions.map(|position| token(sequence, position, usize::MAX)).collect::<Vec<u32>>()
+        };
+        let (depth, steps, sequences) = match workload.test() {
+            Test::Prefill { tokens, .. } => {
+                let start = Instant::now();
+                self.forward(&ids(0, 0..tokens), 1, 0)?;
+                return Ok(start.elapsed().as_secs_f64());
+            }
+            Test::Decode { tokens, depth, batch } => (depth, tokens, batch),
+            Test::EndToEnd { .. } => return Err("candle as a peer gives no whole answers".into()),
+        };
+        if depth > 0 {
+            self.forward(&ids(0, 0..depth), 1, 0)?;
+        }
+        let start = Instant::now();
+        for position in depth..depth + steps {
+            let step: Vec<u32> =
+                (0..sequences).map(|sequence| token(sequence, position, usize::MAX)).collect();
+            self.forward(&step, sequences, position)?;
+        }
+        Ok(start.elapsed().as_secs_f64())
     }
 }

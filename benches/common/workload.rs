@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Instant;
+
+use moli_bench::report::Test;
 
 use super::Error;
 use super::peer::Peer;
@@ -22,6 +23,15 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
+    /// As `moli bench` has it.
+    pub(crate) fn test(self) -> Test {
+        match self {
+            Self::Prefill { tokens } => Test::Prefill { tokens, depth: 0 },
+            Self::Decode { steps, depth } => Test::Decode { tokens: steps, depth, batch: 1 },
+            Self::Batch { sequences } => Test::Decode { tokens: BATCH_STEPS, depth: 0, batch: sequences },
+        }
+    }
+
     /// Tokens that are timed.
     pub(crate) fn tokens(self) -> usize {
         match self {
@@ -94,38 +104,6 @@ impl<P: Peer> InProcess<P> {
     pub(crate) fn new(name: &'static str, peer: P) -> Self {
         Self { name, peer, warm: Vec::new() }
     }
-
-    fn run(&mut self, workload: Workload) -> Result<f64, Error> {
-        // Within the vocabulary of every model, and not one row of the embeddings again and again.
-        let ids: Vec<u32> = (0..10_000).map(|index| 1000 + index * 37 % 20_000).collect();
-        let id = |index: usize| ids[index % ids.len()];
-        let prompt = |tokens: usize| (0..tokens).map(id).collect::<Vec<u32>>();
-        match workload {
-            Workload::Prefill { tokens } => {
-                let prompt = prompt(tokens);
-                let start = Instant::now();
-                self.peer.prefill(&prompt)?;
-                Ok(start.elapsed().as_secs_f64())
-            }
-            Workload::Decode { steps, depth } => {
-                if depth > 0 {
-                    self.peer.prefill(&prompt(depth))?;
-                }
-                let start = Instant::now();
-                for position in depth..depth + steps {
-                    self.peer.step(&[id(position)], position)?;
-                }
-                Ok(start.elapsed().as_secs_f64())
-            }
-            Workload::Batch { sequences } => {
-                let start = Instant::now();
-                for position in 0..BATCH_STEPS {
-                    self.peer.step(&prompt(sequences), position)?;
-                }
-                Ok(start.elapsed().as_secs_f64())
-            }
-        }
-    }
 }
 
 impl<P: Peer> Contender for InProcess<P> {
@@ -135,9 +113,9 @@ impl<P: Peer> Contender for InProcess<P> {
 
     fn seconds(&mut self, workload: Workload) -> Result<f64, Error> {
         if !self.warm.contains(&workload) {
-            self.run(workload)?;
+            self.peer.run(workload)?;
             self.warm.push(workload);
         }
-        self.run(workload)
+        self.peer.run(workload)
     }
 }

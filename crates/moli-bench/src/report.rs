@@ -255,6 +255,10 @@ pub struct Row {
     pub tokens_per_repetition: usize,
     /// Seconds of each repetition, in the order in which they were measured.
     pub seconds: Vec<f64>,
+    /// How many times the model was loaded for them: what one loading happens to get, of memory and processors, stays with all
+    /// its repetitions.
+    #[serde(default = "once")]
+    pub loads: usize,
     /// Which of `seconds` the outlier rule leaves out, from 0.
     pub outliers: Vec<usize>,
     /// Tokens per second, without the outliers.
@@ -267,6 +271,10 @@ pub struct Row {
     pub bound: Option<Bound>,
     /// How the machine was meanwhile.
     pub conditions: Conditions,
+}
+
+fn once() -> usize {
+    1
 }
 
 /// Samples in a few numbers.

@@ -66,10 +66,23 @@ impl Engine {
         let started = Instant::now();
         options.scheduling.validate()?;
         options.plan().validate()?;
-        let gguf = Gguf::open(path, options.read_mode)?;
+        Self::of(&Gguf::open(path, options.read_mode)?, options, started)
+    }
+
+    /// The same for a model that is open already, which may be in memory: other engines can share its weights.
+    ///
+    /// # Errors
+    /// As those of [`load`](Self::load).
+    pub fn from_gguf(gguf: &Gguf, options: &EngineOptions) -> Result<Self, EngineError> {
+        let started = Instant::now();
+        options.scheduling.validate()?;
+        Self::of(gguf, options, started)
+    }
+
+    fn of(gguf: &Gguf, options: &EngineOptions, started: Instant) -> Result<Self, EngineError> {
         let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options)).transpose()?;
         let draft_bytes = draft_file.as_ref().map_or(0, |draft| draft.plan.own_bytes());
-        let plan = MemoryPlan::of(&gguf, &PlanOptions { draft_bytes, ..options.plan() })?;
+        let plan = MemoryPlan::of(gguf, &PlanOptions { draft_bytes, ..options.plan() })?;
         let metadata = gguf.metadata();
         let load = LoadOptions {
             threads: plan.threads,
@@ -81,10 +94,10 @@ impl Engine {
         // The small parts first: a model without a tokenizer is refused before its weights are looked at.
         let tokenizer = Tokenizer::from_gguf(metadata)?;
         let template = ChatTemplate::for_model(metadata, &tokenizer).map_err(|error| error.to_string());
-        let runtime = moli_model::load(&gguf, options.backend, &load)?;
+        let runtime = moli_model::load(gguf, options.backend, &load)?;
         let draft = draft_file.as_ref().map(|draft| draft.load(&tokenizer, options)).transpose()?;
         let declared = Declared::of(metadata)?;
-        let ranker = Ranker::of(&gguf, runtime.as_ref(), &tokenizer, declared)?;
+        let ranker = Ranker::of(gguf, runtime.as_ref(), &tokenizer, declared)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
         model.declared = declared;
@@ -94,7 +107,7 @@ impl Engine {
         model.weights = gguf.tensors().cloned().collect();
         model.load_time = started.elapsed();
         let engine = Self::start(runtime, model, draft, options.prefill_chunk, &options.scheduling)?;
-        read_ahead(&gguf, &engine.inner.shared);
+        read_ahead(gguf, &engine.inner.shared);
         if let Some(draft) = draft_file {
             read_ahead(&draft.gguf, &engine.inner.shared);
         }

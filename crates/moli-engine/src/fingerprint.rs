@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use moli_format::Tensor;
+use moli_format::{Gguf, Tensor};
 use moli_model::Config;
 use moli_text::Tokenizer;
 use sha2::{Digest as _, Sha256};
@@ -27,26 +27,38 @@ const SAMPLE: usize = 4096;
 /// which somebody has changed a few bytes on purpose may go unnoticed.
 pub(crate) fn fingerprint(config: &Config, tokenizer: &Tokenizer, weights: &[Tensor]) -> Digest {
     let mut hash = Sha256::new();
-    // Each with its length, so that what ends where is part of it.
-    let mut add = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
+    let mut add = |bytes: &[u8]| add_sized(&mut hash, bytes);
     add(format!("{config:?}").as_bytes());
     for id in 0..tokenizer.vocab_size() as u32 {
         add(&tokenizer.token_bytes(id).unwrap_or_default());
     }
-    for tensor in weights {
-        add(tensor.name.as_bytes());
-        add(tensor.ttype.name().as_bytes());
-        tensor.dims.iter().for_each(|dim| add(&dim.to_le_bytes()));
-        let data = tensor.data.as_slice();
-        let last = data.len().saturating_sub(SAMPLE);
-        for start in [0, last / 2, last] {
-            add(data.get(start..data.len().min(start + SAMPLE)).unwrap_or_default());
-        }
-    }
+    weights.iter().for_each(|tensor| add_tensor(tensor, &mut add));
     hash.finalize().into()
+}
+
+/// The sha256, in hexadecimal, of each tensor's name, type, shape and 12 KiB of its bytes: what tells a file's weights from
+/// others' where nothing else of it is loaded.
+pub fn weights_fingerprint(gguf: &Gguf) -> String {
+    let mut hash = Sha256::new();
+    gguf.tensors().for_each(|tensor| add_tensor(tensor, &mut |bytes| add_sized(&mut hash, bytes)));
+    hex(&hash.finalize().into())
+}
+
+/// Bytes with their length, so that what ends where is part of it.
+fn add_sized(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+fn add_tensor(tensor: &Tensor, add: &mut impl FnMut(&[u8])) {
+    add(tensor.name.as_bytes());
+    add(tensor.ttype.name().as_bytes());
+    tensor.dims.iter().for_each(|dim| add(&dim.to_le_bytes()));
+    let data = tensor.data.as_slice();
+    let last = data.len().saturating_sub(SAMPLE);
+    for start in [0, last / 2, last] {
+        add(data.get(start..data.len().min(start + SAMPLE)).unwrap_or_default());
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@
 
 mod answer;
 mod cancel;
+mod cgroup;
 mod chat;
 mod choice;
 mod constraint;
@@ -57,12 +58,14 @@ mod worker;
 
 pub use answer::{Answer, Chunk, FinishReason, Summary, Timings, TokenOutput, Usage};
 pub use cancel::CancelToken;
+pub use cgroup::ControlGroup;
 pub use chat::{Chat, ChatChunk, ChatParams};
 pub use constraint::{Grammar, MAX_GRAMMAR_BYTES};
 pub use counters::{Counters, Histogram};
 pub use embed::{EmbedOptions, Embedding, PendingEmbedding, Pooling};
 pub use engine::Engine;
 pub use error::EngineError;
+pub use fingerprint::weights_fingerprint;
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
 pub use moli_model::{BackendKind, Config, KvType};
@@ -74,7 +77,7 @@ pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};
 pub use plan::{
     BudgetError, Change, LEAST_CONTEXT, Limit, LimitSource, MemoryBudget, MemoryPlan, PlanOptions, PlanRow,
-    Resident, Settings, Shortage, memory_limit, resident_bytes,
+    Resident, Settings, Shortage, SystemMemory, memory_limit, resident_bytes,
 };
 pub use rank::{PendingRank, Rank};
 pub use session::{Generation, Session};

@@ -107,6 +107,23 @@ impl GgufWriter {
         self
     }
 
+    /// Bytes of the file that will be written.
+    ///
+    /// # Errors
+    /// Everything that a reader refuses, as the same variant.
+    pub fn file_bytes(&self) -> Result<u64, FormatError> {
+        let (header, alignment) = self.header()?;
+        // The header's own check has added these up without overflow.
+        let padded = |bytes: u64| bytes.next_multiple_of(alignment);
+        self.tensors.iter().try_fold(padded(header.len() as u64), |sum, tensor| {
+            let end = sum.checked_add(padded(tensor.bytes()?));
+            end.ok_or_else(|| FormatError::DimensionOverflow {
+                tensor: tensor.name.clone(),
+                dims: tensor.dims.clone(),
+            })
+        })
+    }
+
     /// Writes the file. Nothing is written if it would not be readable, but for what is only known once
     /// [`tensor_from`](Self::tensor_from) has made its data.
     ///

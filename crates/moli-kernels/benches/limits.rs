@@ -5,20 +5,21 @@
 //! in which the machine is slow slows both sides; medians and the median of the rounds' percentages are printed.
 //! `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (5), `MOLI_FORMATS` the formats (`Q8_0,MXFP4`; all).
 
-#![allow(unsafe_code, reason = "the peak is measured with instructions")]
 #![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, TensorType};
-use moli_kernels::{Activations, Isa, Kernels, Matrix, Pool, SUPPORTED, Scratch, default_threads};
+use moli_kernels::{Activations, Isa, Kernels, Matrix, Pool, SUPPORTED, Scratch, default_threads, peak};
 
 /// Rows and columns: the two large matrices of a layer of Qwen2 1.5B.
 const SHAPES: [(usize, usize); 2] = [(8960, 1536), (1536, 8960)];
 /// Bytes that products of one token go around: more than the last cache.
 const WORKING_SET: usize = 256 << 20;
 const TOKENS: usize = 512;
+/// For which the peak of multiply-adds is measured each time.
+const PEAK_TIME: Duration = Duration::from_millis(50);
 
 struct Bench {
     kernels: Kernels,
@@ -39,44 +40,6 @@ fn median(mut samples: Vec<f64>) -> f64 {
 }
 
 impl Bench {
-    /// Bytes per second that all threads read.
-    fn read(&self, data: &[u8]) -> f64 {
-        let tasks = self.pool.threads() * 16;
-        let chunk = data.len() / tasks;
-        let taken = seconds(|| {
-            self.pool.run(tasks, &|task, _| {
-                let words = data[task * chunk..(task + 1) * chunk].as_chunks::<64>().0;
-                black_box(words.iter().fold([0u64; 8], |mut sums, word| {
-                    for (sum, word) in sums.iter_mut().zip(word.as_chunks::<8>().0) {
-                        *sum ^= u64::from_le_bytes(*word);
-                    }
-                    sums
-                }));
-            });
-        });
-        (chunk * tasks) as f64 / taken
-    }
-
-    /// 8-bit multiply-adds per second of all threads, with nothing but the instruction; `None` where it is not known how.
-    fn peak(&self) -> Option<f64> {
-        let per_round = match self.kernels.isa() {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => 16 * 64,
-            _ => return None,
-        };
-        const ROUNDS: usize = 4_000_000;
-        let taken = seconds(|| {
-            self.pool.run(self.pool.threads(), &|_, _| {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: the kernels were made for this instruction set, so the processor has it.
-                unsafe {
-                    multiply(ROUNDS);
-                }
-            });
-        });
-        Some((self.pool.threads() * ROUNDS * per_round) as f64 / taken)
-    }
-
     /// Seconds of a product; the matrices take turns.
     fn product(&self, matrices: &[Matrix], tokens: usize, repeat: usize) -> f64 {
         let first = &matrices[0];
@@ -90,24 +53,6 @@ impl Bench {
         product(first);
         seconds(|| matrices.iter().cycle().take(repeat).for_each(product)) / repeat as f64
     }
-}
-
-/// 16 independent chains of `vpdpbusd`.
-///
-/// # Safety
-/// AVX-512-VNNI.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn multiply(rounds: usize) {
-    use std::arch::x86_64::*;
-    let mut sums = [_mm512_setzero_si512(); 16];
-    let (w, a) = (black_box(_mm512_set1_epi8(3)), black_box(_mm512_set1_epi8(5)));
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = _mm512_dpbusd_epi32(*sum, w, a);
-        }
-    }
-    black_box(sums);
 }
 
 /// Matrices of small scales and bytes of no meaning, together as large as the working set.
@@ -149,7 +94,7 @@ fn main() {
             let (mut one, mut of_read, mut eight, mut many, mut of_peak) =
                 (vec![], vec![], vec![], vec![], vec![]);
             for _ in 0..rounds {
-                let read = bench.read(&data);
+                let read = peak::read(&bench.pool, &data);
                 let seconds = bench.product(&all, 1, all.len());
                 let bytes = all[0].bytes() as f64 / seconds;
                 eight.push(bench.product(&all, 8, all.len()) / seconds);
@@ -158,7 +103,7 @@ fn main() {
                 of_read.push(bytes / read);
                 many.push(macs);
                 reads.push(read);
-                if let Some(peak) = bench.peak() {
+                if let Some(peak) = peak::int8(&bench.kernels, &bench.pool, PEAK_TIME) {
                     of_peak.push(macs / peak);
                     peaks.push(peak);
                 }

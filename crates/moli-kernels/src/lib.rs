@@ -6,6 +6,7 @@
 //! - [`dequantize`] and [`quantize`] turn blocks into floats and back.
 //! - [`Kernels`] is a table of functions for one instruction set ([`Isa`]), picked once.
 //! - [`Pool`] runs short parallel loops.
+//! - [`peak`] measures what the processor can do at most.
 //!
 //! # One arithmetic
 //!
@@ -18,6 +19,7 @@ mod float;
 mod isa;
 mod kernels;
 mod matmul;
+pub mod peak;
 mod pool;
 mod quant;
 mod threads;
@@ -32,5 +34,5 @@ pub use kernels::Kernels;
 pub use matmul::{Activations, Matrix, Product, Scratch};
 pub use pool::Pool;
 pub use quant::{QUANTIZABLE, SUPPORTED, dequantize, is_supported, quantize};
-pub use threads::{default_threads, parse_cpu_list};
+pub use threads::{allowed_cpus, default_threads, parse_cpu_list};
 pub use zeroed::{Zero, zeroed};

@@ -45,10 +45,7 @@ impl Topology {
     fn read(root: &Path) -> Self {
         let text = |path: &str| fs::read_to_string(root.join(path)).ok();
         let list = |path: &str| parse_cpu_list(&text(path)?);
-        // The calling thread's, not the process's: the standard library looks at the same.
-        let status = text("proc/thread-self/status").unwrap_or_default();
-        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        let allowed = allowed.and_then(parse_cpu_list).unwrap_or_default();
+        let allowed = allowed_cpus(root).unwrap_or_default();
         let performance = list("sys/devices/cpu_core/cpus").unwrap_or_default();
         let cpu = |id: u32| {
             let folder = format!("sys/devices/system/cpu/cpu{id}");
@@ -84,6 +81,14 @@ impl Topology {
         };
         Some(cores.values().filter(of_use).count()).filter(|&count| count > 0)
     }
+}
+
+/// The processors that the calling thread may run on, as `/proc` under `root` says; `None` where it does not.
+#[must_use]
+pub fn allowed_cpus(root: &Path) -> Option<Vec<u32>> {
+    // The thread's, not the process's: the standard library looks at the same.
+    let status = fs::read_to_string(root.join("proc/thread-self/status")).ok()?;
+    parse_cpu_list(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?)
 }
 
 /// The processors of a list as Linux writes it, such as `0-3,8,10-11`; `None` when it is not one, or names a processor

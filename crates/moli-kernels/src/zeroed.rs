@@ -15,6 +15,8 @@ pub unsafe trait Zero: Copy {}
 // SAFETY: zero bits are the number 0, or +0.0.
 unsafe impl Zero for i8 {}
 // SAFETY: as above.
+unsafe impl Zero for u8 {}
+// SAFETY: as above.
 unsafe impl Zero for i16 {}
 // SAFETY: as above.
 unsafe impl Zero for i32 {}

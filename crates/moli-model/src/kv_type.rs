@@ -8,7 +8,7 @@ use moli_kernels::{KV_BLOCK, PAGE_TOKENS};
 use crate::ModelError;
 
 /// The type of a model's keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KvType {
     /// Half precision.
     #[default]

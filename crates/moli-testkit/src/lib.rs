@@ -1,12 +1,9 @@
-//! What the tests and benches of several crates share: real models from the catalogue, and tiny or large ones made on the
-//! spot.
+//! What the tests and benches of several crates share: real models from the catalogue, and tiny ones made on the spot.
 
-mod synthetic;
 mod tiny;
 
 use std::path::PathBuf;
 
-pub use synthetic::{Mixture, SHAPES, Shape, Synthetic};
 pub use tiny::{CHAT_TEMPLATE, CONTROL_TOKENS, TinyFile, TinyModel, thinking_template};
 
 /// Whether `MOLI_TEST_MODELS=off` asks to leave the tests on real models out.

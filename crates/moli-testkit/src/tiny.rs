@@ -4,6 +4,7 @@ use std::path::Path;
 
 use moli_format::{FormatError, GgufWriter, TensorType, Value};
 use moli_kernels::KernelError;
+use moli_synthetic::{byte_level, stream_of};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -267,20 +268,4 @@ impl TinyModel {
         moli_kernels::quantize(ttype, &values, &mut bytes)?;
         Ok(bytes)
     }
-}
-
-/// A number for each name, so that every tensor has random numbers of its own.
-pub(crate) fn stream_of(name: &str) -> u64 {
-    name.bytes().fold(0, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)))
-}
-
-/// The character that byte-level vocabularies write for a byte (GPT-2's table): itself where it is printable, otherwise one
-/// of those from U+0100 on.
-pub(crate) fn byte_level(byte: u8) -> char {
-    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    if printable(byte) {
-        return char::from(byte);
-    }
-    let before = (0..byte).filter(|&other| !printable(other)).count() as u32;
-    char::from_u32(0x100 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
 }

@@ -1,6 +1,8 @@
 //! The subcommands, one file each.
 
+mod bench;
 mod completions;
+mod doctor;
 mod doors;
 mod health;
 mod inspect;
@@ -27,7 +29,9 @@ pub(crate) enum Command {
     List(list::List),
     Rm(rm::Rm),
     Inspect(inspect::Inspect),
+    Doctor(doctor::Doctor),
     Tokenize(tokenize::Tokenize),
+    Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
     Logits(logits::Logits),
     Completions(completions::Completions),
@@ -48,7 +52,9 @@ impl Command {
             Self::List(command) => command.run(),
             Self::Rm(command) => command.run(),
             Self::Inspect(command) => command.run(),
+            Self::Doctor(command) => command.run(),
             Self::Tokenize(command) => command.run(),
+            Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
             Self::Logits(command) => command.run(),
             Self::Completions(command) => command.run(),

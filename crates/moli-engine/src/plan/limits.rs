@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use crate::cgroup::ControlGroup;
 use crate::{EngineError, MemoryBudget, units};
 
-/// Limits from here on are the kernel's way to write that there is none.
+/// SystemMemory from here on are the kernel's way to write that there is none.
 const UNLIMITED: u64 = 1 << 60;
 /// What is left to the rest of the machine: this part of all its memory, at most [`MOST_RESERVE`].
 const RESERVE: u64 = 16;
@@ -47,44 +48,35 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What the system says.
+/// The memory that there is, as the system says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Limits {
+pub struct SystemMemory {
     /// The least of the limits of the process's control groups.
-    pub(super) cgroup: Option<Limit>,
-    /// All of the machine's memory.
-    pub(super) machine: Option<u64>,
-    /// What of it could be had without swapping.
-    pub(super) available: Option<u64>,
+    pub cgroup: Option<Limit>,
+    /// All of the machine's memory, bytes.
+    pub machine: Option<u64>,
+    /// What of it could be had without swapping, bytes.
+    pub available: Option<u64>,
+    /// What of it is in the swap space, bytes.
+    pub swapped: Option<u64>,
 }
 
-impl Limits {
+impl SystemMemory {
     /// Reads `/proc` and `/sys` under `root`. What is missing or makes no sense is no limit.
-    pub(super) fn read(root: &Path) -> Self {
-        let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
-        let groups = text("proc/self/cgroup");
-        let mounts = root.join("sys/fs/cgroup");
-        let limits = groups.lines().flat_map(|line| {
-            // `id:controllers:path`; version 2 has the id 0 and no controllers.
-            let mut fields = line.splitn(3, ':');
-            let (id, controllers, path) = (fields.next(), fields.next(), fields.next().unwrap_or_default());
-            match (id, controllers) {
-                // Beside groups of version 1, those of version 2 have a mount of their own.
-                (Some("0"), Some("")) => [mounts.clone(), mounts.join("unified")]
-                    .iter()
-                    .filter_map(|mount| least(mount, path, &["memory.max", "memory.high"]))
-                    .collect(),
-                (_, Some(list)) if list.split(',').any(|name| name == "memory") => {
-                    Vec::from_iter(least(&mounts.join("memory"), path, &["memory.limit_in_bytes"]))
-                }
-                _ => Vec::new(),
-            }
+    #[must_use]
+    pub fn read(root: &Path) -> Self {
+        let limits = ControlGroup::all(root, "memory").into_iter().flat_map(|group| {
+            let files: &[&str] =
+                if group.version2 { &["memory.max", "memory.high"] } else { &["memory.limit_in_bytes"] };
+            files.iter().filter_map(move |file| limit(group.folder.join(file)))
         });
-        let memory = text("proc/meminfo");
+        let memory = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+        let swap = (kilobytes(&memory, "SwapTotal"), kilobytes(&memory, "SwapFree"));
         Self {
             cgroup: limits.min_by_key(|limit| limit.bytes),
             machine: kilobytes(&memory, "MemTotal"),
             available: kilobytes(&memory, "MemAvailable"),
+            swapped: swap.0.zip(swap.1).and_then(|(total, free)| total.checked_sub(free)),
         }
     }
 
@@ -130,23 +122,10 @@ pub(super) fn kilobytes(text: &str, name: &str) -> Option<u64> {
     value.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least limit in these files of a group and all groups around it. A container may see its own group as the root of
-/// the mount while the path is that of the whole machine: folders that are not there say nothing.
-fn least(mount: &Path, path: &str, files: &[&str]) -> Option<Limit> {
-    let inside = Path::new(path.trim_start_matches('/'));
-    let inside = if inside.components().all(|part| matches!(part, Component::Normal(_))) {
-        inside
-    } else {
-        Path::new("")
-    };
-    let limit = |path: PathBuf| {
-        let bytes = fs::read_to_string(&path).ok()?.trim().parse().ok()?;
-        (bytes < UNLIMITED).then_some(Limit { bytes, source: LimitSource::Cgroup { path } })
-    };
-    let groups = inside.ancestors().map(|group| mount.join(group));
-    groups
-        .flat_map(|group| files.iter().filter_map(move |file| limit(group.join(file))))
-        .min_by_key(|l| l.bytes)
+/// The limit that a file of a control group says.
+fn limit(path: PathBuf) -> Option<Limit> {
+    let bytes = fs::read_to_string(&path).ok()?.trim().parse().ok()?;
+    (bytes < UNLIMITED).then_some(Limit { bytes, source: LimitSource::Cgroup { path } })
 }
 
 #[cfg(test)]
@@ -177,7 +156,7 @@ mod tests {
 
         /// The bytes of the cgroup's limit, and the file under `sys/fs/cgroup`.
         fn cgroup(&self) -> Option<(u64, String)> {
-            let limit = Limits::read(self.0.path()).cgroup?;
+            let limit = SystemMemory::read(self.0.path()).cgroup?;
             let LimitSource::Cgroup { path } = limit.source else { unreachable!() };
             let path = path.strip_prefix(self.0.path().join("sys/fs/cgroup")).unwrap();
             Some((limit.bytes, path.to_str().unwrap().to_owned()))
@@ -224,8 +203,8 @@ mod tests {
     #[test]
     fn what_is_missing_or_garbage_is_no_limit() {
         let empty = tempfile::tempdir().unwrap();
-        assert_eq!(Limits::read(empty.path()), Limits::default());
-        assert_eq!(Limits::default().limit(None), None);
+        assert_eq!(SystemMemory::read(empty.path()), SystemMemory::default());
+        assert_eq!(SystemMemory::default().limit(None), None);
         for groups in ["", "nonsense", "0", "0:", "0::", ":::", "4:memory", "\u{fffd}:\u{fffd}"] {
             assert_eq!(Machine::new(groups).cgroup(), None, "{groups}");
         }
@@ -234,13 +213,13 @@ mod tests {
             assert_eq!(machine.cgroup(), None, "{limit}");
         }
         let machine = Machine::new("0::/\n").file("proc/meminfo", "MemTotal: many kB\nMemAvailable: 5 MB\n");
-        assert_eq!(Limits::read(machine.0.path()), Limits::default());
+        assert_eq!(SystemMemory::read(machine.0.path()), SystemMemory::default());
     }
 
     #[test]
     fn the_smallest_limit_holds_and_a_budget_stands_for_the_machine() {
         let machine = Machine::new("0::/\n").memory(1_600_000, 1_000_000);
-        let limits = Limits::read(machine.0.path());
+        let limits = SystemMemory::read(machine.0.path());
         assert_eq!(limits.all(), Some(1_600_000 * 1024));
         // A sixteenth stays for the others.
         let spare = Limit { bytes: 900_000 * 1024, source: LimitSource::Machine };
@@ -248,7 +227,7 @@ mod tests {
         let budget = |bytes| Some(Limit { bytes, source: LimitSource::Budget });
         assert_eq!(limits.limit(Some(1 << 40)), budget(1 << 40));
 
-        let limits = Limits::read(machine.file("sys/fs/cgroup/memory.max", "800000000").0.path());
+        let limits = SystemMemory::read(machine.file("sys/fs/cgroup/memory.max", "800000000").0.path());
         assert_eq!(limits.all(), Some(800_000_000));
         assert_eq!(limits.limit(Some(1 << 40)), limits.cgroup);
         assert_eq!(limits.limit(None), limits.cgroup);
@@ -256,8 +235,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_swapped_is_the_swap_space_less_what_is_free() {
+        let swapped = |text| {
+            let machine = Machine::new("").file("proc/meminfo", text);
+            SystemMemory::read(machine.0.path()).swapped
+        };
+        assert_eq!(swapped("SwapTotal: 100 kB\nSwapFree: 60 kB\n"), Some(40 * 1024));
+        assert_eq!(swapped("SwapTotal: 0 kB\nSwapFree: 0 kB\n"), Some(0));
+        assert_eq!(swapped("SwapTotal: 1 kB\nSwapFree: 2 kB\n"), None);
+        assert_eq!(swapped("SwapTotal: 1 kB\n"), None);
+    }
+
+    #[test]
     fn nothing_to_spare_is_nothing() {
         let machine = Machine::new("").memory(1_600_000, 1000);
-        assert_eq!(Limits::read(machine.0.path()).limit(None).unwrap().bytes, 0);
+        assert_eq!(SystemMemory::read(machine.0.path()).limit(None).unwrap().bytes, 0);
     }
 }

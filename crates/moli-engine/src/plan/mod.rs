@@ -19,8 +19,7 @@ use moli_format::{Gguf, ReadMode};
 use moli_model::{Config, Footprint, KvType, Load, ModelError, PAGE_TOKENS, pages_of};
 
 pub use budget::{BudgetError, MemoryBudget};
-use limits::Limits;
-pub use limits::{Limit, LimitSource};
+pub use limits::{Limit, LimitSource, SystemMemory};
 pub use resident::{Resident, resident_bytes};
 pub use table::{Change, PlanRow, Settings, Shortage};
 
@@ -53,7 +52,7 @@ const PREFIX_SHARE: u64 = 10;
 /// # Errors
 /// [`EngineError::InvalidParameter`] for a share of a memory whose size is not known.
 pub fn memory_limit(budget: Option<MemoryBudget>) -> Result<Option<Limit>, EngineError> {
-    Limits::read(Path::new("/")).within(budget)
+    SystemMemory::read(Path::new("/")).within(budget)
 }
 
 /// What is to be loaded. What is `None` is chosen, and may be lowered to fit; what is given holds or is refused.
@@ -146,7 +145,7 @@ impl MemoryPlan {
     /// [`EngineError::DoesNotFit`] with what is needed, what there is, and what would fit;
     /// [`EngineError::InvalidParameter`] for an option out of range; and whatever is wrong with the file's header.
     pub fn of(gguf: &Gguf, options: &PlanOptions) -> Result<Self, EngineError> {
-        Self::within(gguf, options, &Limits::read(Path::new("/")))
+        Self::within(gguf, options, &SystemMemory::read(Path::new("/")))
     }
 
     /// The plan of what is wished for, as if there were no limit.
@@ -155,7 +154,7 @@ impl MemoryPlan {
     /// As [`of`](Self::of), but for what does not fit.
     pub fn unlimited(gguf: &Gguf, options: &PlanOptions) -> Result<Self, EngineError> {
         let options = PlanOptions { budget: None, ..options.clone() };
-        Self::within(gguf, &options, &Limits::default())
+        Self::within(gguf, &options, &SystemMemory::default())
     }
 
     /// What the model adds to a process that has another already.
@@ -166,7 +165,7 @@ impl MemoryPlan {
             .fold(0, |sum, row| sum.saturating_add(row.bytes))
     }
 
-    fn within(gguf: &Gguf, options: &PlanOptions, limits: &Limits) -> Result<Self, EngineError> {
+    fn within(gguf: &Gguf, options: &PlanOptions, limits: &SystemMemory) -> Result<Self, EngineError> {
         let model = Model::new(gguf, options)?;
         let limit = limits.within(options.budget)?;
         let bytes = limit.as_ref().map_or(u64::MAX, |limit| limit.bytes);

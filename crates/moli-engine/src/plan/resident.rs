@@ -1,6 +1,7 @@
 //! How much memory the process really takes, as Linux says it.
 
 use std::fs;
+use std::path::Path;
 
 use super::limits::kilobytes;
 
@@ -16,11 +17,19 @@ pub struct Resident {
 /// What of this process is in memory; `None` where the system does not say.
 #[must_use]
 pub fn resident_bytes() -> Option<Resident> {
-    parse(&fs::read_to_string("/proc/self/status").ok()?)
+    Resident::read(Path::new("/"))
 }
 
-fn parse(status: &str) -> Option<Resident> {
-    Some(Resident { bytes: kilobytes(status, "VmRSS")?, peak: kilobytes(status, "VmHWM")? })
+impl Resident {
+    /// What `/proc` under `root` says of this process.
+    #[must_use]
+    pub fn read(root: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(root.join("proc/self/status")).ok()?)
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        Some(Self { bytes: kilobytes(status, "VmRSS")?, peak: kilobytes(status, "VmHWM")? })
+    }
 }
 
 #[cfg(test)]
@@ -30,11 +39,11 @@ mod tests {
     #[test]
     fn the_two_lines_are_found() {
         let status = "Name:\tmoli\nVmPeak:\t  999 kB\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\nThreads:\t2\n";
-        assert_eq!(parse(status), Some(Resident { bytes: 1 << 20, peak: 2 << 20 }));
+        assert_eq!(Resident::parse(status), Some(Resident { bytes: 1 << 20, peak: 2 << 20 }));
         for bad in
             ["", "VmRSS: 5 kB", "VmRSS: x kB\nVmHWM: 1 kB", "VmRSS: 5\nVmHWM: 6", "VmRSS: -5 kB\nVmHWM: 1 kB"]
         {
-            assert_eq!(parse(bad), None, "{bad}");
+            assert_eq!(Resident::parse(bad), None, "{bad}");
         }
     }
 

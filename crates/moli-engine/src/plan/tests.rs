@@ -22,7 +22,7 @@ fn options() -> PlanOptions {
 /// A plan where a budget is all that limits.
 fn plan(gguf: &Gguf, options: &PlanOptions, budget: Option<u64>) -> Result<MemoryPlan, EngineError> {
     let options = PlanOptions { budget: budget.map(MemoryBudget::Bytes), ..options.clone() };
-    MemoryPlan::within(gguf, &options, &Limits::default())
+    MemoryPlan::within(gguf, &options, &SystemMemory::default())
 }
 
 fn shortage(gguf: &Gguf, options: &PlanOptions, budget: u64) -> Shortage {
@@ -184,25 +184,27 @@ fn a_budget_below_the_weights_names_both() {
 fn a_share_is_of_what_there_is() {
     let gguf = open(&model());
     let options = PlanOptions { budget: Some(MemoryBudget::Share(0.5)), ..options() };
-    let limits = Limits { machine: Some(1 << 34), ..Limits::default() };
-    let half = |limits: &Limits| MemoryPlan::within(&gguf, &options, limits).unwrap().limit.unwrap().bytes;
+    let limits = SystemMemory { machine: Some(1 << 34), ..SystemMemory::default() };
+    let half =
+        |limits: &SystemMemory| MemoryPlan::within(&gguf, &options, limits).unwrap().limit.unwrap().bytes;
     assert_eq!(half(&limits), 1 << 33);
     let path = "/sys/fs/cgroup/memory.max".into();
     let cgroup = Limit { bytes: 1 << 32, source: LimitSource::Cgroup { path } };
-    assert_eq!(half(&Limits { cgroup: Some(cgroup.clone()), ..limits }), 1 << 31);
+    assert_eq!(half(&SystemMemory { cgroup: Some(cgroup.clone()), ..limits }), 1 << 31);
 
-    let unknown = MemoryPlan::within(&gguf, &options, &Limits::default());
+    let unknown = MemoryPlan::within(&gguf, &options, &SystemMemory::default());
     assert!(matches!(unknown, Err(EngineError::InvalidParameter { name: "budget", .. })), "{unknown:?}");
 
     // A cgroup that leaves less than the budget is what is told.
     let tight = Limit { bytes: 1 << 20, ..cgroup };
-    let refused = MemoryPlan::within(&gguf, &options, &Limits { cgroup: Some(tight), ..Limits::default() });
+    let refused =
+        MemoryPlan::within(&gguf, &options, &SystemMemory { cgroup: Some(tight), ..SystemMemory::default() });
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("the memory budget of 0.5 MB"), "{text}");
     let refused = MemoryPlan::within(
         &gguf,
         &PlanOptions { budget: None, ..options },
-        &Limits {
+        &SystemMemory {
             cgroup: Some(Limit {
                 bytes: 5 << 20,
                 source: LimitSource::Cgroup { path: "/x/memory.max".into() },

@@ -35,7 +35,7 @@ pub use self::error::HuggingFaceError;
 use self::family::{Family, Special};
 use self::fields::Fields;
 use self::shards::Shards;
-use crate::{FormatError, Gguf, Metadata, ReadMode, Value, gguf};
+use crate::{FormatError, Gguf, Metadata, ReadMode, Tensor, Value, gguf};
 
 const CONFIG: &str = "config.json";
 /// Bytes of a configuration, at most. Real ones have some thousands.
@@ -56,19 +56,57 @@ pub(crate) fn folder_of(path: &Path) -> Option<PathBuf> {
     belongs.then(|| folder.to_path_buf())
 }
 
+/// What a `config.json` says of a model, in the keys of the GGUF convention and without its weights: enough to tell its
+/// shape.
+#[derive(Debug, Clone)]
+pub struct HuggingFaceConfig {
+    /// The keys of the architecture, and `general.architecture`.
+    pub metadata: Metadata,
+    /// What the convention has as tensors: factors on the rotary wavelengths, where the model has some.
+    pub tensors: Vec<Tensor>,
+    /// Whether the logits are computed with the embeddings. `None`: the fields contradict each other.
+    pub tied: Option<bool>,
+}
+
+impl HuggingFaceConfig {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// If it can't be read or is too large, or as for [`parse`](Self::parse).
+    pub fn open(path: &Path) -> Result<Self, FormatError> {
+        let root = fields::json(path, MAX_CONFIG, ReadMode::Read)?;
+        let missing = || FormatError::from_io(path, std::io::ErrorKind::NotFound.into());
+        Self::of(&root.ok_or_else(missing)?)
+    }
+
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    /// [`FormatError::HuggingFace`] names the field that is missing, wrong or asks for what is not computed, or the model's
+    /// type and those that are known.
+    pub fn parse(json: &str) -> Result<Self, FormatError> {
+        let root = serde_json::from_str(json).map_err(|error| HuggingFaceError::InvalidJson {
+            path: CONFIG.into(),
+            reason: error.to_string(),
+        })?;
+        Self::of(&root)
+    }
+
+    fn of(root: &Map<String, Json>) -> Result<Self, FormatError> {
+        let model = Model::of(&Fields::new(root))?;
+        let (entries, tensors) = describe(&model, None)?;
+        Ok(Self { metadata: Metadata::new(entries.entries)?, tensors, tied: model.tied })
+    }
+}
+
 /// Opens a folder.
 pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
     let root: Map<String, Json> = fields::json(&folder.join(CONFIG), MAX_CONFIG, mode)?
         .ok_or_else(|| HuggingFaceError::NoConfig { folder: folder.to_path_buf() })?;
     let model = Model::of(&Fields::new(&root))?;
-    let mut entries = Entries { architecture: model.family.architecture, entries: Vec::new() };
-    entries.plain("general.architecture", model.family.architecture);
-    if let Some(name) = folder.canonicalize().ok().as_deref().and_then(Path::file_name) {
-        entries.plain("general.name", name.to_string_lossy().as_ref());
-    }
-    let mut extra = Vec::new();
-    parameters::write(&model, &mut entries)?;
-    rope::write(&model, &mut entries, &mut extra)?;
+    let whole = folder.canonicalize().ok();
+    let name = whole.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
+    let (mut entries, mut extra) = describe(&model, name.as_deref())?;
     text::write(folder, &model, mode, &mut entries)?;
     pooling::write(folder, mode, &mut entries)?;
 
@@ -83,6 +121,19 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
         paths: shards.paths,
         file_bytes: shards.file_bytes,
     })
+}
+
+/// The configuration's metadata, and what of it the convention has as tensors.
+fn describe(model: &Model<'_>, name: Option<&str>) -> Result<(Entries, Vec<Tensor>), HuggingFaceError> {
+    let mut entries = Entries { architecture: model.family.architecture, entries: Vec::new() };
+    entries.plain("general.architecture", model.family.architecture);
+    if let Some(name) = name {
+        entries.plain("general.name", name);
+    }
+    let mut tensors = Vec::new();
+    parameters::write(model, &mut entries)?;
+    rope::write(model, &mut entries, &mut tensors)?;
+    Ok((entries, tensors))
 }
 
 /// The configuration of a language model, with what everything else depends on.

@@ -1,0 +1,298 @@
+//! What the machine can do at most, measured beside the rows: reading, and multiply-adds of the instruction set in use.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use moli_kernels::{Isa, KernelError, Kernels, Pool, peak, zeroed};
+
+use crate::report::Limits;
+
+/// Bytes that are read, at least: beyond the caches of most machines.
+const LEAST_BUFFER: u64 = 256 << 20;
+/// How many times as large as the last-level caches the buffer is. A cache that keeps what it can of a buffer that is read
+/// again and again would answer the inverse of this part of the reads, a fast processor's prefetchers less.
+const CACHES: u64 = 4;
+/// The part of the memory that the buffer may take.
+const MEMORY_SHARE: u64 = 8;
+/// How long a sample reads, at least, and for how long it multiplies each kind of numbers.
+const READ_TIME: Duration = Duration::from_millis(60);
+const MULTIPLY_TIME: Duration = Duration::from_millis(20);
+
+/// A meter that can't be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitsError {
+    /// The system gives no memory for the buffer that is read.
+    #[error("there is no memory for the {bytes} bytes that reading is measured with")]
+    OutOfMemory {
+        /// Bytes of the buffer.
+        bytes: u64,
+    },
+    /// The system starts fewer threads than are asked for.
+    #[error("{wanted} threads were asked for, and the system started {started}")]
+    Threads {
+        /// Threads asked for.
+        wanted: usize,
+        /// Threads that there are.
+        started: usize,
+    },
+    /// The kernels can't be had.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// Measures the limits of so many threads.
+#[derive(Debug)]
+pub struct Meter {
+    kernels: Kernels,
+    pool: Pool,
+    /// What is read: touched, so that it is memory and not a promise.
+    data: Arc<Vec<u8>>,
+    /// Bytes of all last-level caches together; `None`: not known.
+    caches: Option<u64>,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Bytes read per second.
+    pub read: f64,
+    /// 8-bit multiply-adds per second.
+    pub int8: Option<f64>,
+    /// f32 multiply-adds per second.
+    pub f32: f64,
+}
+
+impl Meter {
+    /// For `threads` threads (0 counts as 1) with the instruction set that the kernels use here, and a buffer of 256 MiB or four
+    /// times all last-level caches, but at most an eighth of the memory that this process may use.
+    ///
+    /// # Errors
+    /// If the memory or the threads can't be had.
+    pub fn new(threads: usize) -> Result<Self, LimitsError> {
+        let caches = last_level_caches(Path::new("/sys/devices/system/cpu"));
+        // A system that does not say what there is has no limit.
+        let memory = moli_engine::memory_limit(None).ok().flatten().map(|limit| limit.bytes);
+        let bytes = buffer_bytes(caches, memory);
+        let data = touched(bytes, threads.max(1)).ok_or(LimitsError::OutOfMemory { bytes })?;
+        Self::with(threads, Arc::new(data), caches)
+    }
+
+    /// The same for another number of threads, with the same buffer.
+    ///
+    /// # Errors
+    /// If the threads can't be had.
+    pub fn with_threads(&self, threads: usize) -> Result<Self, LimitsError> {
+        Self::with(threads, Arc::clone(&self.data), self.caches)
+    }
+
+    fn with(threads: usize, data: Arc<Vec<u8>>, caches: Option<u64>) -> Result<Self, LimitsError> {
+        let pool = Pool::new(threads);
+        let (wanted, started) = (threads.max(1), pool.threads());
+        if started != wanted {
+            return Err(LimitsError::Threads { wanted, started });
+        }
+        Ok(Self { kernels: Kernels::new(Isa::detect())?, pool, data, caches })
+    }
+
+    /// Threads that measure.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Bytes of the buffer.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    /// What a reader must know: whether the caches hold so much of the buffer that reading it is partly their speed.
+    pub fn note(&self) -> Option<String> {
+        let (bytes, caches) = (self.buffer_bytes(), self.caches?);
+        (bytes < 2 * caches).then(|| {
+            format!(
+                "the read limit is partly that of the caches: they hold {} MiB, and there was memory to measure with {} MiB",
+                caches >> 20,
+                bytes >> 20
+            )
+        })
+    }
+
+    /// Measures once: about a tenth of a second.
+    pub fn measure(&mut self) -> Sample {
+        let (mut passes, mut seconds) = (0.0, 0.0);
+        let start = Instant::now();
+        while passes == 0.0 || start.elapsed() < READ_TIME {
+            passes += 1.0;
+            seconds += self.data.len() as f64 / peak::read(&self.pool, &self.data);
+        }
+        Sample {
+            read: passes * self.data.len() as f64 / seconds,
+            int8: peak::int8(&self.kernels, &self.pool, MULTIPLY_TIME),
+            f32: peak::f32(&self.kernels, &self.pool, MULTIPLY_TIME),
+        }
+    }
+}
+
+impl Limits {
+    /// The medians of the samples of so many threads, of which there is at least one.
+    pub fn of(threads: usize, samples: &[Sample]) -> Self {
+        let int8: Vec<f64> = samples.iter().filter_map(|sample| sample.int8).collect();
+        Self {
+            threads,
+            read_bytes_per_second: median(samples.iter().map(|sample| sample.read).collect()),
+            int8_macs_per_second: (!int8.is_empty()).then(|| median(int8)),
+            f32_macs_per_second: median(samples.iter().map(|sample| sample.f32).collect()),
+        }
+    }
+}
+
+/// The middle one, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or_default();
+    (at(values.len() / 2) + at(values.len().saturating_sub(1) / 2)) / 2.0
+}
+
+/// Bytes of the buffer, given those of the last-level caches and of the memory that there is.
+fn buffer_bytes(caches: Option<u64>, memory: Option<u64>) -> u64 {
+    let wanted = caches.map_or(0, |bytes| bytes.saturating_mul(CACHES)).max(LEAST_BUFFER);
+    memory.map_or(wanted, |memory| wanted.min(memory / MEMORY_SHARE))
+}
+
+/// A buffer of which each thread has written its part: so that its pages are near the threads, on machines where some are
+/// nearer than others.
+fn touched(bytes: u64, threads: usize) -> Option<Vec<u8>> {
+    let mut data: Vec<u8> = zeroed(usize::try_from(bytes).ok()?)?;
+    let part = data.len().div_ceil(threads).max(1);
+    thread::scope(|scope| {
+        for part in data.chunks_mut(part) {
+            // Where no thread can be had, this one writes.
+            if thread::Builder::new().spawn_scoped(scope, || part.fill(1)).is_err() {
+                break;
+            }
+        }
+    });
+    data.fill(1);
+    Some(data)
+}
+
+/// Bytes of all the machine's last-level caches together, from the folder of its processors.
+fn last_level_caches(cpus: &Path) -> Option<u64> {
+    let mut level = 0;
+    // Each by the processors that share it.
+    let mut found: Vec<(String, u64)> = Vec::new();
+    for cpu in fs::read_dir(cpus).ok()?.flatten() {
+        let Ok(indices) = fs::read_dir(cpu.path().join("cache")) else { continue };
+        for index in indices.flatten().map(|index| index.path()) {
+            let text = |name: &str| fs::read_to_string(index.join(name)).map(|text| text.trim().to_owned());
+            let (Ok(this), Ok(size), Ok(shared)) = (text("level"), text("size"), text("shared_cpu_list"))
+            else {
+                continue;
+            };
+            let (Ok(this), Some(size)) = (this.parse::<u32>(), kibibytes(&size)) else { continue };
+            if this > level {
+                level = this;
+                found.clear();
+            }
+            if this == level && !found.iter().any(|(others, _)| *others == shared) {
+                found.push((shared, size));
+            }
+        }
+    }
+    (!found.is_empty()).then(|| found.iter().fold(0, |sum: u64, (_, size)| sum.saturating_add(*size)))
+}
+
+/// The bytes of a size such as `32768K`.
+fn kibibytes(text: &str) -> Option<u64> {
+    text.strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_sample_has_what_the_instruction_set_has() {
+        let mut meter = Meter::new(2).unwrap();
+        let start = Instant::now();
+        let sample = meter.measure();
+        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(sample.read > 1e6 && sample.f32 > 1e6, "{sample:?}");
+        assert_eq!(sample.int8.is_some(), Isa::detect() != Isa::Scalar);
+        assert_eq!(meter.threads(), 2);
+        let one = meter.with_threads(0).unwrap();
+        assert_eq!((one.threads(), one.buffer_bytes()), (1, meter.buffer_bytes()));
+        assert!(Arc::ptr_eq(&one.data, &meter.data));
+    }
+
+    #[test]
+    fn limits_are_medians() {
+        let sample = |read: f64, int8: Option<f64>| Sample { read, int8, f32: 2.0 * read };
+        let limits = Limits::of(3, &[sample(5.0, None), sample(1.0, Some(7.0)), sample(2.0, Some(9.0))]);
+        let expected = Limits {
+            threads: 3,
+            read_bytes_per_second: 2.0,
+            int8_macs_per_second: Some(8.0),
+            f32_macs_per_second: 4.0,
+        };
+        assert_eq!(limits, expected);
+        assert_eq!(Limits::of(1, &[sample(1.0, None)]).int8_macs_per_second, None);
+    }
+
+    #[test]
+    fn the_buffer_exceeds_the_caches_and_leaves_the_memory_to_others() {
+        for (caches, memory, expected) in [
+            (None, None, 256 * MIB),
+            (Some(MIB), Some(8192 * MIB), 256 * MIB),
+            (Some(32 * MIB), Some(8192 * MIB), 256 * MIB),
+            (Some(384 * MIB), Some(65_536 * MIB), 1536 * MIB),
+            (Some(384 * MIB), Some(4096 * MIB), 512 * MIB),
+            (Some(MIB), Some(512 * MIB), 64 * MIB),
+            (Some(u64::MAX), Some(u64::MAX), u64::MAX / 8),
+        ] {
+            assert_eq!(buffer_bytes(caches, memory), expected, "{caches:?} {memory:?}");
+        }
+    }
+
+    #[test]
+    fn caches_that_hold_the_buffer_are_told_of() {
+        let meter = |bytes: u64, caches| {
+            Meter::with(1, Arc::new(vec![1; bytes as usize]), caches).unwrap().note().is_some()
+        };
+        assert!(meter(3 * MIB, Some(2 * MIB)));
+        assert!(!meter(4 * MIB, Some(2 * MIB)));
+        assert!(!meter(MIB, None));
+    }
+
+    #[test]
+    fn the_last_caches_are_added_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = |cpu: u32, index: u32, level: &str, size: &str, shared: &str| {
+            let path = folder.path().join(format!("cpu{cpu}/cache/index{index}"));
+            fs::create_dir_all(&path).unwrap();
+            for (name, text) in [("level", level), ("size", size), ("shared_cpu_list", shared)] {
+                fs::write(path.join(name), format!("{text}\n")).unwrap();
+            }
+        };
+        assert_eq!(last_level_caches(&folder.path().join("none")), None);
+        assert_eq!(last_level_caches(folder.path()), None);
+        // Two clusters of two, each with a cache of its own.
+        for cpu in 0..4 {
+            let cluster = if cpu < 2 { "0-1" } else { "2-3" };
+            cache(cpu, 0, "1", "32K", &cpu.to_string());
+            cache(cpu, 1, "2", "512K", cluster);
+        }
+        assert_eq!(last_level_caches(folder.path()), Some(MIB));
+        cache(3, 2, "3", "8192K", "0-3");
+        assert_eq!(last_level_caches(folder.path()), Some(8 * MIB));
+        // What makes no sense is as if it were not there.
+        cache(3, 3, "4", "lots", "0-3");
+        cache(2, 3, "x", "1K", "0-3");
+        assert_eq!(last_level_caches(folder.path()), Some(8 * MIB));
+    }
+}

@@ -1,0 +1,116 @@
+//! `moli doctor`.
+
+mod advice;
+mod table;
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use moli_bench::machine::{CpuQuota, cpu_quota, describe, gpus};
+use moli_bench::report::Machine;
+use moli_bench::watch::{Watch, throttled_since_boot};
+use moli_engine::{Isa, Limit, SystemMemory, memory_limit};
+use serde::Serialize;
+
+use crate::cli::Exit;
+use crate::output::Answers;
+use advice::Advice;
+
+/// For how long others are watched.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Say what this machine offers, what of it is used, and what would make it faster
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The answer, as `--json` prints it. What is not known is null.
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: Machine,
+    /// In words.
+    gpus: Vec<String>,
+    uses: Uses,
+    /// What would make it faster.
+    advice: Vec<Advice>,
+    /// What people ask about, and what can't be changed.
+    notes: Vec<String>,
+}
+
+/// What is used where nobody says.
+#[derive(Debug, Serialize)]
+struct Uses {
+    isa: String,
+    threads: usize,
+    /// Bytes that a model may take.
+    memory: Option<u64>,
+    /// What sets that.
+    memory_source: Option<String>,
+}
+
+/// What was seen beside the machine's description.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    quota: Option<CpuQuota>,
+    cgroup_memory: Option<Limit>,
+    /// Bytes in the swap space.
+    swapped: Option<u64>,
+    /// Shares of the processors that others had, and that the hypervisor gave away.
+    others: Option<f64>,
+    stolen: Option<f64>,
+    throttled_since_boot: Option<u64>,
+    /// `MOLI_ISA`.
+    wanted_isa: Option<String>,
+}
+
+impl Doctor {
+    pub(crate) fn run(self) -> Result<Exit> {
+        let report = report();
+        let mut answers = Answers::new();
+        if self.json {
+            answers.json(&report)?;
+        } else {
+            answers.text(&report.describe())?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn report() -> Report {
+    let root = Path::new("/");
+    let watch = Watch::start();
+    thread::sleep(LOOK);
+    let (conditions, _) = watch.finish(0);
+    let memory = SystemMemory::read(root);
+    let seen = Seen {
+        quota: cpu_quota(root),
+        cgroup_memory: memory.cgroup,
+        swapped: memory.swapped,
+        others: conditions.others,
+        stolen: conditions.stolen,
+        throttled_since_boot: throttled_since_boot(root),
+        wanted_isa: std::env::var("MOLI_ISA").ok(),
+    };
+    let machine = describe(Isa::detect());
+    let gpus = gpus(root);
+    // Without a budget there is nothing to refuse.
+    let limit = memory_limit(None).ok().flatten();
+    Report {
+        advice: advice::advice(&machine, &seen),
+        notes: advice::notes(&machine, &seen, &gpus),
+        uses: Uses {
+            isa: machine.isa.clone(),
+            threads: machine.default_threads,
+            memory_source: limit.as_ref().map(ToString::to_string),
+            memory: limit.map(|limit| limit.bytes),
+        },
+        gpus,
+        machine,
+    }
+}
