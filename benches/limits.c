@@ -56,15 +56,18 @@ typedef double kernel(void);
     }
 
 #if defined(__x86_64__)
+/* Unlike __m256i these may not alias other types, so that the compiler keeps them in registers. */
+typedef int ints256 __attribute__((vector_size(32)));
+typedef int ints512 __attribute__((vector_size(64)));
 #define AVX2 __attribute__((target("avx2,fma")))
 #define AVX512 __attribute__((target("avx512f,avx512vnni")))
 /* The bytes change from round to round, so that no product can be taken out of the loop. */
-KERNEL(int8_avx2, AVX2, __m256i, _mm256_set1_epi8(3), 10, 32,
-       acc[i] = _mm256_add_epi16(acc[i], _mm256_maddubs_epi16(acc[i], _mm256_set1_epi8(5))))
+KERNEL(int8_avx2, AVX2, ints256, (ints256)_mm256_set1_epi8(3), 10, 32,
+       acc[i] = (ints256)_mm256_add_epi16((__m256i)acc[i], _mm256_maddubs_epi16((__m256i)acc[i], _mm256_set1_epi8(5))))
 KERNEL(f32_avx2, AVX2, __m256, _mm256_set1_ps(1.0f), 12, 8,
        acc[i] = _mm256_fmadd_ps(acc[i], _mm256_set1_ps(0.5f), _mm256_set1_ps(0.25f)))
-KERNEL(int8_avx512, AVX512, __m512i, _mm512_setzero_si512(), 20, 64,
-       acc[i] = _mm512_dpbusd_epi32(acc[i], _mm512_set1_epi8(3), _mm512_set1_epi8(5)))
+KERNEL(int8_avx512, AVX512, ints512, (ints512)_mm512_setzero_si512(), 20, 64,
+       acc[i] = (ints512)_mm512_dpbusd_epi32((__m512i)acc[i], _mm512_set1_epi8(3), _mm512_set1_epi8(5)))
 KERNEL(f32_avx512, AVX512, __m512, _mm512_set1_ps(1.0f), 20, 16,
        acc[i] = _mm512_fmadd_ps(acc[i], _mm512_set1_ps(0.5f), _mm512_set1_ps(0.25f)))
 #elif defined(__aarch64__)
@@ -91,14 +94,15 @@ struct work {
 /* Several streams at once keep more reads under way than one does. */
 #define STREAMS 8
 
+typedef uint64_t line __attribute__((vector_size(64)));
+
 static uint64_t sum(const uint64_t *words, size_t count) {
-    uint64_t sums[8] = {0};
-    size_t part = count / STREAMS / 8 * 8;
-    for (size_t i = 0; i < part; i += 8)
-        for (int stream = 0; stream < STREAMS; stream++)
-            for (int k = 0; k < 8; k++) sums[k] += words[(size_t)stream * part + i + (size_t)k];
-    for (int k = 1; k < 8; k++) sums[0] += sums[k];
-    return sums[0];
+    const line *lines = (const line *)words;
+    line sums = {0};
+    size_t part = count / 8 / STREAMS;
+    for (size_t i = 0; i < part; i++)
+        ALL_CHAINS for (int stream = 0; stream < STREAMS; stream++) sums += lines[(size_t)stream * part + i];
+    return sums[0] ^ sums[1] ^ sums[2] ^ sums[3] ^ sums[4] ^ sums[5] ^ sums[6] ^ sums[7];
 }
 
 static void *run(void *argument) {
@@ -128,7 +132,7 @@ static double measure(int threads, const uint64_t *words, size_t count, kernel *
     double rate = 0;
     pthread_barrier_init(&begin, NULL, (unsigned)threads);
     for (int i = 0; i < threads; i++) {
-        size_t part = count / (size_t)threads;
+        size_t part = count / (size_t)threads / 8 * 8;
         work[i] = (struct work){&begin, words + part * (size_t)i, part, kernel, seconds, 0};
         if (pthread_create(&ids[i], NULL, run, &work[i])) exit(1);
     }
@@ -160,13 +164,13 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[4], "neon-dotprod")) int8 = int8_dot;
     if (!strcmp(argv[4], "neon-i8mm")) int8 = int8_i8mm;
 #endif
-    uint64_t *words = threads > 0 ? malloc(bytes) : NULL;
+    uint64_t *words = threads > 0 ? aligned_alloc(64, bytes / 64 * 64) : NULL;
     if (!words) {
         fprintf(stderr, "limits: no threads or no memory\n");
         return 1;
     }
-    memset(words, 1, bytes);
-    printf("%.4e %.4e %.4e\n", measure(threads, words, bytes / sizeof *words, NULL, seconds),
+    memset(words, 1, bytes / 64 * 64);
+    printf("%.4e %.4e %.4e\n", measure(threads, words, bytes / 64 * 8, NULL, seconds),
            int8 ? measure(threads, NULL, 0, int8, seconds) : 0, f32 ? measure(threads, NULL, 0, f32, seconds) : 0);
     free(words);
     return 0;

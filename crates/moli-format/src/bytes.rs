@@ -33,6 +33,17 @@ impl Bytes {
         Self::whole(Source::Owned(bytes))
     }
 
+    /// Memory of one's own, which begins where a page does as a mapped file does; `fill` writes it.
+    ///
+    /// # Errors
+    /// [`FormatError::OutOfMemory`] if the system refuses it, or what `fill` says.
+    pub fn filled<E: From<FormatError>>(
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        mapping::filled(len, fill).map(Self::whole)
+    }
+
     fn whole(source: Source) -> Self {
         let len = source.as_slice().len();
         Self { source: Arc::new(source), start: 0, len }
@@ -118,6 +129,22 @@ impl From<&Bytes> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_memory_is_filled_or_refused() {
+        let counted = |out: &mut [u8]| -> Result<(), FormatError> {
+            out.iter_mut().zip(0..).for_each(|(byte, n)| *byte = n);
+            Ok(())
+        };
+        let bytes = Bytes::filled(100, counted).unwrap();
+        assert_eq!(&bytes[..], (0..100).collect::<Vec<u8>>());
+        assert!(bytes.as_ptr().addr().is_multiple_of(4096));
+        assert_eq!(Bytes::filled(0, counted).unwrap().len(), 0);
+        let refused = Bytes::filled(usize::MAX / 2, counted).unwrap_err();
+        assert!(matches!(refused, FormatError::OutOfMemory { bytes } if bytes == u64::MAX / 2), "{refused}");
+        let failed = Bytes::filled(1, |_| Err(FormatError::OutOfMemory { bytes: 7 })).unwrap_err();
+        assert!(matches!(failed, FormatError::OutOfMemory { bytes: 7 }));
+    }
 
     #[test]
     fn slices_are_checked() {

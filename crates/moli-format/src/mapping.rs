@@ -8,7 +8,7 @@ use std::path::Path;
 
 #[cfg(unix)]
 use memmap2::Advice;
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::FormatError;
 
@@ -84,6 +84,17 @@ pub(crate) fn open(path: &Path, mode: ReadMode) -> Result<Source, FormatError> {
             Ok(Source::Mapped(map))
         }
     }
+}
+
+/// Memory that `fill` has written, in pages of the usual size as a mapped file has.
+pub(crate) fn filled<E: From<FormatError>>(
+    len: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+) -> Result<Source, E> {
+    let refused = |_| FormatError::OutOfMemory { bytes: len as u64 };
+    let mut map = MmapMut::map_anon(len).map_err(refused)?;
+    fill(&mut map)?;
+    Ok(Source::Mapped(map.make_read_only().map_err(refused)?))
 }
 
 fn regular(path: &Path, metadata: &fs::Metadata) -> Result<(), FormatError> {

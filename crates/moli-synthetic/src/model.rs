@@ -5,15 +5,12 @@ use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use moli_format::{Bytes, Gguf, GgufWriter, TensorType};
+use moli_format::{Bytes, FormatError, Gguf, GgufWriter, TensorType};
 
 use crate::mixture::Rule;
 use crate::shape::{Kind, Planned, Shape};
 use crate::weights::{self, Units, stream_of};
 use crate::{Mixture, SHAPES, SyntheticError};
-
-/// Where a model in memory begins, in bytes: where a mapping of its file would, so that both are read alike.
-const PAGE: usize = 4096;
 
 /// A model with random weights, which can be made in memory or as a file: the same bytes each time.
 #[derive(Debug, Clone)]
@@ -85,16 +82,15 @@ impl Synthetic {
     /// # Errors
     /// [`SyntheticError::OutOfMemory`] if the system refuses the memory.
     pub fn in_memory(&self) -> Result<Gguf, SyntheticError> {
-        let refused = || SyntheticError::OutOfMemory { bytes: self.bytes };
-        let size = usize::try_from(self.bytes).ok().and_then(|size| size.checked_add(PAGE));
-        let mut buffer: Vec<u8> = Vec::new();
-        buffer.try_reserve_exact(size.ok_or_else(refused)?).map_err(|_| refused())?;
-        let start = buffer.as_ptr().addr().next_multiple_of(PAGE) - buffer.as_ptr().addr();
-        buffer.resize(start, 0);
-        self.file()?.write(&mut buffer)?;
-        let end = buffer.len();
-        let model = Bytes::from_vec(buffer).slice(start..end);
-        Ok(Gguf::from_bytes(&model.ok_or_else(refused)?)?)
+        let refused = SyntheticError::OutOfMemory { bytes: self.bytes };
+        let Ok(size) = usize::try_from(self.bytes) else { return Err(refused) };
+        // Nothing is made before the memory is there.
+        let made =
+            Bytes::filled(size, |buffer| -> Result<(), SyntheticError> { Ok(self.file()?.write(buffer)?) });
+        match made {
+            Err(SyntheticError::Format(FormatError::OutOfMemory { .. })) => Err(refused),
+            made => Ok(Gguf::from_bytes(&made?)?),
+        }
     }
 
     /// The model in memory with zeros for weights, whose pages nobody has touched: for planning what it will take, without
