@@ -63,6 +63,7 @@ def main():
     parser.add_argument("models", nargs="+")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("pp", "tg"), help="prompts or generating alone")
     options = parser.parse_args()
     failed = False
     for model in options.models:
@@ -83,17 +84,21 @@ def main():
             ),
         }
         for name, (commands, tokens, arguments) in tests.items():
+            if options.only and not name.startswith(options.only):
+                continue
             outside, inside = [], []
             for _ in range(options.rounds):
                 less, more = (seconds(command) for command in commands)
                 outside.append(tokens / (more - less))
                 inside.append(bench(moli, model, threads, arguments))
-            ratio = statistics.median(i / o for i, o in zip(inside, outside))
+            ratios = [i / o for i, o in zip(inside, outside)]
+            ratio = statistics.median(ratios)
             agrees = abs(ratio - 1) <= TOLERANCE
             failed |= not agrees
             print(
                 f"{model} {name}: bench {statistics.median(inside):.1f} tokens/s, outside"
-                f" {statistics.median(outside):.1f}, ratio {ratio:.3f}: {'agrees' if agrees else 'DIFFERS'}",
+                f" {statistics.median(outside):.1f}, ratio {ratio:.3f} ({min(ratios):.3f} to {max(ratios):.3f}):"
+                f" {'agrees' if agrees else 'DIFFERS'}",
                 flush=True,
             )
     sys.exit(failed)

@@ -48,7 +48,7 @@ impl Outputs {
         Ok(Self { report: report.transpose()?, plots: plots.collect::<Result<_>>()? })
     }
 
-    /// Writes them all, and says what did not come into them.
+    /// Writes them all, and says which rows a form has no place for.
     pub(super) fn write(self, report: &Report) -> Result<()> {
         if let Some((target, format)) = self.report {
             target.write(|_, file| {
@@ -59,10 +59,7 @@ impl Outputs {
             format::left_out(report, format).iter().for_each(|text| note!("{}", escape(text)));
         }
         for target in self.plots {
-            target.write(|path, _| {
-                note!("drawn: {}", escape(&plot::write(report, path)?.join("; ")));
-                Ok(())
-            })?;
+            target.write(|path, _| Ok(plot::write(report, path)?))?;
         }
         Ok(())
     }
