@@ -22,7 +22,7 @@ trap 'rm -f "$samples"' EXIT
 for _ in $(seq "${MOLI_ROUNDS:-9}"); do
     for n in $threads; do
         echo "moli $n $("$moli" "$n")"
-        echo "c $n $("$c" "$n" "$buffer" 0.06 "$isa")"
+        echo "c $n $("$c" "$n" "$buffer" 0.2 "$isa")"
     done
 done >"$samples"
 

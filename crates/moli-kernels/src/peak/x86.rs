@@ -10,7 +10,7 @@ use crate::Isa;
 use crate::isa::{Avx2, Avx512Vnni};
 
 /// Chains that hide an instruction's latency and fit, with what they are multiplied with, in 16 registers.
-const CHAINS: usize = 10;
+const CHAINS: usize = 13;
 /// The same for 32 registers.
 const WIDE_CHAINS: usize = 20;
 
