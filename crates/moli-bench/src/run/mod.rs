@@ -2,7 +2,8 @@
 //!
 //! A case is a model, a test, and how it is computed; a run has the product of lists of them. Each is run once unmeasured,
 //! then all take turns, round after round, every other round backwards: a machine's speed changes from minute to minute,
-//! and what changes hits them all alike. Its own limits are measured between the rounds.
+//! and what changes hits them all alike. Its own limits are measured between the rounds. Half of the rounds are run after
+//! loading anew: where memory happens to lie can make one loading several per cent faster than the next.
 //!
 //! - [`Options`] say what is measured, [`run`] measures;
 //! - [`Direct`] runs prompts and tokens on a runtime, and is what benches measure with too.
@@ -17,6 +18,7 @@ mod options;
 mod sustained;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use moli_engine::{CancelToken, Limit, memory_limit};
@@ -89,6 +91,8 @@ struct Measured {
     ttft: Vec<f64>,
     gaps: Vec<f64>,
     conditions: Vec<Conditions>,
+    /// Loadings of the model that something was measured after.
+    loads: usize,
 }
 
 impl Measured {
@@ -130,7 +134,7 @@ impl Measured {
             histogram: statistics::histogram(&self.gaps),
         });
         (!self.seconds.is_empty())
-            .then(|| Row { latency, ..statistics::row(self.case, each, self.seconds, conditions) })
+            .then(|| Row { latency, loads: self.loads, ..statistics::row(self.case, each, self.seconds, conditions) })
     }
 }
 
@@ -242,6 +246,7 @@ impl Run<'_> {
                 ttft: Vec::new(),
                 gaps: Vec::new(),
                 conditions: Vec::new(),
+                loads: 0,
             }));
             models.push((loaded, cases));
         }
@@ -274,24 +279,39 @@ impl Run<'_> {
         // What is to be told is told of the whole time: each row has the conditions of its own.
         let watch = Watch::start();
         let mut computed = 0;
-        for round in 0..=rounds {
-            if round > 0 {
-                self.measure_limits(meters);
-            }
-            for (turn, index) in order(round, count).enumerate() {
-                let Some(slot) = measured.get_mut(index) else { continue };
-                let Some((loaded, cases)) = models.get_mut(slot.model) else { continue };
-                let (done, total) = (round * count + turn, count * (rounds + 1));
-                on(Event::Measuring { case: &slot.case, round, done, total });
-                if !slot.repeat(loaded, cases, self.cancel, round > 0)? {
-                    self.note(match round {
-                        0 => "interrupted before anything was measured".to_owned(),
-                        round => format!("interrupted in round {round} of {rounds}"),
-                    });
-                    watch.finish(computed).1.into_iter().for_each(|note| self.note(note));
-                    return Ok(());
+        let mut done = 0;
+        let halves = halves(rounds);
+        let total = count * (rounds + halves.len());
+        for (part, range) in halves.iter().enumerate() {
+            if part > 0 {
+                for (loaded, cases) in models.iter_mut() {
+                    loaded.unload();
+                    loaded.load(cases)?;
                 }
-                computed += tokens(&slot.case.work);
+            }
+            // Once unmeasured after each loading.
+            for round in [0].into_iter().chain(range.clone()) {
+                if round > 0 {
+                    self.measure_limits(meters);
+                }
+                for index in order(round, count) {
+                    let Some(slot) = measured.get_mut(index) else { continue };
+                    let Some((loaded, cases)) = models.get_mut(slot.model) else { continue };
+                    on(Event::Measuring { case: &slot.case, round, done, total });
+                    if !slot.repeat(loaded, cases, self.cancel, round > 0)? {
+                        self.note(match (*range.start()).max(round) {
+                            1 if round == 0 => "interrupted before anything was measured".to_owned(),
+                            round => format!("interrupted in round {round} of {rounds}"),
+                        });
+                        watch.finish(computed).1.into_iter().for_each(|note| self.note(note));
+                        return Ok(());
+                    }
+                    if round > 0 {
+                        slot.loads = part + 1;
+                    }
+                    done += 1;
+                    computed += tokens(&slot.case.work);
+                }
             }
         }
         if count > 1 {
@@ -323,6 +343,7 @@ impl Run<'_> {
         self.report.sustained = sustained.moments;
         sustained.outcomes.into_iter().for_each(|outcome| slot.take(outcome));
         slot.conditions.push(sustained.conditions);
+        slot.loads = 1;
         sustained.notes.into_iter().for_each(|note| self.note(note));
         if cancel.is_cancelled() {
             self.note("interrupted before the time was over".to_owned());
@@ -355,6 +376,12 @@ impl Run<'_> {
             self.samples.iter().map(|(&threads, samples)| Limits::of(threads, samples)).collect();
         self.report
     }
+}
+
+/// The rounds that are run after each loading, from 1.
+fn halves(rounds: usize) -> Vec<RangeInclusive<usize>> {
+    let half = rounds.div_ceil(2);
+    [1..=half, half + 1..=rounds].into_iter().filter(|range| !range.is_empty()).collect()
 }
 
 /// The order of a round: every other one is backwards, so that whatever drifts hits the first and the last alike.

@@ -213,6 +213,13 @@ impl Loaded {
         }
     }
 
+    /// Drops all that computes; the weights stay.
+    pub(super) fn unload(&mut self) {
+        self.servers.clear();
+        self.engines.clear();
+        self.direct.clear();
+    }
+
     /// Loads what these need, so that nothing is loaded between two measurements.
     pub(super) fn load(&mut self, cases: &[Case]) -> Result<(), RunError> {
         for case in cases {
