@@ -133,8 +133,11 @@ impl Measured {
             inter_token: statistics::quantiles(&self.gaps),
             histogram: statistics::histogram(&self.gaps),
         });
-        (!self.seconds.is_empty())
-            .then(|| Row { latency, loads: self.loads, ..statistics::row(self.case, each, self.seconds, conditions) })
+        (!self.seconds.is_empty()).then(|| Row {
+            latency,
+            loads: self.loads,
+            ..statistics::row(self.case, each, self.seconds, conditions)
+        })
     }
 }
 
