@@ -39,7 +39,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
 fn take_all(inbox: &Inbox<u32>) -> Vec<u32> {
     let mut taken = Vec::new();
     while let Some(messages) = inbox.take(true) {
-        inbox.left(messages.len());
+        messages.iter().for_each(|_| inbox.left());
         taken.extend(messages);
     }
     taken
@@ -53,7 +53,7 @@ fn sorted(mut messages: Vec<u32>) -> Vec<u32> {
 #[test]
 fn no_request_is_lost_or_comes_twice() {
     check(3, || {
-        let inbox = Arc::new(Inbox::new(9));
+        let inbox = Arc::new(Inbox::new(9, 0));
         let submitters: Vec<_> = [vec![1, 2], vec![3]]
             .into_iter()
             .map(|requests| {
@@ -89,7 +89,7 @@ fn no_request_is_lost_or_comes_twice() {
 #[test]
 fn a_full_inbox_refuses_what_is_too_much_and_nothing_else() {
     check(3, || {
-        let inbox = Arc::new(Inbox::new(2));
+        let inbox = Arc::new(Inbox::new(2, 0));
         let submit = |requests: Vec<u32>| {
             let inbox = Arc::clone(&inbox);
             thread::spawn(move || inbox.submit(requests.into_iter()))
@@ -108,7 +108,7 @@ fn a_full_inbox_refuses_what_is_too_much_and_nothing_else() {
             let inbox = Arc::clone(&inbox);
             move || inbox.submit([4].into_iter())
         });
-        inbox.left(1);
+        inbox.left();
         let full = before == 2;
         match last.join().unwrap() {
             Ok(()) => assert_eq!(inbox.waiting(), before),
@@ -123,7 +123,7 @@ fn a_full_inbox_refuses_what_is_too_much_and_nothing_else() {
 #[test]
 fn waking_is_never_missed() {
     check(4, || {
-        let inbox = Arc::new(Inbox::<u32>::new(1));
+        let inbox = Arc::new(Inbox::<u32>::new(1, 0));
         let waker = thread::spawn({
             let inbox = Arc::clone(&inbox);
             move || inbox.wake()
@@ -144,7 +144,7 @@ fn waking_is_never_missed() {
 #[test]
 fn a_message_wakes_whoever_waits() {
     check(4, || {
-        let inbox = Arc::new(Inbox::new(1));
+        let inbox = Arc::new(Inbox::new(1, 0));
         let senders = [
             thread::spawn({
                 let inbox = Arc::clone(&inbox);
@@ -167,7 +167,7 @@ fn a_message_wakes_whoever_waits() {
 #[test]
 fn closing_answers_everybody() {
     check(3, || {
-        let inbox = Arc::new(Inbox::<u32>::new(1));
+        let inbox = Arc::new(Inbox::<u32>::new(1, 0));
         // A taker that waits, and a caller that comes late.
         let taker = thread::spawn({
             let inbox = Arc::clone(&inbox);
@@ -189,7 +189,7 @@ fn cancelling_reaches_the_child_and_stays() {
     check(4, || {
         let caller = CancelToken::new();
         let (answer, other) = (caller.child(), caller.child());
-        let inbox = Arc::new(Inbox::<u32>::new(1));
+        let inbox = Arc::new(Inbox::<u32>::new(1, 0));
         let canceller = thread::spawn({
             let (answer, inbox) = (answer.clone(), Arc::clone(&inbox));
             move || {
