@@ -5,7 +5,7 @@
 //! build every other time. So the interval of a ratio has three parts:
 //!
 //! 1. the bootstrap over the repetitions, widened for their small number;
-//! 2. what runs of one build differ by, [`Options::run_to_run`]. It depends on how often the model was loaded: one process
+//! 2. what runs of one build differ by, [`Options::run_to_run`](field@Options::run_to_run). It depends on how often the model was loaded: one process
 //!    generates 15% slower than the next throughout, with nothing to be seen that would explain it, while the fastest repetitions of two
 //!    loadings agree to 2%;
 //! 3. the share of the processors that others had during a row: at its end the interval reaches as far as the speed could have
@@ -99,7 +99,7 @@ pub enum CompareError {
     /// They have no row in common.
     #[error("no row is in both: {}", join(.0))]
     NothingInCommon(Vec<Unmatched>),
-    /// [`Options::run_to_run`] is not a share.
+    /// [`Options::run_to_run`](field@Options::run_to_run) is not a share.
     #[error("run-to-run: {0} is not between 0 and 1")]
     RunToRun(f64),
 }

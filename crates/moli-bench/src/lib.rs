@@ -5,7 +5,7 @@
 //! - [`report`] is the receipt, as JSON has it.
 //! - [`read`] reads one that somebody gives, [`compare`] says whether two runs differ, [`statistics`] turns samples into a few
 //!   numbers.
-//! - [`format`] writes a report, or a comparison, for people and programs; [`plot`] draws a report.
+//! - [`format`](mod@format) writes a report, or a comparison, for people and programs; [`plot`] draws a report.
 
 pub mod compare;
 mod files;

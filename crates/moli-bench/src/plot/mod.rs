@@ -56,7 +56,7 @@ enum Kind {
     Html,
 }
 
-/// Whether [`write`] knows the form that a file's name asks for, to be checked before measuring for an hour.
+/// Whether [`write()`] knows the form that a file's name asks for, to be checked before measuring for an hour.
 ///
 /// # Errors
 /// [`PlotError::Extension`].

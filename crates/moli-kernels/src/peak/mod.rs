@@ -2,7 +2,7 @@
 //! that the kernels use. Nothing real reaches them; a benchmark says how near it comes.
 //!
 //! - [`read`] is bound by memory, if the data is larger than the caches;
-//! - [`int8`] and [`f32`] are bound by the instruction alone: their operands stay in registers, in chains that don't wait for
+//! - [`int8`] and [`f32()`] are bound by the instruction alone: their operands stay in registers, in chains that don't wait for
 //!   each other, and that the compiler is not to take for one (`black_box`).
 
 #[cfg(target_arch = "aarch64")]
