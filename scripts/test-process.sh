@@ -68,8 +68,17 @@ foreign() {
         grep -E 'resolv\.conf|nsswitch\.conf|/etc/hosts"|nscd' "$1"
 }
 # That this is seen at all: without --offline, in a cache where there is nothing, a model has to be fetched.
-MOLI_HOME=$work/partial timeout 3 "${traced[@]}" -o "$work/online" "$built/moli" pull smollm2-135m-instruct >/dev/null 2>&1 || true
-foreign "$work/online" >/dev/null || fail "strace did not see a download"
+: >"$work/online"
+MOLI_HOME=$work/partial timeout --foreground 60 "${traced[@]}" -o "$work/online" \
+    "$built/moli" pull smollm2-135m-instruct >/dev/null 2>&1 &
+download=$!
+for attempt in $(seq 600); do
+    foreign "$work/online" >/dev/null && break
+    ((attempt < 600)) || fail "strace did not see a download"
+    sleep 0.1
+done
+kill "$download" 2>/dev/null || true
+wait "$download" 2>/dev/null || true
 # With it, that is refused at once.
 if MOLI_HOME=$work/empty timeout 20 "${traced[@]}" -o "$work/refused" \
     "$built/moli" serve smollm2-135m-instruct --offline --port 0 >/dev/null 2>"$work/log"; then
