@@ -29,7 +29,7 @@ trap '[[ -z $server ]] || kill "$server"; rm -rf "$work"' EXIT
 models=("$work/tiny.gguf" --model "embedding=$work/tiny-embedding.gguf")
 models+=(--model "thinking=$work/tiny-thinking.gguf" --model "spare=$work/tiny-thinking.gguf")
 [[ ${MOLI_TEST_MODELS:-} == off ]] || models+=(--model smollm2=smollm2-135m-instruct)
-"$built/moli" serve "${models[@]}" --port 0 --threads 1 2>"$work/log" &
+"$built/moli" serve "${models[@]}" --port 0 --threads 1 --queue 64 2>"$work/log" &
 server=$!
 # The port is one that is free: the server says which.
 for _ in $(seq 300); do

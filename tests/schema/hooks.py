@@ -32,7 +32,7 @@ def near_whole(number):
         single = struct.unpack("f", struct.pack("f", number))[0]
     except OverflowError:
         return False
-    return single != number and single == int(single)
+    return single != number and single.is_integer()
 
 
 def floats(value):
