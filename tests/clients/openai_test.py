@@ -285,7 +285,7 @@ class Streams(unittest.TestCase):
     def test_who_leaves_frees_the_place(self):
         stream = ask(**self.LONG, stream=True)
         next(iter(stream))
-        self.assertEqual(metric("moli_requests_running"), 1)
+        eventually("it runs", lambda: metric("moli_requests_running") == 1)
         stream.close()
         eventually("nothing runs", lambda: metric("moli_requests_running") == 0)
 
