@@ -85,8 +85,7 @@ pub(crate) enum Format {
     Schema(Map<String, Value>),
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(as = ollama::FormatWord)]
+#[derive(Debug, Deserialize)]
 pub(crate) enum FormatWord {
     /// A JSON object.
     #[serde(rename = "json")]
@@ -94,6 +93,20 @@ pub(crate) enum FormatWord {
     /// Anything.
     #[serde(rename = "")]
     Any,
+}
+
+// The derived one would have the variant's name for the empty word.
+impl utoipa::PartialSchema for FormatWord {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        let words = utoipa::openapi::ObjectBuilder::new().enum_values(Some(["json", ""]));
+        words.schema_type(utoipa::openapi::schema::Type::String).into()
+    }
+}
+
+impl ToSchema for FormatWord {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "ollama.FormatWord".into()
+    }
 }
 
 /// Whether, or how much, to think first.
