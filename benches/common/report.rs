@@ -19,15 +19,12 @@ pub(crate) struct Machine {
 impl Machine {
     /// This one, now, for work on that many threads.
     pub(crate) fn here(threads: usize) -> Self {
-        let processor = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        });
+        let machine = moli_bench::machine::describe(Isa::detect());
         let date = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output().ok();
         let load = fs::read_to_string("/proc/loadavg").ok();
         let unknown = || "unknown".to_owned();
         Self {
-            processor: processor.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            processor: machine.cpu.unwrap_or(machine.arch),
             threads,
             date: date.map_or_else(unknown, |date| String::from_utf8_lossy(&date.stdout).trim().to_owned()),
             load: load.and_then(|load| Some(load.split(' ').next()?.to_owned())).unwrap_or_else(unknown),
@@ -63,13 +60,9 @@ pub(crate) fn end(result: Result<(), Error>) -> ExitCode {
     }
 }
 
-/// The middle one, or the mean of the middle two; NaN of none.
+/// The middle one, or the mean of the middle two; 0 of none.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let middle = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-    let half = values.len() / 2;
-    if values.len() % 2 == 1 { middle(half) } else { (middle(half.wrapping_sub(1)) + middle(half)) / 2.0 }
+    moli_bench::statistics::median(&values.into_iter().collect::<Vec<_>>())
 }
 
 /// Three digits that count.

@@ -1,6 +1,5 @@
 //! What the machine can do at most, measured beside the rows: reading, and multiply-adds of the instruction set in use.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -8,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use moli_kernels::{Isa, KernelError, Kernels, Pool, peak, zeroed};
 
+use crate::machine::last_level_caches;
 use crate::report::Limits;
+use crate::statistics::median;
 
 /// Bytes that are read, at least: beyond the caches of most machines.
 const LEAST_BUFFER: u64 = 256 << 20;
@@ -73,12 +74,14 @@ impl Meter {
     /// # Errors
     /// If the memory or the threads can't be had.
     pub fn new(threads: usize) -> Result<Self, LimitsError> {
-        let caches = last_level_caches(Path::new("/sys/devices/system/cpu"));
-        // A system that does not say what there is has no limit.
-        let memory = moli_engine::memory_limit(None).ok().flatten().map(|limit| limit.bytes);
-        let bytes = buffer_bytes(caches, memory);
+        let (caches, bytes) = planned();
         let data = touched(bytes, threads.max(1)).ok_or(LimitsError::OutOfMemory { bytes })?;
         Self::with(threads, Arc::new(data), caches)
+    }
+
+    /// Bytes of the buffer that a meter makes on this machine.
+    pub fn planned_bytes() -> u64 {
+        planned().1
     }
 
     /// The same for another number of threads, with the same buffer.
@@ -139,21 +142,23 @@ impl Meter {
 impl Limits {
     /// The medians of the samples of so many threads, of which there is at least one.
     pub fn of(threads: usize, samples: &[Sample]) -> Self {
-        let int8: Vec<f64> = samples.iter().filter_map(|sample| sample.int8).collect();
+        let all = |of: fn(&Sample) -> Option<f64>| samples.iter().filter_map(of).collect::<Vec<_>>();
+        let int8 = all(|sample| sample.int8);
         Self {
             threads,
-            read_bytes_per_second: median(samples.iter().map(|sample| sample.read).collect()),
-            int8_macs_per_second: (!int8.is_empty()).then(|| median(int8)),
-            f32_macs_per_second: median(samples.iter().map(|sample| sample.f32).collect()),
+            read_bytes_per_second: median(&all(|sample| Some(sample.read))),
+            int8_macs_per_second: (!int8.is_empty()).then(|| median(&int8)),
+            f32_macs_per_second: median(&all(|sample| Some(sample.f32))),
         }
     }
 }
 
-/// The middle one, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or_default();
-    (at(values.len() / 2) + at(values.len().saturating_sub(1) / 2)) / 2.0
+/// Bytes of all last-level caches, and of the buffer.
+fn planned() -> (Option<u64>, u64) {
+    let caches = last_level_caches(Path::new("/"));
+    // A system that does not say what there is has no limit.
+    let memory = moli_engine::memory_limit(None).ok().flatten().map(|limit| limit.bytes);
+    (caches, buffer_bytes(caches, memory))
 }
 
 /// Bytes of the buffer, given those of the last-level caches and of the memory that there is.
@@ -167,47 +172,15 @@ fn buffer_bytes(caches: Option<u64>, memory: Option<u64>) -> u64 {
 fn touched(bytes: u64, threads: usize) -> Option<Vec<u8>> {
     let mut data: Vec<u8> = zeroed(usize::try_from(bytes).ok()?)?;
     let part = data.len().div_ceil(threads).max(1);
-    thread::scope(|scope| {
-        for part in data.chunks_mut(part) {
-            // Where no thread can be had, this one writes.
-            if thread::Builder::new().spawn_scoped(scope, || part.fill(1)).is_err() {
-                break;
-            }
-        }
+    let started = thread::scope(|scope| {
+        let mut parts = data.chunks_mut(part);
+        parts.all(|part| thread::Builder::new().spawn_scoped(scope, || part.fill(1)).is_ok())
     });
-    data.fill(1);
-    Some(data)
-}
-
-/// Bytes of all the machine's last-level caches together, from the folder of its processors.
-fn last_level_caches(cpus: &Path) -> Option<u64> {
-    let mut level = 0;
-    // Each by the processors that share it.
-    let mut found: Vec<(String, u64)> = Vec::new();
-    for cpu in fs::read_dir(cpus).ok()?.flatten() {
-        let Ok(indices) = fs::read_dir(cpu.path().join("cache")) else { continue };
-        for index in indices.flatten().map(|index| index.path()) {
-            let text = |name: &str| fs::read_to_string(index.join(name)).map(|text| text.trim().to_owned());
-            let (Ok(this), Ok(size), Ok(shared)) = (text("level"), text("size"), text("shared_cpu_list"))
-            else {
-                continue;
-            };
-            let (Ok(this), Some(size)) = (this.parse::<u32>(), kibibytes(&size)) else { continue };
-            if this > level {
-                level = this;
-                found.clear();
-            }
-            if this == level && !found.iter().any(|(others, _)| *others == shared) {
-                found.push((shared, size));
-            }
-        }
+    if !started {
+        // Where no thread can be had, this one writes.
+        data.fill(1);
     }
-    (!found.is_empty()).then(|| found.iter().fold(0, |sum: u64, (_, size)| sum.saturating_add(*size)))
-}
-
-/// The bytes of a size such as `32768K`.
-fn kibibytes(text: &str) -> Option<u64> {
-    text.strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)
+    Some(data)
 }
 
 #[cfg(test)]
@@ -267,32 +240,5 @@ mod tests {
         assert!(meter(3 * MIB, Some(2 * MIB)));
         assert!(!meter(4 * MIB, Some(2 * MIB)));
         assert!(!meter(MIB, None));
-    }
-
-    #[test]
-    fn the_last_caches_are_added_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = |cpu: u32, index: u32, level: &str, size: &str, shared: &str| {
-            let path = folder.path().join(format!("cpu{cpu}/cache/index{index}"));
-            fs::create_dir_all(&path).unwrap();
-            for (name, text) in [("level", level), ("size", size), ("shared_cpu_list", shared)] {
-                fs::write(path.join(name), format!("{text}\n")).unwrap();
-            }
-        };
-        assert_eq!(last_level_caches(&folder.path().join("none")), None);
-        assert_eq!(last_level_caches(folder.path()), None);
-        // Two clusters of two, each with a cache of its own.
-        for cpu in 0..4 {
-            let cluster = if cpu < 2 { "0-1" } else { "2-3" };
-            cache(cpu, 0, "1", "32K", &cpu.to_string());
-            cache(cpu, 1, "2", "512K", cluster);
-        }
-        assert_eq!(last_level_caches(folder.path()), Some(MIB));
-        cache(3, 2, "3", "8192K", "0-3");
-        assert_eq!(last_level_caches(folder.path()), Some(8 * MIB));
-        // What makes no sense is as if it were not there.
-        cache(3, 3, "4", "lots", "0-3");
-        cache(2, 3, "x", "1K", "0-3");
-        assert_eq!(last_level_caches(folder.path()), Some(8 * MIB));
     }
 }

@@ -83,6 +83,16 @@ impl Answers {
         Ok(self.write(text.as_bytes())?)
     }
 
+    /// Writes a report, for programs or for people.
+    pub(crate) fn report<R: Serialize>(
+        &mut self,
+        json: bool,
+        report: &R,
+        people: impl FnOnce(&R) -> String,
+    ) -> Result<()> {
+        if json { self.json(report) } else { Ok(self.text(&people(report))?) }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), StdoutError> {
         let mut out = io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).map_err(StdoutError)

@@ -1,8 +1,8 @@
 //! What callers send to the thread that computes.
 //!
 //! Requests that wait are counted, and refused at once where there are too many: nobody's queue grows without bound. Those that
-//! the next step can take on wait for nobody, and take no room: a burst that comes between two steps finds the batch's free
-//! places as well as the queue's. Other messages pass. Whoever closes the inbox gets what is still in it; nothing is lost in between.
+//! the batch has places for wait for nobody, and take no room: a burst that comes between two steps finds its free places as well as
+//! the queue's. Other messages pass. Whoever closes the inbox gets what is still in it; nothing is lost in between.
 
 use std::collections::VecDeque;
 
@@ -29,7 +29,7 @@ struct State<T> {
     messages: VecDeque<T>,
     /// Requests that were sent and neither [`taken on`](Inbox::taken_on) nor [`left`](Inbox::left).
     waiting: usize,
-    /// Requests that the next step can take on.
+    /// Free places of the batch.
     places: usize,
     woken: bool,
     closed: bool,
@@ -81,7 +81,7 @@ impl<T> Inbox<T> {
         state.waiting = state.waiting.saturating_sub(1);
     }
 
-    /// Takes note of how many requests the next step can take on.
+    /// Takes note of how many places of the batch are free.
     pub(crate) fn set_places(&self, places: usize) {
         self.lock().places = places;
     }

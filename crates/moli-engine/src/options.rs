@@ -62,7 +62,7 @@ pub struct EngineOptions {
 pub struct Scheduling {
     /// Answers that are computed in turns, at most [`MAX_BATCH`]; the others wait.
     pub max_batch: usize,
-    /// Answers that may wait beyond those that the next step takes on; one more is refused at once.
+    /// Answers that may wait beyond those that the batch has free places for; one more is refused at once.
     pub max_queue: usize,
     /// Tokens of a prompt that are computed at once while others are at their answers: the longest that these wait for it.
     pub shared_chunk: usize,

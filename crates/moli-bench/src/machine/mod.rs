@@ -30,6 +30,11 @@ pub fn describe(isa: Isa) -> Machine {
     describe_under(Path::new("/"), isa)
 }
 
+/// Bytes of all last-level caches of the machine that `/proc` and `/sys` under `root` describe.
+pub(crate) fn last_level_caches(root: &Path) -> Option<u64> {
+    processor::Processors::read(root).last_level_caches()
+}
+
 /// The machine that `/proc` and `/sys` under `root` describe.
 #[must_use]
 pub fn describe_under(root: &Path, isa: Isa) -> Machine {

@@ -107,21 +107,39 @@ impl Processors {
 
     /// The caches of the fastest processor, from the nearest.
     pub(super) fn caches(&self) -> Vec<Cache> {
-        let Some(fastest) = self.fastest() else { return Vec::new() };
-        let cache = |index: usize| {
-            let file = |file: &str| self.file(fastest, &format!("cache/index{index}/{file}"));
-            Some(Cache {
+        let caches = self.fastest().into_iter().flat_map(|fastest| self.caches_of(fastest));
+        let mut caches: Vec<_> = caches.map(|(cache, _)| cache).collect();
+        caches.sort_by_key(|cache| cache.level);
+        caches
+    }
+
+    /// Bytes of all last-level caches together; `None` where the system says nothing of caches.
+    pub(super) fn last_level_caches(&self) -> Option<u64> {
+        let all: Vec<_> = self.online.iter().flat_map(|&cpu| self.caches_of(cpu)).collect();
+        let last = all.iter().map(|(cache, _)| cache.level).max()?;
+        // Each once, by the processors that share it.
+        let each: BTreeMap<_, _> = all
+            .iter()
+            .filter(|(cache, _)| cache.level == last)
+            .map(|(cache, shared)| (shared, cache.bytes))
+            .collect();
+        Some(each.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes)))
+    }
+
+    /// The caches of a processor, each with the list of those that share it.
+    fn caches_of(&self, cpu: u32) -> impl Iterator<Item = (Cache, String)> {
+        (0..MOST_CACHES).filter_map(move |index| {
+            let file = |file: &str| self.file(cpu, &format!("cache/index{index}/{file}"));
+            let shared = text(&file("shared_cpu_list")).unwrap_or_default().trim().to_owned();
+            let cache = Cache {
                 level: number(&file("level")).filter(|level| (1..=9).contains(level))?,
                 kind: name(&file("type"))?.to_lowercase(),
                 bytes: size(&text(&file("size"))?)?,
-                shared_by: text(&file("shared_cpu_list"))
-                    .and_then(|list| parse_cpu_list(&list))
-                    .map(|cpus| cpus.len()),
-            })
-        };
-        let mut caches: Vec<_> = (0..MOST_CACHES).filter_map(cache).collect();
-        caches.sort_by_key(|cache| cache.level);
-        caches
+                shared_by: parse_cpu_list(&shared).map(|cpus| cpus.len()),
+            };
+            // One that is shared with nobody is this processor's, whether the system says so or not.
+            Some((cache, if shared.is_empty() { cpu.to_string() } else { shared }))
+        })
     }
 }
 

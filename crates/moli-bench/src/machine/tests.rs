@@ -311,3 +311,29 @@ fn this_machine_is_described() {
     assert!(machine.memory_bytes.unwrap() > 1 << 28);
     assert!(machine.isas.contains(&machine.isa));
 }
+
+#[test]
+fn the_last_caches_are_added_up() {
+    let cache = |tree: Tree, cpu: u32, index: u32, level: &str, size: &str, shared: &str| {
+        [("level", level), ("type", "Unified"), ("size", size), ("shared_cpu_list", shared)]
+            .into_iter()
+            .fold(tree, |tree, (name, text)| {
+                tree.cpu(cpu, &format!("cache/index{index}/{name}"), &format!("{text}\n"))
+            })
+    };
+    let tree = Tree::new().with("sys/devices/system/cpu/online", "0-3\n");
+    assert_eq!(last_level_caches(tree.root()), None);
+    // Two clusters of two, each with a cache of its own.
+    let tree = (0..4).fold(tree, |tree, cpu| {
+        let cluster = if cpu < 2 { "0-1" } else { "2-3" };
+        let tree = cache(tree, cpu, 0, "1", "32K", &cpu.to_string());
+        cache(tree, cpu, 1, "2", "512K", cluster)
+    });
+    assert_eq!(last_level_caches(tree.root()), Some(1 << 20));
+    let tree = cache(tree, 3, 2, "3", "8M", "0-3");
+    assert_eq!(last_level_caches(tree.root()), Some(8 << 20));
+    // What makes no sense is as if it were not there.
+    let tree = cache(tree, 3, 3, "4", "lots", "0-3");
+    let tree = cache(tree, 2, 3, "x", "1K", "0-3");
+    assert_eq!(last_level_caches(tree.root()), Some(8 << 20));
+}

@@ -1,14 +1,14 @@
 //! The conditions of a row, whose repetitions lie apart.
 
 use crate::report::Conditions;
+use crate::statistics::median;
 
 /// Joins those of all repetitions; `tokens` were computed in all of them.
 pub(super) fn join(parts: &[Conditions], tokens: usize) -> Conditions {
     let wall_seconds = parts.iter().map(|part| part.wall_seconds).sum();
     let joules = sum(parts, |part| part.joules);
     let frequency = |index: usize| parts.iter().filter_map(move |part| part.frequency?.get(index).copied());
-    let mut middle: Vec<f64> = frequency(1).collect();
-    middle.sort_by(f64::total_cmp);
+    let middle = median(&frequency(1).collect::<Vec<_>>());
     let (low, high) = (frequency(0).reduce(f64::min), frequency(2).reduce(f64::max));
     Conditions {
         cpu_seconds: sum(parts, |part| part.cpu_seconds),
@@ -19,10 +19,7 @@ pub(super) fn join(parts: &[Conditions], tokens: usize) -> Conditions {
         minor_faults: total(parts, |part| part.minor_faults),
         others: mean(parts, |part| part.others),
         stolen: mean(parts, |part| part.stolen),
-        frequency: low
-            .zip(middle.get(middle.len() / 2).copied())
-            .zip(high)
-            .map(|((low, middle), high)| [low, middle, high]),
+        frequency: low.zip(high).map(|(low, high)| [low, middle, high]),
         temperature: parts.iter().filter_map(|part| part.temperature).reduce(f64::max),
         throttled: total(parts, |part| part.throttled),
         joules,
@@ -80,7 +77,7 @@ mod tests {
         assert_eq!((joined.peak_resident_bytes, joined.resident_bytes), (Some(12), Some(8)));
         assert_eq!((joined.minor_faults, joined.temperature), (None, Some(50.0)));
         assert!((joined.others.unwrap() - 0.2).abs() < 1e-12);
-        assert_eq!((joined.stolen, joined.frequency), (None, Some([0.5, 2.5, 3.0])));
+        assert_eq!((joined.stolen, joined.frequency), (None, Some([0.5, 2.25, 3.0])));
         assert_eq!((joined.joules, joined.joules_per_token), (Some(10.0), Some(2.0)));
         assert_eq!(join(&[], 0), Conditions::default());
     }

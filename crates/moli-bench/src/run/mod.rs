@@ -194,7 +194,9 @@ impl Run<'_> {
     /// allocated: nobody should wait an hour for being told that the last model's context is too long.
     fn groups(&mut self) -> Result<Vec<Vec<usize>>, RunError> {
         let sources = &self.options.models;
-        let mut needed = 0u64;
+        // All meters share what they read.
+        let meters = if self.options.limits { Meter::planned_bytes() } else { 0 };
+        let mut needed = meters;
         for (source, name) in sources.iter().zip(&self.names) {
             if let Source::Memory(model) = source {
                 fits(source, model.size_bytes())?;
@@ -202,7 +204,7 @@ impl Run<'_> {
             let (model, cases) = (Loaded::outline(source)?, self.options.cases(name));
             model.check(&cases)?;
             let bytes = model.bytes(&cases)?;
-            fits(source, bytes)?;
+            fits(source, bytes.saturating_add(meters))?;
             needed = needed.saturating_add(bytes);
         }
         let places = 0..sources.len();
@@ -217,13 +219,18 @@ impl Run<'_> {
     }
 
     /// What measures the machine's limits, by threads.
-    fn meters(&self) -> Result<BTreeMap<usize, Meter>, RunError> {
-        let threads = self.options.threads.iter().filter(|_| self.options.limits);
-        let meter = |&threads: &usize| match Meter::new(threads) {
-            Ok(meter) => Ok((threads, meter)),
-            Err(error) => Err(RunError::Limits { threads, reason: error.to_string() }),
-        };
-        threads.map(meter).collect()
+    fn meters(&mut self) -> Result<BTreeMap<usize, Meter>, RunError> {
+        let mut meters: BTreeMap<usize, Meter> = BTreeMap::new();
+        for &threads in self.options.threads.iter().filter(|_| self.options.limits) {
+            let meter = match meters.values().next() {
+                Some(other) => other.with_threads(threads),
+                None => Meter::new(threads),
+            };
+            let meter = meter.map_err(|error| RunError::Limits { threads, reason: error.to_string() })?;
+            meters.insert(threads, meter);
+        }
+        meters.values().next().and_then(Meter::note).into_iter().for_each(|note| self.note(note));
+        Ok(meters)
     }
 
     /// Measures models that take turns.

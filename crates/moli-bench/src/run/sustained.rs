@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::options::tokens;
 use super::{Event, Outcome, RunError};
 use crate::report::{Case, Conditions, Moment};
+use crate::statistics::median;
 use crate::watch::Watch;
 
 /// The least time of a moment: short repetitions are taken together.
@@ -57,12 +58,11 @@ pub(super) fn run(
 /// How fast the last tenth was beside the first.
 fn trend(moments: &[Moment]) -> Option<String> {
     let tenth = moments.len().div_ceil(10);
-    let median = |moments: &[Moment]| {
-        let mut rates: Vec<f64> = moments.iter().map(|moment| moment.rate).collect();
-        rates.sort_by(f64::total_cmp);
-        rates.get(rates.len() / 2).copied()
+    let rate = |moments: &[Moment]| {
+        let rates: Vec<f64> = moments.iter().map(|moment| moment.rate).collect();
+        (!rates.is_empty()).then(|| median(&rates))
     };
-    let (first, last) = (median(moments.get(..tenth)?)?, median(moments.get(moments.len() - tenth..)?)?);
+    let (first, last) = (rate(moments.get(..tenth)?)?, rate(moments.get(moments.len() - tenth..)?)?);
     let change = (last / first - 1.0) * 100.0;
     Some(format!(
         "sustained: the last tenth ran at {last:.4} tokens/s, the first at {first:.4}: {change:+.1}%"

@@ -72,12 +72,7 @@ struct Seen {
 impl Doctor {
     pub(crate) fn run(self) -> Result<Exit> {
         let report = report();
-        let mut answers = Answers::new();
-        if self.json {
-            answers.json(&report)?;
-        } else {
-            answers.text(&report.describe())?;
-        }
+        Answers::new().report(self.json, &report, Report::describe)?;
         Ok(Exit::Done)
     }
 }

@@ -157,12 +157,7 @@ impl Inspect {
         if self.tensors {
             report.tensors = Some(gguf.tensors().map(tensor).collect());
         }
-        let mut answers = Answers::new();
-        if self.json {
-            answers.json(&report)?;
-        } else {
-            answers.text(&report.describe())?;
-        }
+        Answers::new().report(self.json, &report, Report::describe)?;
         Ok(Exit::Done)
     }
 }

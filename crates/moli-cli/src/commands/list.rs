@@ -41,12 +41,7 @@ impl List {
             note!("a catalogue file was left out: {}", escape(&problem.to_string()));
         }
         let listing = Listing { models: models(&hub)? };
-        let mut answers = Answers::new();
-        if self.json {
-            answers.json(&listing)?;
-        } else {
-            answers.text(&table(&listing.models))?;
-        }
+        Answers::new().report(self.json, &listing, |listing| table(&listing.models))?;
         Ok(Exit::Done)
     }
 }

@@ -48,13 +48,11 @@ impl Perplexity {
         let ids = engine.tokenizer().encode(&text, options)?;
         note!("{} tokens, {} pieces of {}", ids.len(), ids.len() / self.context, self.context);
         let measured = moli_engine::perplexity(&engine, &ids, self.context)?;
-        let mut answers = Answers::new();
-        if self.json {
-            answers.json(&Measured { perplexity: measured.perplexity, tokens: measured.tokens })?;
-        } else {
-            answers
-                .text(&format!("perplexity {:.4} over {} tokens\n", measured.perplexity, measured.tokens))?;
-        }
+        let measured = Measured { perplexity: measured.perplexity, tokens: measured.tokens };
+        let people = |measured: &Measured| {
+            format!("perplexity {:.4} over {} tokens\n", measured.perplexity, measured.tokens)
+        };
+        Answers::new().report(self.json, &measured, people)?;
         Ok(Exit::Done)
     }
 }

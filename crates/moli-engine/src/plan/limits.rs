@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::cgroup::ControlGroup;
 use crate::{EngineError, MemoryBudget, units};
 
-/// SystemMemory from here on are the kernel's way to write that there is none.
+/// Limits from here on are the kernel's way to write that there is none.
 const UNLIMITED: u64 = 1 << 60;
 /// What is left to the rest of the machine: this part of all its memory, at most [`MOST_RESERVE`].
 const RESERVE: u64 = 16;

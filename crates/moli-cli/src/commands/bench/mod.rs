@@ -81,37 +81,16 @@ struct SyntheticArgs {
 #[command(next_help_heading = "Tests")]
 struct TestArgs {
     /// Tokens of a prompt to read; 0: none [default: 512, with --sustain 0]
-    #[arg(short = 'p', long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(short = 'p', long, value_name = "LIST", allow_negative_numbers = true)]
     n_prompt: Vec<Numbers>,
     /// Tokens to generate; 0: none
-    #[arg(
-        short = 'n',
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "128",
-        allow_negative_numbers = true
-    )]
+    #[arg(short = 'n', long, value_name = "LIST", default_value = "128", allow_negative_numbers = true)]
     n_gen: Vec<Numbers>,
     /// Tokens that stand before both, whose reading isn't timed
-    #[arg(
-        short = 'd',
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "0",
-        allow_negative_numbers = true
-    )]
+    #[arg(short = 'd', long, value_name = "LIST", default_value = "0", allow_negative_numbers = true)]
     n_depth: Vec<Numbers>,
     /// Sequences that are generated at once; of whole answers, clients
-    #[arg(
-        short,
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "1",
-        allow_negative_numbers = true
-    )]
+    #[arg(short, long, value_name = "LIST", default_value = "1", allow_negative_numbers = true)]
     batch: Vec<Numbers>,
     /// Measure whole answers too, through the engine and through the HTTP server: time to the first token, time between
     /// tokens
@@ -126,13 +105,13 @@ struct TestArgs {
 #[command(next_help_heading = "How")]
 struct HowArgs {
     /// Threads that compute [default: one for each core, the fast ones where they differ]
-    #[arg(short, long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "LIST", allow_negative_numbers = true)]
     threads: Vec<Numbers>,
     /// How keys and values are stored: f16, q8_0, f32
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f16")]
     kv_type: Vec<KvType>,
     /// Tokens that there are pages for, all sequences together [default: as many as each test needs]
-    #[arg(short, long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "LIST", allow_negative_numbers = true)]
     context: Vec<Numbers>,
     /// Times that everything is measured, after once unmeasured
     #[arg(short, long, value_name = "N", default_value_t = 5, allow_negative_numbers = true)]
