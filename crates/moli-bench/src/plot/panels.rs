@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::report::{Moment, Peak, Report, Row, Test};
+use crate::report::{Case, Moment, Peak, Report, Row, Test};
 
 use super::chart::{Axis, Chart, Series, number};
 
@@ -48,7 +48,9 @@ fn name(report: &Report, row: &Row, work: &str, with_threads: bool) -> String {
     if differ(|row| &row.case.kv_type) {
         name = format!("{name}, kv {}", row.case.kv_type);
     }
-    if report.rows.iter().any(|other| other.case.context != row.case.context) {
+    // Most contexts are what the test needs, and only those that were asked for tell rows apart.
+    let otherwise_equal = |other: &&Row| Case { context: row.case.context, ..other.case.clone() } == row.case;
+    if report.rows.iter().filter(otherwise_equal).any(|other| other.case.context != row.case.context) {
         name = format!("{name}, ctx {}", row.case.context);
     }
     if with_threads && report.rows.iter().any(|other| other.case.threads != row.case.threads) {
@@ -195,9 +197,14 @@ fn by(report: &Report, kind: Kind, along: Along) -> Option<Chart> {
     })
 }
 
+/// The longest time between two tokens that is shown, to the shortest: what is guessed right comes with the token before it.
+const LATENCIES: f64 = 1000.0;
+
 /// Times between two tokens, of every end-to-end row.
 fn latency(report: &Report) -> Option<Chart> {
     let mut series = Vec::new();
+    let ends = report.rows.iter().filter_map(|row| row.latency.as_ref()?.histogram.last());
+    let least = ends.map(|bin| bin.to * 1e3).fold(0.0, f64::max) / LATENCIES;
     for row in &report.rows {
         let Some(latency) = &row.latency else { continue };
         let total: usize = latency.histogram.iter().map(|bin| bin.count).sum();
@@ -206,23 +213,19 @@ fn latency(report: &Report) -> Option<Chart> {
         let mut line = Vec::new();
         for bin in bins {
             let share = 100.0 * bin.count as f64 / total.max(1) as f64;
-            line.extend([(bin.from * 1e3, share), (bin.to * 1e3, share)]);
+            line.extend([(least.max(bin.from * 1e3), share), (least.max(bin.to * 1e3), share)]);
         }
         let (Some(first), Some(last)) = (line.first().copied(), line.last().copied()) else { continue };
         line.insert(0, (first.0, 0.0));
         line.push((last.0, 0.0));
-        let quantiles = &latency.inter_token;
-        let [p50, p95, p99] =
-            [quantiles.p50, quantiles.p95, quantiles.p99].map(|seconds| number(seconds * 1e3));
-        let name =
-            format!("{}: {p50} / {p95} / {p99} ms", name(report, row, &row.case.work.to_string(), false));
+        let name = name(report, row, &row.case.work.to_string(), true);
         series.push(Series { joined: true, marked: false, ..points(name, line) });
     }
     let all = || series.iter().flat_map(|series| &series.points);
     all().next()?;
     Some(Chart {
         title: "Time between two tokens".to_owned(),
-        subtitle: format!("at the right p50 / p95 / p99; {}", setting(report)),
+        subtitle: format!("tokens that came together are at the left; {}", setting(report)),
         x: Axis::logarithmic("milliseconds", all().map(|point| point.0), 1.03),
         y: Axis::from_zero("% of the tokens", all().map(|point| point.1)),
         series,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::report::Test;
 use crate::samples;
 
 fn titles(report: &Report) -> Vec<String> {
@@ -18,6 +19,19 @@ fn a_full_report_has_every_chart() {
     ] {
         assert!(titles.iter().any(|title| title.contains(part)), "{part} is not in {titles:?}");
     }
+}
+
+/// As they do where nobody asks for one.
+#[test]
+fn contexts_that_follow_the_depth_part_no_line() {
+    let mut report = samples::report();
+    let whole = titles(&report);
+    for row in &mut report.rows {
+        if let Test::Prefill { tokens, depth } | Test::Decode { tokens, depth, .. } = row.case.work {
+            row.case.context = tokens + depth;
+        }
+    }
+    assert_eq!(titles(&report), whole);
 }
 
 #[test]
