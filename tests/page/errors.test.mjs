@@ -140,6 +140,8 @@ for (const [name, [breakOff, words]] of Object.entries(BROKEN)) {
     await withPage(mock.url, { failures: true }, async (page) => {
       mock.reply = async (reply) => {
         await say(reply, 'The beginning stays. ');
+        // A browser may throw away what a lost connection brought but the page had not read yet.
+        await page.waitForFunction(() => document.querySelector('.answer .markdown')?.innerText === 'The beginning stays.');
         await breakOff(reply);
       };
       await ask(page, 'first');
