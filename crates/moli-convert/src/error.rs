@@ -1,0 +1,30 @@
+//! What can keep a model from being written in another form.
+
+use std::path::PathBuf;
+
+use moli_format::FormatError;
+use moli_kernels::KernelError;
+
+/// A model that can't be written in the form that is asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// The output is there already.
+    #[error("{} exists already; nothing was written", path.display())]
+    OutputExists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output is the input.
+    #[error("{} is the input and can't be the output as well", path.display())]
+    OutputIsInput {
+        /// Both.
+        path: PathBuf,
+    },
+    /// A file that can't be read or written as a model.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Values that can't be stored in a format.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}

@@ -1,0 +1,75 @@
+//! Where a model is written to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use moli_format::GgufWriter;
+
+use crate::ConvertError;
+
+/// A path that may be written: not there yet, unless it may be replaced, and none of the inputs.
+#[derive(Debug, Clone)]
+pub struct Output {
+    path: PathBuf,
+}
+
+impl Output {
+    /// Checks a path before any work is done for it.
+    ///
+    /// # Errors
+    /// [`ConvertError::OutputIsInput`], whatever name it goes by, and [`ConvertError::OutputExists`] unless `replace`.
+    pub fn new(path: &Path, inputs: &[&Path], replace: bool) -> Result<Self, ConvertError> {
+        let path = path.to_path_buf();
+        // An output that does not exist has no canonical form, and is no input.
+        if let Ok(real) = fs::canonicalize(&path)
+            && inputs.iter().any(|input| fs::canonicalize(input).is_ok_and(|input| input == real))
+        {
+            return Err(ConvertError::OutputIsInput { path });
+        }
+        // A link that leads nowhere would be replaced as well.
+        if !replace && fs::symlink_metadata(&path).is_ok() {
+            return Err(ConvertError::OutputExists { path });
+        }
+        Ok(Self { path })
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the model beside the path and renames it when it is whole.
+    ///
+    /// # Errors
+    /// As for [`GgufWriter::write_file`]. Then there is nothing new under the path or beside it.
+    pub fn write(&self, model: &GgufWriter) -> Result<(), ConvertError> {
+        Ok(model.write_file(&self.path)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_is_never_an_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, other) = (folder.path().join("model.gguf"), folder.path().join("other.gguf"));
+        fs::write(&model, "x").unwrap();
+        let roundabout = folder.path().join(".").join("model.gguf");
+        for replace in [false, true] {
+            let refused = Output::new(&roundabout, &[&other, &model], replace);
+            assert!(matches!(refused, Err(ConvertError::OutputIsInput { .. })), "{refused:?}");
+        }
+        assert_eq!(Output::new(&other, &[&model], false).unwrap().path(), other);
+    }
+
+    #[test]
+    fn what_is_there_stays_unless_it_may_be_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        fs::write(&path, "x").unwrap();
+        assert!(matches!(Output::new(&path, &[], false), Err(ConvertError::OutputExists { .. })));
+        assert!(Output::new(&path, &[], true).is_ok());
+    }
+}
