@@ -95,6 +95,20 @@ pub enum EngineError {
         /// What the draft model has there, if anything.
         draft: Option<String>,
     },
+    /// Two models that are to be compared have different vocabularies, so that their predictions are of different things.
+    #[error(
+        "the models have different vocabularies: token {id} is {} in the first and {} in the second",
+        quoted(reference),
+        quoted(other)
+    )]
+    OtherVocabulary {
+        /// The first id that differs.
+        id: u32,
+        /// What the first model has there, if anything.
+        reference: Option<String>,
+        /// What the second model has there, if anything.
+        other: Option<String>,
+    },
     /// The model has no chat template, so messages can't be put into its format.
     #[error("the model has no chat template: give it plain text instead of messages")]
     NoChatTemplate,

@@ -23,6 +23,7 @@ mod footprint;
 pub mod kv;
 mod kv_type;
 mod runtime;
+mod squares;
 pub mod weights;
 
 pub use backend::Backend;
@@ -34,4 +35,5 @@ pub use error::ModelError;
 pub use footprint::{Footprint, Load};
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};
 pub use kv_type::KvType;
-pub use runtime::{BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, load};
+pub use runtime::{BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, load, load_observed};
+pub use squares::{ActivationSquares, Squares};

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod bench;
+mod compare;
 mod completions;
 mod doctor;
 mod doors;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Tokenize(tokenize::Tokenize),
     Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
+    Compare(Box<compare::Compare>),
     Logits(logits::Logits),
     Completions(completions::Completions),
 }
@@ -56,6 +58,7 @@ impl Command {
             Self::Tokenize(command) => command.run(),
             Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
+            Self::Compare(command) => command.run(),
             Self::Logits(command) => command.run(),
             Self::Completions(command) => command.run(),
         }
