@@ -4,7 +4,15 @@
 //! memory does not grow with the model.
 
 mod error;
+mod imatrix;
+mod keep;
+mod mixture;
 mod output;
+mod quantize;
 
 pub use error::ConvertError;
+pub use imatrix::{Imatrix, ImatrixEntry, ImatrixError};
+pub use keep::Keep;
+pub use mixture::{Choice, Mixture, ModelFacts};
 pub use output::Output;
+pub use quantize::{PlannedTensor, Progress, Quantization, QuantizeNote, QuantizeOptions};
