@@ -132,12 +132,12 @@ pub enum EngineError {
     /// Whoever asked for it cancelled it.
     #[error("it was cancelled")]
     Cancelled,
-    /// A text that is too short to measure perplexity on.
-    #[error("the text has {tokens} tokens, and perplexity at this context needs at least {needed}")]
+    /// A text that is too short for pieces of the context.
+    #[error("the text has {tokens} tokens, and at this context at least {needed} are needed")]
     TextTooShort {
         /// Tokens of the text.
         tokens: usize,
-        /// Two contexts.
+        /// The least.
         needed: usize,
     },
     /// The runtime gave another number of logits than was asked for.

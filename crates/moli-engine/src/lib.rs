@@ -36,6 +36,7 @@ mod inbox;
 mod logprob;
 mod math;
 mod model;
+mod observe;
 mod options;
 mod params;
 mod perplexity;
@@ -74,6 +75,7 @@ pub use moli_model::{BackendKind, Config, KvType};
 pub use moli_text::{
     AnswerEvent, ChatTemplate, Message, RenderedPrompt, Tokenizer, Tool, ToolCall, ToolChoice,
 };
+pub use observe::observe;
 pub use options::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, EngineOptions, MAX_BATCH, Scheduling};
 pub use params::{DryParams, GenerateParams, MAX_CHOICES, SamplerParams};
 pub use perplexity::{Perplexity, perplexity};

@@ -54,13 +54,26 @@ impl ActivationSquares {
         Self { tensors: Arc::new(Mutex::new(gguf.tensors().filter_map(of).collect())) }
     }
 
-    /// What was seen, by name; tensors that no product used have no rows.
+    /// What was seen, by name; tensors that no product used have no rows. Experts in tensors of their own (`blk.0.ffn_up.7.weight`)
+    /// are told under the name that they have in one (`blk.0.ffn_up_exps.weight`).
     #[must_use]
     pub fn get(&self) -> Vec<Squares> {
         let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<Squares> = tensors.values().cloned().collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
+        let mut all: BTreeMap<String, BTreeMap<usize, Squares>> = BTreeMap::new();
+        for squares in tensors.values() {
+            let (name, expert) = expert_of(&squares.name).unwrap_or_else(|| (squares.name.clone(), 0));
+            all.entry(name).or_default().insert(expert, squares.clone());
+        }
+        let join = |(name, experts): (String, BTreeMap<usize, Squares>)| {
+            let mut experts = experts.into_values();
+            let mut joined = Squares { name, ..experts.next()? };
+            experts.for_each(|mut expert| {
+                joined.sums.append(&mut expert.sums);
+                joined.rows.append(&mut expert.rows);
+            });
+            Some(joined)
+        };
+        all.into_iter().filter_map(join).collect()
     }
 
     /// Adds the rows of `x`, `[rows, weights.cols()]`.
@@ -82,4 +95,10 @@ impl ActivationSquares {
         }
         squares.rows[matrix] += (x.len() / squares.cols) as u64;
     }
+}
+
+/// The name of the tensor that all of an expert's kind are in, and the expert.
+fn expert_of(name: &str) -> Option<(String, usize)> {
+    let (stem, expert) = name.strip_suffix(".weight")?.rsplit_once('.')?;
+    Some((format!("{stem}_exps.weight"), expert.parse().ok()?))
 }

@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 mod doors;
 mod health;
+mod imatrix;
 mod inspect;
 mod list;
 mod logits;
@@ -35,6 +36,7 @@ pub(crate) enum Command {
     Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
     Compare(Box<compare::Compare>),
+    Imatrix(imatrix::ImatrixCommand),
     Logits(logits::Logits),
     Completions(completions::Completions),
 }
@@ -59,6 +61,7 @@ impl Command {
             Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
             Self::Compare(command) => command.run(),
+            Self::Imatrix(command) => command.run(),
             Self::Logits(command) => command.run(),
             Self::Completions(command) => command.run(),
         }
