@@ -88,9 +88,9 @@ pub enum ConvertError {
         /// The format.
         ttype: TensorType,
     },
-    /// It was told to stop.
-    #[error("interrupted; nothing was written")]
-    Interrupted,
+    /// The work was called off.
+    #[error("called off; nothing was written")]
+    Cancelled,
     /// The disk is full, or the folder is not there or can't be written to.
     #[error("cannot write {}: {source}; nothing was left there", path.display())]
     Write {

@@ -4,20 +4,16 @@ mod note;
 mod rows;
 
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moli_format::{Bytes, FormatError, Gguf, GgufWriter, Metadata, Tensor, TensorType, Value};
 use moli_kernels::{Pool, is_supported};
 
-use crate::{Choice, ConvertError, Imatrix, ImatrixError, Keep, Mixture, ModelFacts, Output};
+use crate::{Choice, ConvertError, Imatrix, ImatrixError, Keep, Mixture, ModelFacts, Output, Watch};
 
 pub use note::QuantizeNote;
 use rows::Job;
-
-/// Told how many bytes of the model have been read since the last time; may stop the work.
-pub type Progress = dyn Fn(u64) -> ControlFlow<()> + Send + Sync;
 
 /// The version of the quantised formats, as files name it.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -133,36 +129,31 @@ impl Quantization {
     ///
     /// # Errors
     /// [`ConvertError::NotFinite`] and [`ConvertError::TooLarge`] for weights that can't be stored,
-    /// [`ConvertError::Interrupted`] if `progress` says so, and as for [`Output::write`]. Then nothing is left of it.
-    pub fn write(
-        &self,
-        output: &Output,
-        pool: &Arc<Pool>,
-        progress: &Arc<Progress>,
-    ) -> Result<(), ConvertError> {
-        output.write(&self.weights(pool, progress))
+    /// [`ConvertError::Cancelled`] if `watch` says so, and as for [`Output::write`]. Then nothing is left of it.
+    pub fn write(&self, output: &Output, pool: &Arc<Pool>, watch: &Arc<Watch>) -> Result<(), ConvertError> {
+        output.write(&self.weights(pool, watch))
     }
 
     /// Makes the model in memory, in one allocation of [`file_bytes`](Self::file_bytes).
     ///
     /// # Errors
     /// As for [`write`](Self::write), or the system refuses the memory.
-    pub fn in_memory(&self, pool: &Arc<Pool>, progress: &Arc<Progress>) -> Result<Gguf, ConvertError> {
+    pub fn in_memory(&self, pool: &Arc<Pool>, watch: &Arc<Watch>) -> Result<Gguf, ConvertError> {
         let bytes = self.file_bytes()?;
         let size = usize::try_from(bytes).map_err(|_| FormatError::OutOfMemory { bytes })?;
-        let file = self.weights(pool, progress);
+        let file = self.weights(pool, watch);
         let made = Bytes::filled(size, |buffer| file.write(buffer).map_err(ConvertError::from))?;
         Ok(Gguf::from_bytes(&made)?)
     }
 
-    fn weights(&self, pool: &Arc<Pool>, progress: &Arc<Progress>) -> GgufWriter {
+    fn weights(&self, pool: &Arc<Pool>, watch: &Arc<Watch>) -> GgufWriter {
         self.file(|item| {
             let job = Job {
                 tensor: item.tensor.clone(),
                 to: item.planned.to,
                 importance: item.importance.clone(),
                 pool: Arc::clone(pool),
-                progress: Arc::clone(progress),
+                watch: Arc::clone(watch),
             };
             Box::new(move |out| job.write(out))
         })

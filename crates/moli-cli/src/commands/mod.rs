@@ -10,6 +10,7 @@ mod list;
 mod logits;
 mod perplexity;
 mod pull;
+mod quantize;
 mod rm;
 mod run;
 mod serve;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Tokenize(tokenize::Tokenize),
     Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
+    Quantize(Box<quantize::Quantize>),
     Logits(logits::Logits),
     Completions(completions::Completions),
 }
@@ -56,6 +58,7 @@ impl Command {
             Self::Tokenize(command) => command.run(),
             Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
+            Self::Quantize(command) => command.run(),
             Self::Logits(command) => command.run(),
             Self::Completions(command) => command.run(),
         }

@@ -64,8 +64,8 @@ fn imatrix(entries: &[(&str, usize, &[f32])]) -> Imatrix {
     Imatrix { datasets: vec!["text.txt".into()], chunk_count: 7, chunk_size: 512, entries: entries.collect() }
 }
 
-fn go_on() -> Arc<Progress> {
-    Arc::new(|_| ControlFlow::Continue(()))
+fn go_on() -> Arc<Watch> {
+    Arc::new(|_| true)
 }
 
 fn quantised(model: &Gguf, options: &QuantizeOptions, threads: usize) -> Result<Gguf, ConvertError> {
@@ -179,9 +179,9 @@ fn all_of_the_model_is_reported_as_read() {
     let quantization = Quantization::new(&model, &options(Mixture::Q8_0)).unwrap();
     let read = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&read);
-    let progress: Arc<Progress> = Arc::new(move |bytes| {
+    let progress: Arc<Watch> = Arc::new(move |bytes| {
         counter.fetch_add(bytes, Ordering::Relaxed);
-        ControlFlow::Continue(())
+        true
     });
     quantization.in_memory(&Arc::new(Pool::new(2)), &progress).unwrap();
     assert_eq!(read.load(Ordering::Relaxed), quantization.input_bytes());
@@ -193,9 +193,9 @@ fn who_stops_it_finds_nothing_written() {
     let path = folder.path().join("out.gguf");
     let output = Output::new(&path, &[], false).unwrap();
     let quantization = Quantization::new(&model(|_| ()), &options(Mixture::Q8_0)).unwrap();
-    let stop: Arc<Progress> = Arc::new(|_| ControlFlow::Break(()));
+    let stop: Arc<Watch> = Arc::new(|_| false);
     let stopped = quantization.write(&output, &Arc::new(Pool::new(1)), &stop).unwrap_err();
-    assert!(matches!(stopped, ConvertError::Interrupted), "{stopped}");
+    assert!(matches!(stopped, ConvertError::Cancelled), "{stopped}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
