@@ -187,6 +187,9 @@ fn tensors(model: &Gguf) -> Result<Vec<PortableTensor>, ConvertError> {
         let heads = order.heads(&tensor.name);
         if let Some((stack, number)) = expert(&tensor.name) {
             let at = *stacks.entry(stack.clone()).or_insert(all.len());
+            if at == all.len() && number > 0 {
+                return Err(ConvertError::Experts { tensor: tensor.name.clone() });
+            }
             let Some(first) = all.get_mut(at) else {
                 let dims = tensor.dims.clone();
                 let parts = vec![tensor.data.clone()];
