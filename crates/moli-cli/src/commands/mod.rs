@@ -2,6 +2,7 @@
 
 mod bench;
 mod completions;
+mod convert;
 mod doctor;
 mod doors;
 mod health;
@@ -32,6 +33,7 @@ pub(crate) enum Command {
     Inspect(inspect::Inspect),
     Doctor(doctor::Doctor),
     Tokenize(tokenize::Tokenize),
+    Convert(convert::Convert),
     Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
     Quantize(Box<quantize::Quantize>),
@@ -56,6 +58,7 @@ impl Command {
             Self::Inspect(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Tokenize(command) => command.run(),
+            Self::Convert(command) => command.run(),
             Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
             Self::Quantize(command) => command.run(),

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moli_format::{Tensor, TensorType};
+use moli_format::TensorType;
 use moli_kernels::{Pool, dequantize, is_supported, quantize_rows};
 
-use crate::{ConvertError, Watch};
+use crate::{ConvertError, PortableTensor, Watch};
 
 /// Weights that a thread takes at a time, unless a row has more.
 const SPAN: usize = 1 << 16;
@@ -18,7 +18,7 @@ const MOST_HALF: f32 = 65_504.0;
 
 /// A tensor and what it shall become.
 pub(super) struct Job {
-    pub(super) tensor: Tensor,
+    pub(super) tensor: PortableTensor,
     pub(super) to: TensorType,
     pub(super) importance: Option<Arc<[f32]>>,
     pub(super) pool: Arc<Pool>,
@@ -69,10 +69,10 @@ impl Job {
                     return Err(io::Error::other(error));
                 }
                 out.write_all(&slot.bytes)?;
-                read += self.bytes(&slot.rows).len() as u64;
+                read += (slot.rows.len() * self.row_bytes()) as u64;
             }
             // Or the pages of the whole file would be counted as this process's.
-            self.tensor.data.release();
+            self.tensor.release();
             if !(self.watch)(read) {
                 return Err(io::Error::other(ConvertError::Cancelled));
             }
@@ -97,32 +97,26 @@ impl Job {
         self.tensor.dims.get(1).map_or(1, |&rows| rows as usize).max(1)
     }
 
-    /// Rows in the format that they have.
-    fn bytes(&self, rows: &Range<usize>) -> &[u8] {
-        let row = self.tensor.ttype.row_bytes(self.tensor.cols()).unwrap_or_default();
-        self.tensor.data.get(rows.start * row..rows.end * row).unwrap_or_default()
+    fn row_bytes(&self) -> usize {
+        self.tensor.ttype.row_bytes(self.tensor.cols()).unwrap_or_default()
     }
 
     /// Makes the bytes of a slot's rows.
     fn convert(&self, slot: &mut Slot, scratch: &mut Scratch) -> Result<(), ConvertError> {
         let (from, cols) = (self.tensor.ttype, self.tensor.cols());
         let Scratch { weights, stored } = scratch;
-        let source = self.bytes(&slot.rows);
         slot.bytes.clear();
-        if !is_supported(from) {
-            slot.bytes.extend_from_slice(source);
-            return Ok(());
-        }
-        weights.resize(slot.rows.len() * cols, 0.0);
-        dequantize(from, source, weights)?;
-        let tensor = || self.tensor.name.clone();
-        for (row, weights) in slot.rows.clone().zip(weights.chunks_exact(cols)) {
-            if let Some(&value) = weights.iter().find(|weight| !weight.is_finite()) {
-                return Err(ConvertError::NotFinite { tensor: tensor(), row, value });
+        if is_supported(from) {
+            weights.resize(slot.rows.len() * cols, 0.0);
+            for (row, weights) in slot.rows.clone().zip(weights.chunks_exact_mut(cols)) {
+                dequantize(from, self.tensor.row(row), weights)?;
+                if let Some(&value) = weights.iter().find(|weight| !weight.is_finite()) {
+                    return Err(ConvertError::NotFinite { tensor: self.tensor.name.clone(), row, value });
+                }
             }
         }
         if self.to == from {
-            slot.bytes.extend_from_slice(source);
+            slot.rows.clone().for_each(|row| slot.bytes.extend_from_slice(self.tensor.row(row)));
             return Ok(());
         }
         let expert = slot.rows.start / self.expert_rows();
@@ -135,7 +129,8 @@ impl Job {
             let (value, most) = (greatest(weights), greatest(stored).abs());
             // A weight or the scale of its block may be beyond half precision.
             if value.abs() > MOST_HALF && (most < value.abs() / 2.0 || most.is_infinite()) {
-                return Err(ConvertError::TooLarge { tensor: tensor(), row, value, ttype: self.to });
+                let tensor = self.tensor.name.clone();
+                return Err(ConvertError::TooLarge { tensor, row, value, ttype: self.to });
             }
         }
         Ok(())
