@@ -29,7 +29,7 @@ pub use keep::Keep;
 pub use mixture::{Choice, Mixture, ModelFacts};
 pub use output::Output;
 pub use portable::{Portable, PortableTensor};
-pub use quantize::{PlannedTensor, Quantization, QuantizeNote, QuantizeOptions};
+pub use quantize::{InMemory, PlannedTensor, Quantization, QuantizeNote, QuantizeOptions};
 
 /// Told of each stretch of so many bytes that was read; `false` calls the work off.
 pub type Watch = dyn Fn(u64) -> bool + Send + Sync;

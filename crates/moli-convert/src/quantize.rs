@@ -1,5 +1,6 @@
 //! Quantising a model.
 
+mod memory;
 mod note;
 mod rows;
 
@@ -15,6 +16,7 @@ use crate::{
     Watch,
 };
 
+pub use memory::InMemory;
 pub use note::QuantizeNote;
 use rows::Job;
 
@@ -130,13 +132,7 @@ impl Quantization {
 
     fn weights(&self, pool: &Arc<Pool>, watch: &Arc<Watch>) -> GgufWriter {
         self.file(|item| {
-            let job = Job {
-                tensor: item.tensor.clone(),
-                to: item.planned.to,
-                importance: item.importance.clone(),
-                pool: Arc::clone(pool),
-                watch: Arc::clone(watch),
-            };
+            let job = Job::new(item, pool, watch);
             Box::new(move |out| job.write(out))
         })
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use moli_format::TensorType;
 use moli_kernels::{Pool, dequantize, is_supported, quantize_rows};
 
+use super::Item;
 use crate::{ConvertError, PortableTensor, Watch};
 
 /// Weights that a thread takes at a time, unless a row has more.
@@ -18,11 +19,11 @@ const MOST_HALF: f32 = 65_504.0;
 
 /// A tensor and what it shall become.
 pub(super) struct Job {
-    pub(super) tensor: PortableTensor,
-    pub(super) to: TensorType,
-    pub(super) importance: Option<Arc<[f32]>>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) watch: Arc<Watch>,
+    tensor: PortableTensor,
+    to: TensorType,
+    importance: Option<Arc<[f32]>>,
+    pool: Arc<Pool>,
+    watch: Arc<Watch>,
 }
 
 /// What a thread makes of a span.
@@ -41,6 +42,16 @@ struct Scratch {
 }
 
 impl Job {
+    pub(super) fn new(item: &Item, pool: &Arc<Pool>, watch: &Arc<Watch>) -> Self {
+        Self {
+            tensor: item.tensor.clone(),
+            to: item.planned.to,
+            importance: item.importance.clone(),
+            pool: Arc::clone(pool),
+            watch: Arc::clone(watch),
+        }
+    }
+
     /// Writes the tensor in its new format. What goes wrong but for the writing is a [`ConvertError`] inside the error.
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let threads = self.pool.threads();

@@ -326,3 +326,24 @@ fn an_exception_that_no_tensor_is_is_refused() {
         Quantization::new(&model(|_| ()), &QuantizeOptions { keep, ..options(Mixture::Q4KM) }).unwrap_err();
     assert_eq!(error.to_string(), "no tensor that is quantised matches \"output_norm\"");
 }
+
+#[test]
+fn what_is_quantised_into_memory_is_what_is_written() {
+    let model = model(|_| ());
+    let pool = Arc::new(Pool::new(2));
+    let in_memory = InMemory::new(&model, Mixture::Q5KM).unwrap();
+    let (outline, made) = (in_memory.outline().unwrap(), in_memory.make(&pool, &go_on()).unwrap());
+    let written = quantised(&model, &options(Mixture::Q5KM), 1).unwrap();
+    for ((planned, made), written) in outline.tensors().zip(made.tensors()).zip(written.tensors()) {
+        assert_eq!(
+            (&planned.name, planned.ttype, planned.data.len()),
+            (&made.name, made.ttype, made.data.len())
+        );
+        assert_eq!(made, written);
+    }
+    assert_eq!(outline.file_bytes(), made.file_bytes());
+    // It stays the model that it was in all else.
+    assert_eq!(made.metadata(), model.metadata());
+    let stopped = in_memory.make(&pool, &(Arc::new(|_| false) as Arc<Watch>)).unwrap_err();
+    assert!(matches!(stopped, ConvertError::Cancelled), "{stopped}");
+}
