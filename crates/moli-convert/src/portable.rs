@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use moli_format::{Bytes, Gguf, Metadata, TensorType, Value};
+use moli_format::{Bytes, Gguf, Metadata, Tensor, TensorType, Value};
 use moli_text::{TextError, gguf_tokenizer};
 
 use crate::ConvertError;
@@ -139,6 +139,13 @@ fn block(name: &str) -> u64 {
     }
 }
 
+/// A tensor in the convention's order already, such as one that was computed.
+impl From<Tensor> for PortableTensor {
+    fn from(Tensor { name, ttype, dims, data }: Tensor) -> Self {
+        Self { name, ttype, dims, parts: vec![data], heads: None }
+    }
+}
+
 impl PortableTensor {
     /// Elements of a row: `dims[0]`.
     pub fn cols(&self) -> usize {
@@ -231,7 +238,7 @@ fn is_single(name: &str) -> bool {
 }
 
 /// The tensors in their order, but the experts of a part by rising number at the place of the first.
-fn sorted(model: &Gguf) -> Vec<&moli_format::Tensor> {
+fn sorted(model: &Gguf) -> Vec<&Tensor> {
     let mut tensors: Vec<_> = model.tensors().collect();
     tensors.sort_by_key(|tensor| expert(&tensor.name).map_or(0, |(_, number)| number));
     tensors

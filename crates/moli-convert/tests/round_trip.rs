@@ -32,12 +32,7 @@ fn open(path: &Path) -> Gguf {
 }
 
 fn to(
-    convert: fn(
-        &Gguf,
-        &Output,
-        &Options,
-        Arc<Watch>,
-    ) -> Result<Report, ConvertError>,
+    convert: fn(&Gguf, &Output, &Options, Arc<Watch>) -> Result<Report, ConvertError>,
     model: &Path,
     path: &Path,
     dtype: Option<Dtype>,
@@ -109,7 +104,8 @@ fn matrices_in_another_type() {
     let folder = tempfile::tempdir().unwrap();
     let source = fixtures().into_iter().find(|folder| folder.ends_with("gpt_oss")).unwrap();
     for (dtype, ttype) in [(Dtype::F16, TensorType::F16), (Dtype::BF16, TensorType::BF16)] {
-        let (file, back) = (folder.path().join(ttype.name()), folder.path().join(format!("{}-folder", ttype.name())));
+        let (file, back) =
+            (folder.path().join(ttype.name()), folder.path().join(format!("{}-folder", ttype.name())));
         to(to_gguf, &source, &file.with_extension("gguf"), Some(dtype));
         let gguf = open(&file.with_extension("gguf"));
         for tensor in gguf.tensors() {
@@ -204,7 +200,10 @@ fn what_a_folder_cannot_say_is_named() {
     };
     // Factors on the rotary wavelengths that no published numbers give.
     let error = refused("moli.rope.llama3", None);
-    assert!(matches!(&error, HuggingFaceError::NoName { tensor } if tensor == "rope_freqs.weight"), "{error}");
+    assert!(
+        matches!(&error, HuggingFaceError::NoName { tensor } if tensor == "rope_freqs.weight"),
+        "{error}"
+    );
     let error = refused("", Some(("blk.0.ffn_up.weight", "blk.0.ffn_sub_norm.weight")));
     assert!(
         matches!(&error, HuggingFaceError::NoName { tensor } if tensor == "blk.0.ffn_sub_norm.weight"),
