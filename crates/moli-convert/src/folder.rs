@@ -270,3 +270,36 @@ impl Output {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use moli_format::ReadMode;
+
+    use super::*;
+
+    #[test]
+    fn weights_in_several_files() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/architectures/llama");
+        let model = Gguf::open(&fixture, ReadMode::Map).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let opened = |name: &str, limit: u64| {
+            let path = folder.path().join(name);
+            let output = Output::new(&path, &[&fixture], false).unwrap();
+            split(&model, &output, &Options::default(), Arc::new(|_| true), limit).unwrap();
+            (Gguf::open(&path, ReadMode::Map).unwrap(), path)
+        };
+        let (whole, path) = opened("whole", SHARD);
+        assert!(path.join("model.safetensors").is_file() && whole.paths().len() == 1);
+        let (parts, path) = opened("parts", 20_000);
+        assert!(path.join("model.safetensors.index.json").is_file() && parts.paths().len() > 2);
+        for part in parts.paths() {
+            // The header comes on top.
+            assert!(part.metadata().unwrap().len() < 23_000, "{part:?}");
+        }
+        for tensor in model.tensors() {
+            assert_eq!(whole.tensor(&tensor.name), Some(tensor));
+            assert_eq!(parts.tensor(&tensor.name), Some(tensor));
+        }
+    }
+}

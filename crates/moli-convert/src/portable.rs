@@ -139,10 +139,9 @@ fn block(name: &str) -> u64 {
     }
 }
 
-impl From<&Tensor> for PortableTensor {
-    /// The tensor as it is, with its rows in the order in which they are.
-    fn from(tensor: &Tensor) -> Self {
-        let Tensor { name, ttype, dims, data } = tensor.clone();
+/// A tensor in the convention's order already, such as one that was computed.
+impl From<Tensor> for PortableTensor {
+    fn from(Tensor { name, ttype, dims, data }: Tensor) -> Self {
         Self { name, ttype, dims, parts: vec![data], heads: None }
     }
 }

@@ -32,12 +32,7 @@ fn open(path: &Path) -> Gguf {
 }
 
 fn to(
-    convert: fn(
-        &Gguf,
-        &Output,
-        &Options,
-        Arc<moli_convert::Watch>,
-    ) -> Result<Report, moli_convert::ConvertError>,
+    convert: fn(&Gguf, &Output, &Options, Arc<Watch>) -> Result<Report, ConvertError>,
     model: &Path,
     path: &Path,
     dtype: Option<Dtype>,

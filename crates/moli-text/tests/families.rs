@@ -8,9 +8,7 @@ mod common;
 
 use common::Fixture;
 use moli_format::{Bytes, Gguf, GgufWriter, Value as Meta};
-use moli_text::{
-    EncodeOptions, GgufTokenizer, TextError, Tokenizer, gguf_tokenizer, huggingface_tokenizer,
-};
+use moli_text::{EncodeOptions, GgufTokenizer, TextError, Tokenizer, gguf_tokenizer, huggingface_tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -87,7 +85,8 @@ fn model<'a>(entries: impl IntoIterator<Item = (&'a str, Meta)>) -> Gguf {
 /// A `tokenizer.json` in the keys of GGUF.
 fn to_gguf(file: &[u8], rows: Option<usize>) -> Result<GgufTokenizer, TextError> {
     let json = std::str::from_utf8(file).unwrap();
-    let folder = model([("tokenizer.huggingface.folder", "f".into()), ("tokenizer.huggingface.json", json.into())]);
+    let folder =
+        model([("tokenizer.huggingface.folder", "f".into()), ("tokenizer.huggingface.json", json.into())]);
     gguf_tokenizer(folder.metadata(), rows).map(Option::unwrap)
 }
 
@@ -224,7 +223,8 @@ fn sentence_piece() {
             let from_json = Tokenizer::from_json(&file, None).unwrap();
             check(&format!("{form}, JSON"), &from_json, ALL, &texts, &expected);
             let (gguf, kind, json) = converted(&file);
-            assert_eq!(kind, "llama");
+            // Gemma's has a run of spaces that the user defined, and that merges don't give.
+            assert_eq!(kind, if model.prefix { "llama" } else { "gemma4" });
             check(&format!("{form}, JSON to GGUF"), &gguf, ALL, &texts, &expected);
             check(&format!("{form}, JSON to GGUF and back"), &json, ALL, &texts, &expected);
             // Merges that no scores give: all of a token's are there, or none.
@@ -276,10 +276,9 @@ fn what_gguf_cannot_say_is_named() {
     let models: BTreeMap<String, SentencePiece> = read("spaced.json");
     let (_, model) = models.iter().next().unwrap();
     let (_, family) = model.forms.iter().next().unwrap();
-    let tokens: Vec<(String, i32)> = model.pieces.iter().map(|(piece, _, kind)| (piece.clone(), *kind)).collect();
-    let options = |fallback: bool| {
-        json!({"merges": merges(&model.pieces), "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": fallback})
-    };
+    let tokens: Vec<(String, i32)> =
+        model.pieces.iter().map(|(piece, _, kind)| (piece.clone(), *kind)).collect();
+    let options = |fallback: bool| json!({"merges": merges(&model.pieces), "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": fallback});
     let error = to_gguf(&json_file(&tokens, family, options(false)), None).unwrap_err();
     assert!(matches!(&error, TextError::Inexpressible { what, .. } if what.contains("each byte")), "{error}");
     let error = to_gguf(&json_file(&tokens, family, options(true)), Some(7)).unwrap_err();

@@ -23,7 +23,7 @@ impl<'a> InMemory<'a> {
     /// [`ConvertError::Unreadable`], [`ConvertError::NeedsImatrix`], or metadata that says too little.
     pub fn new(model: &'a Gguf, mixture: Mixture) -> Result<Self, ConvertError> {
         let facts = ModelFacts::of(model.metadata())?;
-        let tensors = model.tensors().map(PortableTensor::from).collect();
+        let tensors = model.tensors().cloned().map(PortableTensor::from).collect();
         let options = QuantizeOptions { mixture, keep: Vec::new(), imatrix: None };
         Ok(Self { model, items: items(&facts, tensors, &options)? })
     }

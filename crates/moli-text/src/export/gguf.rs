@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use moli_format::{Metadata, StringArray, Value};
 
+use super::merges_from_text;
 use crate::gguf::{
     ADD_BOS, ADD_EOS, ADD_SPACE, BOS, EOM, EOS, EOT, IGNORE_MERGES, LEFT_STRIP, MERGES, MODEL, NFC, PRE,
     RIGHT_STRIP, SCORES, SPACE_PREFIX, TOKENS, TYPES, UNKNOWN,
@@ -14,7 +15,7 @@ use crate::gguf::{
 use crate::json::Parts;
 use crate::special::Strip;
 use crate::tokenizer::{Inner, SpacePrefix};
-use crate::vocab::{Spelling, TokenKind, Vocab, parse_byte_token};
+use crate::vocab::{Spelling, TokenKind, Vocab};
 use crate::{TextError, eog, huggingface, json, pretokenize};
 
 const FORM: &str = "GGUF";
@@ -215,8 +216,10 @@ fn merges(pairs: &[(&str, &str)]) -> Result<StringArray, TextError> {
 /// Scores that make the same of each text as the merges; `None` if there are none.
 ///
 /// With scores, two neighbours merge whenever they are a token together, and its score says when. So each way to cut a token
-/// into two others must be a merge, and those of one token must be as urgent as each other.
+/// into two others must be a merge, and those of one token must be as urgent as each other. Runs of spaces that the user defined
+/// may take turns: each pair of their parts merges anyway, and the text's end decides where.
 fn scores(vocab: &Vocab, merges: &[(&str, &str)]) -> Option<Vec<f32>> {
+    let part = |text: &str| vocab.id(text).filter(|&id| merges_from_text(vocab, id));
     let mut scores = vec![LEAST; vocab.len()];
     let mut cuts: HashMap<u32, usize> = HashMap::new();
     let (mut last, mut joined) = (None, String::new());
@@ -224,23 +227,19 @@ fn scores(vocab: &Vocab, merges: &[(&str, &str)]) -> Option<Vec<f32>> {
         joined.clear();
         joined.push_str(left);
         joined.push_str(right);
-        let id = vocab.id(&joined)?;
-        if last.replace(id) != Some(id) {
-            // A token whose merges are in two places has two ranks.
-            if cuts.contains_key(&id) {
-                return None;
-            }
+        let (Some(_), Some(_), Some(id)) = (part(left), part(right), part(&joined)) else { continue };
+        let again = cuts.contains_key(&id);
+        if last.replace(id) != Some(id) && again && vocab.kind(id) == Some(TokenKind::Normal) {
+            return None;
+        }
+        if !again {
             *scores.get_mut(id as usize)? = -(cuts.len() as f32);
         }
         *cuts.entry(id).or_insert(0) += 1;
     }
-    let part = |text: &str| {
-        let kind = vocab.id(text).and_then(|id| vocab.kind(id));
-        kind == Some(TokenKind::Normal) && parse_byte_token(text).is_none()
-    };
-    let complete = vocab.iter().filter(|(_, _, kind)| *kind == TokenKind::Normal).all(|(id, text, _)| {
+    let complete = vocab.iter().filter(|(id, ..)| merges_from_text(vocab, *id)).all(|(id, text, _)| {
         let ways = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
-        let ways = ways.filter(|(left, right)| part(left) && part(right)).count();
+        let ways = ways.filter(|(left, right)| part(left).is_some() && part(right).is_some()).count();
         ways == cuts.get(&id).copied().unwrap_or(0)
     });
     (complete && cuts.len() < 1 << 24).then_some(scores)

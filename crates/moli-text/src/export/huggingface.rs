@@ -3,6 +3,7 @@
 use moli_format::Metadata;
 use serde_json::{Map, Value, json};
 
+use super::merges_from_text;
 use crate::gguf::{self, MODEL, PRE, SCORES, UNKNOWN};
 use crate::pretokenize::{self, GPT2};
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
@@ -116,10 +117,10 @@ fn spaced(prefix: SpacePrefix, unknown: Option<&str>) -> Pipeline {
 
 /// Every way to cut each token into two others, the best token first.
 fn scored(vocab: &Vocab, scores: &[f32]) -> Vec<Value> {
-    let part = |text: &str| vocab.id(text).filter(|&id| vocab.kind(id) == Some(TokenKind::Normal));
+    let part = |text: &str| vocab.id(text).filter(|&id| merges_from_text(vocab, id));
     let mut merges = Vec::new();
-    for ((_, text, kind), &score) in vocab.iter().zip(scores) {
-        if kind != TokenKind::Normal {
+    for ((id, text, _), &score) in vocab.iter().zip(scores) {
+        if !merges_from_text(vocab, id) {
             continue;
         }
         let cuts = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));

@@ -15,6 +15,9 @@ use super::HuggingFaceError;
 use super::family::{self, Family, Special};
 use crate::{FormatError, Gguf, Metadata, Tensor};
 
+/// Layers, at most: far beyond any model, and what is said of each takes memory.
+const MAX_LAYERS: usize = 1 << 16;
+
 /// A model as a Hugging Face folder has it, but for its tokenizer.
 #[derive(Debug, Clone)]
 pub struct HuggingFaceFolder {
@@ -115,6 +118,11 @@ impl<'a> Source<'a> {
         };
         let rotated = keys.count("rope.dimension_count")?.unwrap_or(head_dim);
         let halves = metadata.bool_opt("moli.rope.halves")? == Some(true);
+        let layers = keys.need("block_count")?;
+        if layers > MAX_LAYERS {
+            let (key, value) = (keys.key("block_count"), layers.to_string());
+            return Err(HuggingFaceError::NoField { key, value }.into());
+        }
         if head_dim == 0 || heads == 0 || rotated > head_dim || rotated % 2 != 0 {
             let (key, value) = (keys.key("rope.dimension_count"), rotated.to_string());
             return Err(HuggingFaceError::NoField { key, value }.into());
@@ -123,7 +131,7 @@ impl<'a> Source<'a> {
             model,
             family,
             model_type,
-            layers: keys.need("block_count")?,
+            layers,
             heads,
             kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(heads),
             head_dim,
