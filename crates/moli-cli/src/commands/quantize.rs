@@ -95,7 +95,7 @@ impl Quantize {
         let options =
             QuantizeOptions { mixture: self.mixture, keep: self.keep, imatrix: imatrix.transpose()? };
         let quantization = Quantization::new(&gguf, &options).with_context(shown)?;
-        quantization.notes().iter().for_each(|about| note!("{}", escape(&about.to_string())));
+        quantization.notes().iter().for_each(|about| note!("note: {}", escape(&about.to_string())));
         let started = Instant::now();
         if let Some(output) = &output
             && !write(&quantization, output, self.mixture, self.threads)?
