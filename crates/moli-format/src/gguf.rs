@@ -113,7 +113,7 @@ impl Gguf {
         mut weights: impl FnMut(&Tensor) -> Result<(TensorType, Bytes), E>,
     ) -> Result<Self, E> {
         let mut file_bytes = 0;
-        let tensors = self.tensors.iter().map(|tensor| {
+        let tensors = self.tensors.iter().map(|tensor| -> Result<Tensor, E> {
             let (ttype, data) = weights(tensor)?;
             let expected = tensor_bytes(&tensor.name, ttype, &tensor.dims)?;
             let (name, actual) = (tensor.name.clone(), data.len() as u64);

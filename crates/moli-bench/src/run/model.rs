@@ -54,7 +54,7 @@ struct Setup {
 impl Loaded {
     /// What is to be planned for: a model whose weights aren't made yet where they are to be in memory.
     pub(super) fn outline(source: &Source) -> Result<Self, RunError> {
-        Self::with(source, Synthetic::outline, InMemory::outline)
+        Self::with(source, Synthetic::outline, |model| model.outline())
     }
 
     /// Opens a model, or makes it. No page and no scratch is allocated.
