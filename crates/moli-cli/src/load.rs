@@ -57,6 +57,9 @@ pub(crate) fn engine(
     let context = context_of(&path, context).with_context(shown)?;
     let draft = draft.map(resolve).transpose()?;
     let options = EngineOptions { context, draft, ..compute.engine_options() };
+    if let Some(mixture) = options.quantize {
+        note!("quantising the weights to {mixture}");
+    }
     let engine = Engine::load(&path, &options).with_context(shown)?;
     if let Some(plan) = engine.plan() {
         let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();

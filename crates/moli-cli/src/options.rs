@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use clap::Args;
 use moli_engine::{
-    DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, PlanOptions, ReadMode, SamplerParams,
+    DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, Mixture, PlanOptions, ReadMode, SamplerParams,
     Scheduling,
 };
 use moli_hub::Sampling;
@@ -28,6 +28,9 @@ pub(crate) struct ComputeArgs {
     /// Tokens of a prompt that are computed together
     #[arg(long, value_name = "N", default_value = "512")]
     prefill_chunk: NonZeroUsize,
+    /// Quantise the weights in memory to one of llama.cpp's mixtures, such as q4_k_m, when the model is loaded
+    #[arg(long, value_name = "TYPE", value_parser = Mixture::named)]
+    quantize: Option<Mixture>,
     /// Read the file into memory instead of mapping it: for file systems that can vanish
     #[arg(long)]
     read: bool,
@@ -82,6 +85,7 @@ impl ComputeArgs {
             threads: self.threads.map(NonZeroUsize::get),
             prefill_chunk: self.prefill_chunk.get(),
             read_mode: if self.read { ReadMode::Read } else { ReadMode::Map },
+            quantize: self.quantize,
             kv_type: memory.kv_type,
             prefix_cache_bytes: memory.prefix_cache_bytes,
             memory_budget: memory.budget,

@@ -1,4 +1,4 @@
-//! A pull's progress on standard error: a bar where a person watches, plain lines elsewhere.
+//! Progress on standard error: a bar where a person watches, plain lines elsewhere.
 
 use std::io::{self, IsTerminal};
 
@@ -6,6 +6,45 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moli_hub::{Phase, Progress};
 
 use crate::output::{bytes, escape, note};
+
+/// A bar on a terminal.
+fn bar(message: String, total: Option<u64>) -> ProgressBar {
+    let template = match total {
+        Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        None => "{msg} {spinner} {bytes} {bytes_per_sec}",
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style);
+    bar.set_message(message);
+    bar
+}
+
+/// The progress of one step of so many bytes. The bar is gone when it is dropped.
+pub(crate) struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    pub(crate) fn new(step: &str, total: u64) -> Self {
+        if io::stderr().is_terminal() {
+            return Self(Some(bar(step.to_owned(), Some(total))));
+        }
+        note!("{step} ({})", bytes(total));
+        Self(None)
+    }
+
+    pub(crate) fn advance(&self, bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.inc(bytes);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
 
 /// Shows what the hub does.
 pub(crate) struct Report {
@@ -29,15 +68,7 @@ impl Report {
         self.clear();
         let file = escape(file);
         if self.terminal {
-            let template = match total {
-                Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-                None => "{msg} {spinner} {bytes} {bytes_per_sec}",
-            };
-            let style =
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style);
-            bar.set_message(format!("{verb} {file}"));
-            self.bar = Some(bar);
+            self.bar = Some(bar(format!("{verb} {file}"), total));
         } else {
             match total {
                 Some(total) => note!("{verb} {file} ({})", bytes(total)),

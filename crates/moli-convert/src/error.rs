@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use moli_format::{FormatError, TensorType};
 use moli_kernels::KernelError;
+use moli_text::TextError;
 
 use crate::{ImatrixError, Mixture};
 
@@ -88,9 +89,29 @@ pub enum ConvertError {
         /// The format.
         ttype: TensorType,
     },
-    /// It was told to stop.
-    #[error("interrupted; nothing was written")]
-    Interrupted,
+    /// The tensors of a layer's experts don't belong together.
+    #[error("{tensor} has another type or shape than the experts before it, or some of those are missing")]
+    Experts {
+        /// The first that does not fit.
+        tensor: String,
+    },
+    /// An element that the type that is asked for can't hold.
+    #[error("{tensor} has an element {value}, which is beyond half precision; bf16 and f32 hold it")]
+    BeyondHalf {
+        /// The tensor.
+        tensor: String,
+        /// The element.
+        value: f32,
+    },
+    /// A folder that would be replaced and does not look like a model's.
+    #[error("{} is a folder without a config.json, or with folders in it, and is not replaced", path.display())]
+    NotAModelFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The work was called off.
+    #[error("called off; nothing was written")]
+    Cancelled,
     /// The disk is full, or the folder is not there or can't be written to.
     #[error("cannot write {}: {source}; nothing was left there", path.display())]
     Write {
@@ -107,6 +128,9 @@ pub enum ConvertError {
         /// What is wrong with it.
         source: ImatrixError,
     },
+    /// A tokenizer that can't be read, or not be said in the other form.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// A file that can't be read or written as a model.
     #[error(transparent)]
     Format(FormatError),

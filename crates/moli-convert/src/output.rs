@@ -26,6 +26,9 @@ impl Output {
         {
             return Err(ConvertError::OutputIsInput { path });
         }
+        if replace && path.is_dir() && !is_model(&path) {
+            return Err(ConvertError::NotAModelFolder { path });
+        }
         // A link that leads nowhere would be replaced as well.
         if !replace && fs::symlink_metadata(&path).is_ok() {
             return Err(ConvertError::OutputExists { path });
@@ -51,6 +54,14 @@ impl Output {
             error => error,
         })
     }
+}
+
+/// Whether a folder is a model and nothing more.
+fn is_model(folder: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(folder) else { return false };
+    let flat =
+        entries.all(|entry| entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir())));
+    flat && folder.join("config.json").is_file()
 }
 
 #[cfg(test)]

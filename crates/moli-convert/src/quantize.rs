@@ -1,23 +1,24 @@
 //! Quantising a model.
 
+mod memory;
 mod note;
 mod rows;
 
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moli_format::{Bytes, FormatError, Gguf, GgufWriter, Metadata, Tensor, TensorType, Value};
+use moli_format::{Bytes, FormatError, Gguf, GgufWriter, TensorType, Value};
 use moli_kernels::{Pool, is_supported};
 
-use crate::{Choice, ConvertError, Imatrix, ImatrixError, Keep, Mixture, ModelFacts, Output};
+use crate::{
+    Choice, ConvertError, Imatrix, ImatrixError, Keep, Mixture, ModelFacts, Output, Portable, PortableTensor,
+    Watch,
+};
 
+pub use memory::InMemory;
 pub use note::QuantizeNote;
 use rows::Job;
-
-/// Told how many bytes of the model have been read since the last time; may stop the work.
-pub type Progress = dyn Fn(u64) -> ControlFlow<()> + Send + Sync;
 
 /// The version of the quantised formats, as files name it.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -55,7 +56,7 @@ pub struct PlannedTensor {
 /// A model that is about to be quantised: everything is decided and checked that does not take reading its weights.
 #[derive(Debug)]
 pub struct Quantization {
-    metadata: Vec<(String, Value)>,
+    entries: Vec<(String, Value)>,
     items: Vec<Item>,
     notes: Vec<QuantizeNote>,
 }
@@ -63,47 +64,26 @@ pub struct Quantization {
 /// A tensor on its way.
 #[derive(Debug)]
 struct Item {
-    tensor: Tensor,
+    tensor: PortableTensor,
     planned: PlannedTensor,
     /// How much each column matters, once for each expert.
     importance: Option<Arc<[f32]>>,
 }
 
 impl Quantization {
-    /// Decides on the formats of a model's tensors.
+    /// Decides on the formats of a model's tensors, a folder's as those of a GGUF file.
     ///
     /// # Errors
     /// [`ConvertError::KeepMatchesNothing`]; [`ConvertError::Unreadable`] for a tensor whose format has to change and isn't
-    /// read; [`ConvertError::Imatrix`] for a matrix of another model; [`ConvertError::NeedsImatrix`]; or metadata that says
-    /// too little.
+    /// read; [`ConvertError::Imatrix`] for a matrix of another model; [`ConvertError::NeedsImatrix`]; metadata that says
+    /// too little; what [`Portable::new`] refuses.
     pub fn new(model: &Gguf, options: &QuantizeOptions) -> Result<Self, ConvertError> {
-        let QuantizeOptions { mixture, keep, imatrix } = options;
-        if let Some((path, imatrix)) = imatrix {
-            of_this_model(path, imatrix, model)?;
-        }
-        let outlines: Vec<(&str, &[u64])> =
-            model.tensors().map(|tensor| (tensor.name.as_str(), tensor.dims.as_slice())).collect();
         let facts = ModelFacts::of(model.metadata())?;
-        let choices = mixture.choose(&facts, imatrix.is_some(), keep, &outlines);
-        let quantised = || outlines.iter().zip(&choices).filter(|(_, choice)| choice.is_some());
-        if let Some(none) = keep.iter().find(|keep| !quantised().any(|((name, _), _)| keep.matches(name))) {
-            return Err(ConvertError::KeepMatchesNothing { pattern: none.pattern().to_owned() });
-        }
-        let items = model.tensors().zip(choices).map(|(tensor, choice)| {
-            let planned = PlannedTensor::new(tensor, choice)?;
-            let importance = match imatrix {
-                Some((path, imatrix)) => importance(path, imatrix, &planned)?,
-                None => None,
-            };
-            if importance.is_none() && planned.changes() && mixture.needs_imatrix(&planned.name, planned.to) {
-                let PlannedTensor { name: tensor, to: ttype, .. } = planned;
-                return Err(ConvertError::NeedsImatrix { mixture: *mixture, tensor, ttype });
-            }
-            Ok(Item { tensor: tensor.clone(), planned, importance })
-        });
-        let items = items.collect::<Result<Vec<_>, ConvertError>>()?;
-        let notes = note::notes(&items, imatrix.as_ref().map(|(_, imatrix)| imatrix));
-        Ok(Self { metadata: metadata(model.metadata(), options), items, notes })
+        let Portable { entries, tensors, notes } = Portable::new(model)?;
+        let items = items(&facts, tensors, options)?;
+        let mut all: Vec<QuantizeNote> = notes.into_iter().map(QuantizeNote::Conversion).collect();
+        all.extend(note::notes(&items, options.imatrix.as_ref().map(|(_, imatrix)| imatrix)));
+        Ok(Self { entries: entries_for(entries, options), items, notes: all })
     }
 
     /// What becomes of each tensor, in the order of the file.
@@ -133,44 +113,33 @@ impl Quantization {
     ///
     /// # Errors
     /// [`ConvertError::NotFinite`] and [`ConvertError::TooLarge`] for weights that can't be stored,
-    /// [`ConvertError::Interrupted`] if `progress` says so, and as for [`Output::write`]. Then nothing is left of it.
-    pub fn write(
-        &self,
-        output: &Output,
-        pool: &Arc<Pool>,
-        progress: &Arc<Progress>,
-    ) -> Result<(), ConvertError> {
-        output.write(&self.weights(pool, progress))
+    /// [`ConvertError::Cancelled`] if `watch` says so, and as for [`Output::write`]. Then nothing is left of it.
+    pub fn write(&self, output: &Output, pool: &Arc<Pool>, watch: &Arc<Watch>) -> Result<(), ConvertError> {
+        output.write(&self.weights(pool, watch))
     }
 
     /// Makes the model in memory, in one allocation of [`file_bytes`](Self::file_bytes).
     ///
     /// # Errors
     /// As for [`write`](Self::write), or the system refuses the memory.
-    pub fn in_memory(&self, pool: &Arc<Pool>, progress: &Arc<Progress>) -> Result<Gguf, ConvertError> {
+    pub fn in_memory(&self, pool: &Arc<Pool>, watch: &Arc<Watch>) -> Result<Gguf, ConvertError> {
         let bytes = self.file_bytes()?;
         let size = usize::try_from(bytes).map_err(|_| FormatError::OutOfMemory { bytes })?;
-        let file = self.weights(pool, progress);
+        let file = self.weights(pool, watch);
         let made = Bytes::filled(size, |buffer| file.write(buffer).map_err(ConvertError::from))?;
         Ok(Gguf::from_bytes(&made)?)
     }
 
-    fn weights(&self, pool: &Arc<Pool>, progress: &Arc<Progress>) -> GgufWriter {
+    fn weights(&self, pool: &Arc<Pool>, watch: &Arc<Watch>) -> GgufWriter {
         self.file(|item| {
-            let job = Job {
-                tensor: item.tensor.clone(),
-                to: item.planned.to,
-                importance: item.importance.clone(),
-                pool: Arc::clone(pool),
-                progress: Arc::clone(progress),
-            };
+            let job = Job::new(item, pool, watch);
             Box::new(move |out| job.write(out))
         })
     }
 
     fn file(&self, maker: impl Fn(&Item) -> Maker) -> GgufWriter {
         let mut file = GgufWriter::new();
-        for (key, value) in &self.metadata {
+        for (key, value) in &self.entries {
             file.meta(key, value.clone());
         }
         for item in &self.items {
@@ -183,16 +152,49 @@ impl Quantization {
 
 type Maker = Box<dyn Fn(&mut dyn Write) -> io::Result<()> + Send + Sync>;
 
+/// Tensors with what becomes of them.
+fn items(
+    facts: &ModelFacts,
+    tensors: Vec<PortableTensor>,
+    options: &QuantizeOptions,
+) -> Result<Vec<Item>, ConvertError> {
+    let QuantizeOptions { mixture, keep, imatrix } = options;
+    if let Some((path, imatrix)) = imatrix {
+        of_this_model(path, imatrix, &tensors)?;
+    }
+    let outlines: Vec<(&str, &[u64])> =
+        tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.dims.as_slice())).collect();
+    let choices = mixture.choose(facts, imatrix.is_some(), keep, &outlines);
+    let quantised = || outlines.iter().zip(&choices).filter(|(_, choice)| choice.is_some());
+    if let Some(none) = keep.iter().find(|keep| !quantised().any(|((name, _), _)| keep.matches(name))) {
+        return Err(ConvertError::KeepMatchesNothing { pattern: none.pattern().to_owned() });
+    }
+    let items = tensors.into_iter().zip(choices).map(|(tensor, choice)| {
+        let planned = PlannedTensor::new(&tensor, choice)?;
+        let importance = match imatrix {
+            Some((path, imatrix)) => importance(path, imatrix, &planned)?,
+            None => None,
+        };
+        if importance.is_none() && planned.changes() && mixture.needs_imatrix(&planned.name, planned.to) {
+            let PlannedTensor { name: tensor, to: ttype, .. } = planned;
+            return Err(ConvertError::NeedsImatrix { mixture: *mixture, tensor, ttype });
+        }
+        Ok(Item { tensor, planned, importance })
+    });
+    items.collect()
+}
+
 impl PlannedTensor {
-    fn new(tensor: &Tensor, choice: Option<Choice>) -> Result<Self, ConvertError> {
+    fn new(tensor: &PortableTensor, choice: Option<Choice>) -> Result<Self, ConvertError> {
         let from = tensor.ttype;
         let Choice { ttype: to, wanted } = choice.unwrap_or(Choice { ttype: from, wanted: from });
         if from != to && !is_supported(from) {
             return Err(ConvertError::Unreadable { tensor: tensor.name.clone(), ttype: from });
         }
-        let from_bytes = tensor.data.len() as u64;
+        let from_bytes = tensor.bytes();
         // Blocks of both formats divide a row.
-        let to_bytes = tensor.elements() as u64 / to.block_len() as u64 * to.block_bytes() as u64;
+        let blocks = (tensor.cols() / to.block_len() * tensor.rows()) as u64;
+        let to_bytes = blocks * to.block_bytes() as u64;
         Ok(Self {
             name: tensor.name.clone(),
             dims: tensor.dims.clone(),
@@ -216,9 +218,9 @@ impl PlannedTensor {
 }
 
 /// An error for an importance matrix that has none of the model's tensors.
-fn of_this_model(path: &Path, imatrix: &Imatrix, model: &Gguf) -> Result<(), ConvertError> {
+fn of_this_model(path: &Path, imatrix: &Imatrix, tensors: &[PortableTensor]) -> Result<(), ConvertError> {
     match imatrix.entries.keys().next() {
-        Some(first) if imatrix.entries.keys().all(|name| model.tensor(name).is_none()) => {
+        Some(first) if !tensors.iter().any(|tensor| imatrix.entries.contains_key(&tensor.name)) => {
             let source = ImatrixError::OtherModel { first: first.clone() };
             Err(ConvertError::Imatrix { path: path.to_path_buf(), source })
         }
@@ -246,7 +248,7 @@ fn importance(
 }
 
 /// The model's metadata, with what changes.
-fn metadata(metadata: &Metadata, options: &QuantizeOptions) -> Vec<(String, Value)> {
+fn entries_for(mut entries: Vec<(String, Value)>, options: &QuantizeOptions) -> Vec<(String, Value)> {
     let mut changed: Vec<(&str, Value)> = vec![
         ("general.file_type", options.mixture.file_type().into()),
         ("general.quantization_version", QUANTIZATION_VERSION.into()),
@@ -259,15 +261,12 @@ fn metadata(metadata: &Metadata, options: &QuantizeOptions) -> Vec<(String, Valu
         changed.push(("quantize.imatrix.entries_count", (imatrix.entries.len() as u32).into()));
         changed.push(("quantize.imatrix.chunks_count", imatrix.chunk_count.into()));
     }
-    // What is written is one file, and what an earlier matrix was is no longer true of it.
-    let dropped = |key: &str| {
-        ["split.", "quantize.imatrix."].iter().any(|prefix| key.starts_with(prefix))
-            || changed.iter().any(|(name, _)| *name == key)
-    };
-    let kept = metadata.iter().filter(|(key, _)| !dropped(key));
-    let mut all: Vec<_> = kept.map(|(key, value)| (key.to_owned(), value.clone())).collect();
-    all.extend(changed.into_iter().map(|(key, value)| (key.to_owned(), value)));
-    all
+    // What an earlier matrix was is no longer true of the file.
+    entries.retain(|(key, _)| {
+        !key.starts_with("quantize.imatrix.") && !changed.iter().any(|(name, _)| name == key)
+    });
+    entries.extend(changed.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    entries
 }
 
 #[cfg(test)]

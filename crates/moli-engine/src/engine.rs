@@ -27,7 +27,7 @@ use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
 use crate::speculation::{DraftModel, Speculator};
 use crate::watchdog::{self, Heartbeat};
 use crate::worker::{Message, Shared, Task, Worker};
-use crate::{CancelToken, EngineError, GenerateParams, MemoryPlan, PlanOptions, Session};
+use crate::{CancelToken, EngineError, GenerateParams, MemoryPlan, PlanOptions, Session, quantized};
 
 /// A loaded model: a cheap handle, shared between threads. One thread of its own computes the answers, all of them in turns;
 /// it ends with the last handle.
@@ -80,6 +80,10 @@ impl Engine {
     }
 
     fn of(gguf: &Gguf, options: &EngineOptions, started: Instant) -> Result<Self, EngineError> {
+        if let Some(mixture) = options.quantize {
+            let (gguf, options) = quantized::model(gguf, mixture, options)?;
+            return Self::of(&gguf, &options, started);
+        }
         let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options)).transpose()?;
         let draft_bytes = draft_file.as_ref().map_or(0, |draft| draft.plan.own_bytes());
         let plan = MemoryPlan::of(gguf, &PlanOptions { draft_bytes, ..options.plan() })?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use moli_convert::ConvertError;
 use moli_format::FormatError;
 use moli_model::ModelError;
 use moli_text::TextError;
@@ -16,6 +17,9 @@ pub enum EngineError {
     /// The file can't be read as a model.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The weights can't be quantised.
+    #[error(transparent)]
+    Quantize(#[from] ConvertError),
     /// The model can't be loaded or computed.
     #[error(transparent)]
     Model(ModelError),

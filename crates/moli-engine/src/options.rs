@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moli_convert::Mixture;
 use moli_format::ReadMode;
 use moli_kernels::Isa;
 use moli_model::{BackendKind, KvType, MAX_OUTPUTS};
@@ -39,6 +40,9 @@ pub struct EngineOptions {
     pub prefill_chunk: usize,
     /// Whether the file is mapped or read into memory.
     pub read_mode: ReadMode,
+    /// The mixture of formats that the weights are quantised to, in memory, when the model is loaded; `None`: they stay as they
+    /// are.
+    pub quantize: Option<Mixture>,
     /// What computes.
     pub backend: BackendKind,
     /// How keys and values are kept; `None`: in f16, or in q8_0, little more than half the memory, where that is scarce.
@@ -145,6 +149,7 @@ impl Default for EngineOptions {
             sessions: 1,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             read_mode: ReadMode::Map,
+            quantize: None,
             backend: BackendKind::default(),
             kv_type: None,
             prefix_cache_bytes: None,

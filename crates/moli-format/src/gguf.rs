@@ -104,6 +104,29 @@ impl Gguf {
         Ok(part)
     }
 
+    /// The same model with other weights, by tensor: of any type, in exactly the bytes that type and dimensions need.
+    ///
+    /// # Errors
+    /// What `weights` says; [`FormatError::DataLength`] and [`FormatError::PartialBlock`] for weights of another size.
+    pub fn with_weights<E: From<FormatError>>(
+        &self,
+        mut weights: impl FnMut(&Tensor) -> Result<(TensorType, Bytes), E>,
+    ) -> Result<Self, E> {
+        let mut file_bytes = 0;
+        let tensors = self.tensors.iter().map(|tensor| -> Result<Tensor, E> {
+            let (ttype, data) = weights(tensor)?;
+            let expected = tensor_bytes(&tensor.name, ttype, &tensor.dims)?;
+            let (name, actual) = (tensor.name.clone(), data.len() as u64);
+            if actual != expected {
+                return Err(FormatError::DataLength { tensor: name, expected, actual }.into());
+            }
+            file_bytes += actual;
+            Ok(Tensor { name, ttype, dims: tensor.dims.clone(), data })
+        });
+        let tensors = tensors.collect::<Result<Vec<_>, E>>()?;
+        Ok(Self { tensors, file_bytes, ..self.clone() })
+    }
+
     /// Key-value pairs.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata

@@ -32,7 +32,7 @@ mod writer;
 pub use bytes::Bytes;
 pub use error::FormatError;
 pub use gguf::{Gguf, MAX_DIMENSIONS, Tensor};
-pub use huggingface::{HuggingFaceConfig, HuggingFaceError};
+pub use huggingface::{FolderTensor, HuggingFaceConfig, HuggingFaceError, HuggingFaceFolder, Rows};
 pub use kind::{FileKind, looks_like};
 pub use mapping::ReadMode;
 pub use metadata::Metadata;

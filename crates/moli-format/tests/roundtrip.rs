@@ -246,3 +246,28 @@ fn write_file_leaves_nothing_behind_when_it_fails() {
     let error = GgufWriter::new().write_file(&folder.path().join("none/m.gguf")).unwrap_err();
     assert!(matches!(error, FormatError::NotFound { .. }));
 }
+
+#[test]
+fn a_model_takes_other_weights_of_the_right_size() {
+    let mut bytes = Vec::new();
+    let mut writer = GgufWriter::new();
+    writer.meta("general.architecture", "llama").meta("general.name", "x");
+    writer.tensor("a", TensorType::F32, [32, 2], vec![0; 256]).tensor("b", TensorType::F32, [4], vec![0; 16]);
+    writer.write(&mut bytes).unwrap();
+    let gguf = Gguf::from_bytes(&Bytes::from_vec(bytes)).unwrap();
+    let with = |ttype, len| {
+        gguf.with_weights(|tensor| match tensor.name.as_str() {
+            "a" => Ok((ttype, Bytes::from_vec(vec![1; len]))),
+            _ => Ok::<_, FormatError>((tensor.ttype, tensor.data.clone())),
+        })
+    };
+    let made = with(TensorType::Q8_0, 68).unwrap();
+    let a = made.tensor("a").unwrap();
+    assert_eq!((a.ttype, a.dims.as_slice(), a.data.len()), (TensorType::Q8_0, &[32, 2][..], 68));
+    assert_eq!(made.tensor("b"), gguf.tensor("b"));
+    assert_eq!((made.metadata(), made.file_bytes()), (gguf.metadata(), 68 + 16));
+    let refused = with(TensorType::Q8_0, 67).unwrap_err();
+    assert!(matches!(refused, FormatError::DataLength { expected: 68, actual: 67, .. }), "{refused}");
+    let refused = with(TensorType::Q4K, 144).unwrap_err();
+    assert!(matches!(refused, FormatError::PartialBlock { cols: 32, .. }), "{refused}");
+}

@@ -353,12 +353,16 @@ impl Backend for CandleBackend {
                     let pairs = turning.reshape((rows, cols / head_dim, pairs, 2))?;
                     (pairs.narrow(last, 0, 1)?.squeeze(last)?, pairs.narrow(last, 1, 1)?.squeeze(last)?)
                 }
-                RopeStyle::Halves => (turning.narrow(last, 0, pairs)?, turning.narrow(last, pairs, pairs)?),
+                RopeStyle::Halves | RopeStyle::HalvesToInterleaved => {
+                    (turning.narrow(last, 0, pairs)?, turning.narrow(last, pairs, pairs)?)
+                }
             };
             let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
             let second = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
             let turned = match style {
-                RopeStyle::Interleaved => candle_core::Tensor::stack(&[first, second], 3)?.flatten_from(2)?,
+                RopeStyle::Interleaved | RopeStyle::HalvesToInterleaved => {
+                    candle_core::Tensor::stack(&[first, second], 3)?.flatten_from(2)?
+                }
                 RopeStyle::Halves => candle_core::Tensor::cat(&[first, second], last)?,
             };
             let rest = heads.narrow(last, dims, head_dim - dims)?;

@@ -80,6 +80,11 @@ impl RankedBpe {
         Ok(Self { merges, bytes, options })
     }
 
+    /// Whether a piece that is a token is that token, whatever the merges make of it.
+    pub(crate) fn ignores_merges(&self) -> bool {
+        self.options.ignore_merges
+    }
+
     /// Appends the ids of one piece.
     pub(crate) fn encode(
         &self,

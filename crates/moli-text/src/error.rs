@@ -46,6 +46,22 @@ pub enum TextError {
         /// The array's length.
         actual: usize,
     },
+    /// A tokenizer with more tokens than the model has embeddings.
+    #[error("the tokenizer has {tokens} tokens, and the model has embeddings of {rows}")]
+    TooManyTokens {
+        /// The tokens.
+        tokens: usize,
+        /// Rows of the model's embeddings.
+        rows: usize,
+    },
+    /// A part of a tokenizer that has no place in the form that it is to be written in.
+    #[error("this can't be said of a tokenizer in {form}: {what}")]
+    Inexpressible {
+        /// The form.
+        form: &'static str,
+        /// The part.
+        what: String,
+    },
     /// Two ids have the same text.
     #[error("token {token:?} appears twice, as {first} and {second}")]
     DuplicateToken {

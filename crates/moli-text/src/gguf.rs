@@ -11,26 +11,33 @@ use moli_format::Metadata;
 use std::collections::HashMap;
 
 pub(crate) const MODEL: &str = "tokenizer.ggml.model";
-const PRE: &str = "tokenizer.ggml.pre";
+pub(crate) const PRE: &str = "tokenizer.ggml.pre";
 pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
-const SCORES: &str = "tokenizer.ggml.scores";
+pub(crate) const SCORES: &str = "tokenizer.ggml.scores";
 pub(crate) const TYPES: &str = "tokenizer.ggml.token_type";
 pub(crate) const MERGES: &str = "tokenizer.ggml.merges";
 pub(crate) const BOS: &str = "tokenizer.ggml.bos_token_id";
 pub(crate) const EOS: &str = "tokenizer.ggml.eos_token_id";
-const EOT: &str = "tokenizer.ggml.eot_token_id";
-const EOM: &str = "tokenizer.ggml.eom_token_id";
-const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
-const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
-const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
-const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
+pub(crate) const EOT: &str = "tokenizer.ggml.eot_token_id";
+pub(crate) const EOM: &str = "tokenizer.ggml.eom_token_id";
+pub(crate) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+pub(crate) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+pub(crate) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+pub(crate) const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
+
+// What a `tokenizer.json` can say and the format has no place for.
+pub(crate) const NFC: &str = "moli.tokenizer.nfc";
+pub(crate) const IGNORE_MERGES: &str = "moli.tokenizer.ignore_merges";
+pub(crate) const SPACE_PREFIX: &str = "moli.tokenizer.space_prefix";
+pub(crate) const LEFT_STRIP: &str = "moli.tokenizer.lstrip";
+pub(crate) const RIGHT_STRIP: &str = "moli.tokenizer.rstrip";
 
 /// Reads the keys; `model` decides the rest.
 pub(crate) fn load(metadata: &Metadata) -> Result<Inner, TextError> {
     if let Some(inner) = huggingface::load(metadata)? {
         return Ok(inner);
     }
-    match metadata.str(MODEL)? {
+    let mut inner = match metadata.str(MODEL)? {
         "gpt2" => match metadata.str_opt(PRE)? {
             Some("gemma4" | "granite-embed-multi-311m" | "sarvam-moe") => spaced(metadata),
             // A file without a name was made before there were names; it means the default.
@@ -39,7 +46,9 @@ pub(crate) fn load(metadata: &Metadata) -> Result<Inner, TextError> {
         "gemma4" => spaced(metadata),
         "llama" => sentence_piece(metadata),
         other => Err(TextError::Unsupported { what: MODEL, name: other.to_owned() }),
-    }
+    }?;
+    inner.ends.extend(huggingface::ids(metadata, huggingface::ENDS, inner.vocab.len())?);
+    Ok(inner)
 }
 
 fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
@@ -49,7 +58,7 @@ fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
     let ends = eog::find(&mut vocab, special.ends());
     vocab.check_byte_level()?;
     let options = BpeOptions {
-        ignore_merges: spec.ignore_merges,
+        ignore_merges: metadata.bool_opt(IGNORE_MERGES)?.unwrap_or(spec.ignore_merges),
         byte_fallback: false,
         unknown: None,
         fuse_unknown: false,
@@ -58,7 +67,11 @@ fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
     let (add_bos, add_eos) = special.flags(metadata, spec.add_bos)?;
     Ok(Inner {
         special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
-        merger: Merger::Pieces { pre: PreTokenizer::from_spec(&spec)?, bpe, nfc: spec.nfc },
+        merger: Merger::Pieces {
+            pre: PreTokenizer::from_spec(&spec)?,
+            bpe,
+            nfc: metadata.bool_opt(NFC)?.unwrap_or(spec.nfc),
+        },
         bos: special.bos,
         eos: special.eos,
         add_bos,
@@ -90,14 +103,23 @@ fn spaced(metadata: &Metadata) -> Result<Inner, TextError> {
         // The first files of Gemma 4 say no, and the model is lost without.
         add_bos: add_bos || special.bos.is_some(),
         closing: special.eos.filter(|_| add_eos),
-        space_prefix: SpacePrefix::always(metadata.bool_opt(ADD_SPACE)?.unwrap_or(false)),
+        space_prefix: space_prefix(metadata, false)?,
         ends,
         vocab,
     })
 }
 
+fn space_prefix(metadata: &Metadata, default: bool) -> Result<SpacePrefix, TextError> {
+    Ok(match metadata.str_opt(SPACE_PREFIX)? {
+        None => SpacePrefix::always(metadata.bool_opt(ADD_SPACE)?.unwrap_or(default)),
+        Some("first") => SpacePrefix::First,
+        Some("missing") => SpacePrefix::Missing,
+        Some(other) => return Err(TextError::Unsupported { what: SPACE_PREFIX, name: other.to_owned() }),
+    })
+}
+
 /// The merges as pairs of tokens' texts, the most urgent first.
-fn merges(metadata: &Metadata) -> Result<Vec<(&str, &str)>, TextError> {
+pub(crate) fn merges(metadata: &Metadata) -> Result<Vec<(&str, &str)>, TextError> {
     let merges = metadata.strings(MERGES)?;
     let mut pairs = Vec::with_capacity(merges.len());
     for (index, merge) in merges.iter().enumerate() {
@@ -127,7 +149,7 @@ fn sentence_piece(metadata: &Metadata) -> Result<Inner, TextError> {
         eos: special.eos,
         add_bos,
         closing: special.eos.filter(|_| add_eos),
-        space_prefix: SpacePrefix::always(metadata.bool_opt(ADD_SPACE)?.unwrap_or(true)),
+        space_prefix: space_prefix(metadata, true)?,
         ends,
         vocab,
     })
@@ -214,8 +236,18 @@ impl Special {
     }
 }
 
-/// The format has no place for `rstrip`. Phi-3 was trained with it on every special token but three.
-fn strip(metadata: &Metadata, vocab: &Vocab) -> Result<HashMap<u32, Strip>, TextError> {
+/// The format has no place for `lstrip` and `rstrip`. Phi-3 was trained with the second on every special token but three.
+pub(crate) fn strip(metadata: &Metadata, vocab: &Vocab) -> Result<HashMap<u32, Strip>, TextError> {
+    let mut told: HashMap<u32, Strip> = HashMap::new();
+    for id in huggingface::ids(metadata, LEFT_STRIP, vocab.len())? {
+        told.entry(id).or_default().left = true;
+    }
+    for id in huggingface::ids(metadata, RIGHT_STRIP, vocab.len())? {
+        told.entry(id).or_default().right = true;
+    }
+    if !told.is_empty() {
+        return Ok(told);
+    }
     let name = metadata.str_opt("general.name")?.unwrap_or("").to_lowercase();
     if !name.contains("phi-3") && !name.contains("phi3") {
         return Ok(HashMap::new());

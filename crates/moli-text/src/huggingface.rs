@@ -9,22 +9,36 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::TextError;
 use crate::gguf::{BOS, EOS, TOKENS};
+use crate::json::parse;
 use crate::tokenizer::Inner;
+use serde_json::Value;
 
 /// The whole of `tokenizer.json`.
 const JSON: &str = "tokenizer.huggingface.json";
 /// What `tokenizer_config.json` says, but for template and tokens.
-const CONFIG: &str = "tokenizer.huggingface.config";
+pub(crate) const CONFIG: &str = "tokenizer.huggingface.config";
 /// Where the files are.
 const FOLDER: &str = "tokenizer.huggingface.folder";
 /// All tokens that end an answer.
-const ENDS: &str = "moli.eos_token_ids";
+pub(crate) const ENDS: &str = "moli.eos_token_ids";
 
 /// The tokenizer of metadata that was a folder; `None` if it was not.
 pub(crate) fn load(metadata: &Metadata) -> Result<Option<Inner>, TextError> {
+    let Some((root, config)) = files(metadata)? else { return Ok(None) };
+    let (mut inner, _) = crate::json::read(&root, &config)?;
+    complete(metadata, &mut inner)?;
+    Ok(Some(inner))
+}
+
+/// `tokenizer.json` and `tokenizer_config.json` of metadata that was a folder; the second is null where there is none.
+pub(crate) fn files(metadata: &Metadata) -> Result<Option<(Value, Value)>, TextError> {
     let Some(json) = json(metadata)? else { return Ok(None) };
-    let config = metadata.str_opt(CONFIG)?;
-    let mut inner = crate::json::load(json.as_bytes(), config.map(str::as_bytes))?;
+    let config = metadata.str_opt(CONFIG)?.map_or(Ok(Value::Null), |text| parse(text.as_bytes()))?;
+    Ok(Some((parse(json.as_bytes())?, config)))
+}
+
+/// Adds what other files of the folder say.
+pub(crate) fn complete(metadata: &Metadata, inner: &mut Inner) -> Result<(), TextError> {
     let vocab = inner.vocab.len();
     let id = |key: &'static str| match metadata.u32_opt(key)? {
         Some(id) if id as usize >= vocab => Err(TextError::SpecialOutOfRange { key, id: id.into(), vocab }),
@@ -33,17 +47,21 @@ pub(crate) fn load(metadata: &Metadata) -> Result<Option<Inner>, TextError> {
     // What the tokenizer's own files name comes first.
     inner.bos = inner.bos.or(id(BOS)?);
     inner.eos = inner.eos.or(id(EOS)?);
-    if let Some(ends) = metadata.u32s_opt(ENDS)? {
-        if let Some(&id) = ends.iter().find(|&&id| id as usize >= vocab) {
-            return Err(TextError::SpecialOutOfRange { key: ENDS, id: id.into(), vocab });
-        }
-        inner.ends.extend(ends.iter());
+    inner.ends.extend(ids(metadata, ENDS, vocab)?);
+    Ok(())
+}
+
+/// A list of ids, each of which the vocabulary has.
+pub(crate) fn ids(metadata: &Metadata, key: &'static str, vocab: usize) -> Result<Vec<u32>, TextError> {
+    let ids = metadata.u32s_opt(key)?.unwrap_or_default().into_owned();
+    match ids.iter().find(|&&id| id as usize >= vocab) {
+        Some(&id) => Err(TextError::SpecialOutOfRange { key, id: id.into(), vocab }),
+        None => Ok(ids),
     }
-    Ok(Some(inner))
 }
 
 /// The text of `tokenizer.json` where the metadata was a folder and has no vocabulary of its own.
-fn json(metadata: &Metadata) -> Result<Option<&str>, TextError> {
+pub(crate) fn json(metadata: &Metadata) -> Result<Option<&str>, TextError> {
     if metadata.get(TOKENS).is_some() {
         return Ok(None);
     }

@@ -4,7 +4,7 @@
 //! the same forms that a GGUF's are, so the same guarantees hold; any other part is an error that names it.
 
 use crate::bpe::{BpeOptions, RankedBpe};
-use crate::pretokenize::{Behavior, PreTokenizer, Stage};
+use crate::pretokenize::{Behavior, GPT2, PreTokenizer, Stage};
 use crate::special::{SpecialTokens, Strip};
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab, parse_byte_token};
@@ -14,13 +14,31 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
+/// What a `tokenizer.json` says in its own terms, for whoever writes it in others.
+pub(crate) struct Parts<'a> {
+    /// Pairs of texts, the most urgent first.
+    pub(crate) merges: Vec<(&'a str, &'a str)>,
+    /// The cuts of the pre-tokenizer as expressions whose matches are pieces; `None`: one of them is more than that.
+    pub(crate) cuts: Option<Vec<String>>,
+    pub(crate) nfc: bool,
+    pub(crate) ignore_merges: bool,
+    pub(crate) byte_fallback: bool,
+    pub(crate) unknown: Option<u32>,
+    pub(crate) strip: HashMap<u32, Strip>,
+}
+
 /// Reads a `tokenizer.json` and, if there is one, its `tokenizer_config.json`.
 pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, TextError> {
-    let root: Value = serde_json::from_slice(tokenizer).map_err(|error| bad(error.to_string()))?;
-    let config: Value = match config {
-        Some(config) => serde_json::from_slice(config).map_err(|error| bad(error.to_string()))?,
-        None => Value::Null,
-    };
+    read(&parse(tokenizer)?, &config.map_or(Ok(Value::Null), parse)?).map(|(inner, _)| inner)
+}
+
+/// Parses one of the two files.
+pub(crate) fn parse(file: &[u8]) -> Result<Value, TextError> {
+    serde_json::from_slice(file).map_err(|error| bad(error.to_string()))
+}
+
+/// The tokenizer of the two files; `config` is null where there is none.
+pub(crate) fn read<'a>(root: &'a Value, config: &Value) -> Result<(Inner, Parts<'a>), TextError> {
     let model = root.get("model").ok_or_else(|| bad("no model"))?;
     // Older files leave the type out; they are BPE where they have merges.
     let kind = model.get("type").and_then(Value::as_str).unwrap_or(if model.get("merges").is_some() {
@@ -52,10 +70,10 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
         return Err(unsupported("tokenizer.json normalizer", "NFC with SentencePiece"));
     }
 
-    let (mut vocab, strip) = vocab(&root, model, spelling)?;
+    let (mut vocab, strip) = vocab(root, model, spelling)?;
     let unknown = model.get("unk_token").and_then(Value::as_str).and_then(|token| vocab.id(token));
-    let bos = special(&config, "bos_token", &vocab, &["<s>", "<bos>", "<|begin_of_text|>"])?;
-    let eos = special(&config, "eos_token", &vocab, &["</s>", "<eos>", "<|endoftext|>"])?;
+    let bos = special(config, "bos_token", &vocab, &["<s>", "<bos>", "<|begin_of_text|>"])?;
+    let eos = special(config, "eos_token", &vocab, &["</s>", "<eos>", "<|endoftext|>"])?;
     let ends = eog::find(&mut vocab, eos);
     let merges = merges(model)?;
     let options = BpeOptions {
@@ -64,8 +82,17 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
         unknown: unknown.filter(|_| !pre.byte_level),
         fuse_unknown: flag(model, "fuse_unk", false),
     };
-    let bpe = RankedBpe::new(&vocab, merges.into_iter(), options)?;
-    let (begins, finishes) = post_processor(&root, &vocab);
+    let parts = Parts {
+        cuts: pre.cuts,
+        nfc: normalizer.nfc,
+        ignore_merges: options.ignore_merges,
+        byte_fallback,
+        unknown,
+        strip: strip.clone(),
+        merges,
+    };
+    let bpe = RankedBpe::new(&vocab, parts.merges.iter().copied(), options)?;
+    let (begins, finishes) = post_processor(root, &vocab);
     let add_bos = config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(begins.is_some());
     let closing = match config.get("add_eos_token").and_then(Value::as_bool) {
         Some(wanted) => finishes.or(eos).filter(|_| wanted),
@@ -77,7 +104,7 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
     } else {
         Merger::Ranked(bpe)
     };
-    Ok(Inner {
+    let inner = Inner {
         special: SpecialTokens::new(&vocab, strip)?,
         merger,
         add_bos: add_bos && bos.is_some(),
@@ -87,7 +114,8 @@ pub(crate) fn load(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Inner, Tex
         space_prefix: if normalizer.prepend { SpacePrefix::Always } else { pre.prepend },
         ends,
         vocab,
-    })
+    };
+    Ok((inner, parts))
 }
 
 /// Unicode's composed form.
@@ -211,6 +239,7 @@ impl Normal {
 /// What the pre-tokenizer does.
 struct Pre {
     stages: Vec<Stage>,
+    cuts: Option<Vec<String>>,
     byte_level: bool,
     escape: bool,
     prepend: SpacePrefix,
@@ -219,8 +248,13 @@ struct Pre {
 impl Pre {
     fn read(value: &Value) -> Result<Self, TextError> {
         const WHAT: &str = "tokenizer.json pre_tokenizer";
-        let mut pre =
-            Self { stages: Vec::new(), byte_level: false, escape: false, prepend: SpacePrefix::Never };
+        let mut pre = Self {
+            stages: Vec::new(),
+            cuts: Some(Vec::new()),
+            byte_level: false,
+            escape: false,
+            prepend: SpacePrefix::Never,
+        };
         for part in sequence(value, "pretokenizers") {
             match kind(part) {
                 "" => {}
@@ -228,11 +262,12 @@ impl Pre {
                     let behavior = behavior(part)?;
                     let invert = flag(part, "invert", false);
                     if let Some(pattern) = part.pointer("/pattern/Regex").and_then(Value::as_str) {
-                        pre.stages.push(Stage::regex(pattern, behavior, invert)?);
+                        pre.cut(pattern, behavior, invert)?;
                     } else if let Some(text) = part.pointer("/pattern/String").and_then(Value::as_str) {
                         // Gemma's file splits at spaces that its normalizer has replaced by then.
                         if text != " " {
                             pre.stages.push(Stage::literal(text, behavior, invert));
+                            pre.cuts = None;
                         }
                     } else {
                         return Err(unsupported(WHAT, "Split without a pattern"));
@@ -240,18 +275,18 @@ impl Pre {
                 }
                 "Digits" => {
                     let pattern = if flag(part, "individual_digits", false) { r"\p{N}" } else { r"\p{N}+" };
-                    pre.stages.push(Stage::regex(pattern, Behavior::Isolated, false)?);
+                    pre.cut(pattern, Behavior::Isolated, false)?;
                 }
                 "Punctuation" => {
                     let pattern = r"[\p{P}!-/:-@\[-`{-~]";
-                    pre.stages.push(Stage::regex(pattern, behavior(part)?, false)?);
+                    pre.cut(pattern, behavior(part)?, false)?;
                 }
                 "ByteLevel" => {
                     if flag(part, "add_prefix_space", true) {
                         return Err(unsupported(WHAT, "ByteLevel with add_prefix_space"));
                     }
                     if flag(part, "use_regex", true) {
-                        pre.stages.push(PreTokenizer::gpt2_stage()?);
+                        pre.cut(GPT2, Behavior::Isolated, false)?;
                     }
                     pre.byte_level = true;
                 }
@@ -274,6 +309,23 @@ impl Pre {
             }
         }
         Ok(pre)
+    }
+
+    /// One more expression.
+    fn cut(&mut self, pattern: &str, behavior: Behavior, invert: bool) -> Result<(), TextError> {
+        self.stages.push(Stage::regex(pattern, behavior, invert)?);
+        let piece = match (behavior, invert) {
+            (Behavior::Isolated, false) => Some(pattern.to_owned()),
+            // What is not matched is removed; with white space as the last alternative nothing is left over.
+            (Behavior::Removed, true) if pattern.ends_with(r"|\s+") => Some(pattern.to_owned()),
+            (Behavior::Contiguous, false) => Some(format!("(?:{pattern})+")),
+            _ => None,
+        };
+        self.cuts = self.cuts.take().zip(piece).map(|(mut cuts, piece)| {
+            cuts.push(piece);
+            cuts
+        });
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! - [`Tool`], [`ToolFormat`], [`ReasoningTags`]: tools in the prompt, their calls in the answer, and grammars that make
 //!   the calls well-formed; [`AnswerParser`] splits an answer into what is said, thought and called, as it streams.
+//! - [`gguf_tokenizer`], [`huggingface_tokenizer`]: a tokenizer written in the other form, for who converts models.
 //!
 //! Everything that comes from a file or a client is checked: what can't be done right is a [`TextError`].
 
@@ -16,6 +17,7 @@ mod concat;
 mod dumps;
 mod eog;
 mod error;
+mod export;
 mod fill;
 mod footprint;
 mod gguf;
@@ -39,6 +41,7 @@ mod vocab;
 
 pub use catalogue::TemplateOrigin;
 pub use error::TextError;
+pub use export::{GgufTokenizer, HuggingFaceTokenizer, gguf_tokenizer, huggingface_tokenizer};
 pub use footprint::tokenizer_bytes;
 pub use message::{Message, ToolCall};
 pub use reasoning::ReasoningTags;

@@ -9,8 +9,9 @@
 mod families;
 
 use crate::TextError;
-pub(crate) use families::spec;
-use families::{GPT2, PreSpec, THOUSANDS, THOUSANDS_OF_WORDS};
+pub(crate) use families::{GPT2, PreSpec, spec};
+use families::{NAMES, THOUSANDS, THOUSANDS_OF_WORDS};
+use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, meta};
 use std::ops::Range;
 
@@ -175,11 +176,6 @@ impl PreTokenizer {
         Ok(Self { stages: stages.collect::<Result<_, _>>()? })
     }
 
-    /// GPT-2's expression, which `ByteLevel` in a `tokenizer.json` means by `use_regex`.
-    pub(crate) fn gpt2_stage() -> Result<Stage, TextError> {
-        Stage::regex(GPT2, Behavior::Isolated, false)
-    }
-
     /// The pieces of `text[range]`, in order.
     pub(crate) fn pieces(&self, text: &str, range: Range<usize>) -> Vec<Range<usize>> {
         let mut pieces = vec![range];
@@ -193,6 +189,31 @@ impl PreTokenizer {
         pieces.retain(|piece| !piece.is_empty());
         pieces
     }
+}
+
+/// The name and the rest of the pre-tokenizer that cuts as these expressions do, one of the same wishes if there is one.
+pub(crate) fn named(cuts: &[String], ignore_merges: bool, nfc: bool) -> Option<(&'static str, PreSpec)> {
+    let specs = NAMES.iter().filter_map(|name| Some((*name, spec(name).ok()?)));
+    let same = specs.filter(|(_, spec)| {
+        spec.stages.len() == cuts.len() && spec.stages.iter().zip(cuts).all(|(a, b)| same_cuts(a, b))
+    });
+    same.min_by_key(|(_, spec)| (spec.ignore_merges != ignore_merges, spec.nfc != nfc))
+}
+
+/// Whether two expressions are the same but for their spelling.
+fn same_cuts(a: &str, b: &str) -> bool {
+    let parsed = |pattern: &str| {
+        let parts = alternatives(pattern).into_iter().map(|part| {
+            let part = greedy(part);
+            let (part, followed) = match part.strip_suffix(NO_WORD) {
+                Some(part) => (part, true),
+                None => (part.as_str(), false),
+            };
+            syntax::parse(part).ok().map(|part| (part, followed))
+        });
+        parts.collect::<Option<Vec<_>>>()
+    };
+    a == b || parsed(a).is_some_and(|a| Some(a) == parsed(b))
 }
 
 /// One automaton of several patterns, of which the first has the right of way; `pattern` is what an error names.

@@ -7,8 +7,8 @@
 mod common;
 
 use common::Fixture;
-use moli_format::Value as Meta;
-use moli_text::{EncodeOptions, Tokenizer};
+use moli_format::{Bytes, Gguf, GgufWriter, Value as Meta};
+use moli_text::{EncodeOptions, GgufTokenizer, TextError, Tokenizer, gguf_tokenizer, huggingface_tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -70,6 +70,38 @@ fn json_file(tokens: &[(String, i32)], family: &Family, model: Value) -> Vec<u8>
     file.to_string().into_bytes()
 }
 
+/// A model of these keys.
+fn model<'a>(entries: impl IntoIterator<Item = (&'a str, Meta)>) -> Gguf {
+    let mut writer = GgufWriter::new();
+    writer.meta("general.architecture", "llama");
+    for (key, value) in entries {
+        writer.meta(key, value);
+    }
+    let mut bytes = Vec::new();
+    writer.write(&mut bytes).unwrap();
+    Gguf::from_bytes(&Bytes::from_vec(bytes)).unwrap()
+}
+
+/// A `tokenizer.json` in the keys of GGUF.
+fn to_gguf(file: &[u8], rows: Option<usize>) -> Result<GgufTokenizer, TextError> {
+    let json = std::str::from_utf8(file).unwrap();
+    let folder =
+        model([("tokenizer.huggingface.folder", "f".into()), ("tokenizer.huggingface.json", json.into())]);
+    gguf_tokenizer(folder.metadata(), rows).map(Option::unwrap)
+}
+
+/// A `tokenizer.json` as a GGUF, the name of its kind there, and as a `tokenizer.json` again.
+fn converted(file: &[u8]) -> (Tokenizer, String, Tokenizer) {
+    let made = to_gguf(file, Some(4096)).unwrap();
+    let gguf = model(made.entries.iter().map(|(key, value)| (key.as_str(), value.clone())));
+    let kind = gguf.metadata().str("tokenizer.ggml.model").unwrap().to_owned();
+    // A token for each row of the embeddings.
+    assert_eq!(gguf.metadata().strings("tokenizer.ggml.tokens").unwrap().len(), 4096);
+    let back = huggingface_tokenizer(gguf.metadata()).unwrap();
+    let json = Tokenizer::from_json(back.tokenizer.as_bytes(), Some(back.config.as_bytes())).unwrap();
+    (Tokenizer::from_gguf(gguf.metadata()).unwrap(), kind, json)
+}
+
 /// Ids as they were written down, and what decoding gives back: at once, and token by token.
 #[track_caller]
 fn check(what: &str, tokenizer: &Tokenizer, options: EncodeOptions, texts: &[String], expected: &[Vec<u32>]) {
@@ -129,6 +161,10 @@ fn byte_level() {
         let file = json_file(&tokens, family, json!({"merges": base.merges}));
         let from_json = Tokenizer::from_json(&file, None).unwrap();
         check(&format!("{pre}, JSON"), &from_json, ALL, &texts, &expected);
+        let (gguf, kind, json) = converted(&file);
+        assert_eq!(kind, "gpt2");
+        check(&format!("{pre}, JSON to GGUF"), &gguf, ALL, &texts, &expected);
+        check(&format!("{pre}, JSON to GGUF and back"), &json, ALL, &texts, &expected);
         let fixture = Fixture {
             model: "gpt2",
             pre: Some(pre),
@@ -183,8 +219,27 @@ fn sentence_piece() {
             let options = json!({
                 "merges": merges, "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
             });
-            let from_json = Tokenizer::from_json(&json_file(&tokens, family, options), None).unwrap();
+            let file = json_file(&tokens, family, options);
+            let from_json = Tokenizer::from_json(&file, None).unwrap();
             check(&format!("{form}, JSON"), &from_json, ALL, &texts, &expected);
+            let (gguf, kind, json) = converted(&file);
+            // Gemma's has a run of spaces that the user defined, and that merges don't give.
+            assert_eq!(kind, if model.prefix { "llama" } else { "gemma4" });
+            check(&format!("{form}, JSON to GGUF"), &gguf, ALL, &texts, &expected);
+            check(&format!("{form}, JSON to GGUF and back"), &json, ALL, &texts, &expected);
+            // Merges that no scores give: all of a token's are there, or none.
+            let options = json!({
+                "merges": merges[1..], "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+            });
+            let file = json_file(&tokens, family, options);
+            let from_json = Tokenizer::from_json(&file, None).unwrap();
+            let (gguf, kind, json) = converted(&file);
+            assert_eq!(kind, "gemma4");
+            let ids = |tokenizer: &Tokenizer| -> Vec<Vec<u32>> {
+                texts.iter().map(|text| tokenizer.encode(text, ALL).unwrap()).collect()
+            };
+            assert_eq!(ids(&gguf), ids(&from_json), "{form}, some merges to GGUF");
+            assert_eq!(ids(&json), ids(&from_json), "{form}, some merges to GGUF and back");
         }
         // The same merges as Gemma 4's files have them.
         if !model.prefix {
@@ -201,6 +256,95 @@ fn sentence_piece() {
             check("gemma4, GGUF", &fixture.load().unwrap(), ALL, &texts, &expected);
         }
     }
+}
+
+#[test]
+fn what_gguf_cannot_say_is_named() {
+    let base: ByteLevel = read("byte-level.json");
+    let tokens: Vec<(String, i32)> = base.tokens.iter().map(|token| (token.clone(), 1)).collect();
+    let file = |pattern: &str| {
+        let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
+        ]});
+        let family = Family { normalizer: Value::Null, pre_tokenizer, ignore_merges: false };
+        json_file(&tokens, &family, json!({"merges": base.merges}))
+    };
+    let error = to_gguf(&file(r"\p{L}+|\P{L}"), None).unwrap_err();
+    assert!(matches!(&error, TextError::Inexpressible { form: "GGUF", .. }), "{error}");
+    assert!(error.to_string().contains(r"\p{L}+|\P{L}"), "{error}");
+    let models: BTreeMap<String, SentencePiece> = read("spaced.json");
+    let (_, model) = models.iter().next().unwrap();
+    let (_, family) = model.forms.iter().next().unwrap();
+    let tokens: Vec<(String, i32)> =
+        model.pieces.iter().map(|(piece, _, kind)| (piece.clone(), *kind)).collect();
+    let options = |fallback: bool| json!({"merges": merges(&model.pieces), "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": fallback});
+    let error = to_gguf(&json_file(&tokens, family, options(false)), None).unwrap_err();
+    assert!(matches!(&error, TextError::Inexpressible { what, .. } if what.contains("each byte")), "{error}");
+    let error = to_gguf(&json_file(&tokens, family, options(true)), Some(7)).unwrap_err();
+    assert!(
+        matches!(error, TextError::TooManyTokens { tokens: all, rows: 7 } if all == tokens.len()),
+        "{error}"
+    );
+}
+
+/// Special tokens, templates of both ends and white space that tokens take along, there and back.
+#[test]
+fn what_stands_around_a_text() {
+    let mut tokens: Vec<(String, i32)> =
+        (0..=255_u8).map(|byte| (common::byte_char(byte).to_string(), 1)).collect();
+    for token in ["<s>", "</s>", "<end>", "<mask>", "<turn>", "<other>"] {
+        tokens.push((token.to_owned(), 3));
+    }
+    let pre_tokenizer = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
+    let family = Family { normalizer: json!({"type": "NFC"}), pre_tokenizer, ignore_merges: true };
+    let mut file: Value =
+        serde_json::from_slice(&json_file(&tokens, &family, json!({"merges": []}))).unwrap();
+    file["added_tokens"][3]["lstrip"] = true.into();
+    let part = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
+    file["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [part("<s>"), {"Sequence": {"id": "A", "type_id": 0}}, part("<end>")],
+    });
+    let json = file.to_string();
+    let config = r#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
+    let folder = model([
+        ("tokenizer.huggingface.folder", "f".into()),
+        ("tokenizer.huggingface.json", json.as_str().into()),
+        ("tokenizer.huggingface.config", config.into()),
+        ("tokenizer.chat_template", "{{ messages }}".into()),
+        ("tokenizer.ggml.padding_token_id", 7_u32.into()),
+        ("moli.eos_token_ids", vec![257_u32, 260, 261].into()),
+    ]);
+    let direct = Tokenizer::from_gguf(folder.metadata()).unwrap();
+    let made = gguf_tokenizer(folder.metadata(), None).unwrap().unwrap();
+    // NFC and whole words are not what `gpt-2` means; white space and ends are more than GGUF says.
+    assert_eq!(made.notes.len(), 3, "{:?}", made.notes);
+    let mut entries: Vec<_> = made.entries.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    entries.push(("tokenizer.chat_template", "{{ messages }}".into()));
+    let gguf = model(entries);
+    let from_gguf = Tokenizer::from_gguf(gguf.metadata()).unwrap();
+    let files = huggingface_tokenizer(gguf.metadata()).unwrap();
+    let back: Value = serde_json::from_str(&files.config).unwrap();
+    assert_eq!(back["chat_template"], "{{ messages }}");
+    assert_eq!(back["pad_token"], tokens[7].0.as_str());
+    let generation: Value = serde_json::from_str(&files.generation).unwrap();
+    assert_eq!(generation["eos_token_id"], json!([258, 257, 260, 261]));
+    let from_json = Tokenizer::from_json(files.tokenizer.as_bytes(), Some(files.config.as_bytes())).unwrap();
+    let options = EncodeOptions { add_special: true, parse_special: true };
+    for text in ["a  <mask> b", "e\u{301}", "<s>x", ""] {
+        let ids = direct.encode(text, options).unwrap();
+        assert_eq!((ids.first(), ids.last()), (Some(&256), Some(&258)));
+        assert_eq!(from_gguf.encode(text, options).unwrap(), ids, "{text}");
+        assert_eq!(from_json.encode(text, options).unwrap(), ids, "{text}");
+    }
+    for id in 256..262 {
+        assert_eq!(from_gguf.is_end_of_generation(id), direct.is_end_of_generation(id) || id == 258, "{id}");
+    }
+    // A folder's own files stay what they are.
+    let own = huggingface_tokenizer(folder.metadata()).unwrap();
+    assert_eq!(own.tokenizer, json);
+    assert!(own.config.contains("chat_template"));
 }
 
 /// Every way to cut each piece into two others, the best piece first: what converters write for SentencePiece.

@@ -1,5 +1,6 @@
 //! Why nothing was measured.
 
+use moli_convert::ConvertError;
 use moli_engine::{EngineError, Limit, units::megabytes};
 use moli_format::FormatError;
 use moli_model::ModelError;
@@ -95,6 +96,14 @@ pub enum RunError {
         model: String,
         /// Why.
         source: FormatError,
+    },
+    /// A model whose weights can't be quantised.
+    #[error("{model}: {source}")]
+    Quantize {
+        /// The model as it was named.
+        model: String,
+        /// Why.
+        source: ConvertError,
     },
     /// A model that can't be loaded or computed.
     #[error("{model}: {source}")]

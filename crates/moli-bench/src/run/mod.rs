@@ -417,7 +417,7 @@ fn fits(source: &Source, needed: u64) -> Result<(), RunError> {
 fn names(sources: &[Source]) -> Vec<String> {
     let short = |source: &Source| match source {
         Source::File { path, .. } => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
-        Source::Memory(_) => None,
+        Source::Quantised { .. } | Source::Memory(_) => None,
     };
     let shorts: Vec<String> =
         sources.iter().map(|source| short(source).unwrap_or_else(|| source.name())).collect();

@@ -1,13 +1,17 @@
 //! A model while it is measured: its weights once, and a runtime or an engine for each way in which it is computed.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use moli_convert::{ConvertError, InMemory, Watch};
 use moli_engine::{
     CancelToken, Engine, EngineOptions, MemoryBudget, MemoryPlan, PlanOptions, Scheduling,
     weights_fingerprint,
 };
 use moli_format::{Gguf, ReadMode};
+use moli_kernels::{Pool, default_threads};
 use moli_model::{BackendKind, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS};
 use moli_synthetic::{Synthetic, SyntheticError};
 
@@ -50,23 +54,34 @@ struct Setup {
 impl Loaded {
     /// What is to be planned for: a model whose weights aren't made yet where they are to be in memory.
     pub(super) fn outline(source: &Source) -> Result<Self, RunError> {
-        Self::with(source, Synthetic::outline)
+        Self::with(source, Synthetic::outline, |model| model.outline())
     }
 
     /// Opens a model, or makes it. No page and no scratch is allocated.
     pub(super) fn open(source: &Source) -> Result<Self, RunError> {
-        Self::with(source, Synthetic::in_memory)
+        Self::with(source, Synthetic::in_memory, |model| {
+            let watch: Arc<Watch> = Arc::new(|_| true);
+            model.make(&Arc::new(Pool::new(default_threads())), &watch)
+        })
     }
 
     fn with(
         source: &Source,
         make: impl FnOnce(&Synthetic) -> Result<Gguf, SyntheticError>,
+        quantise: impl FnOnce(&InMemory<'_>) -> Result<Gguf, ConvertError>,
     ) -> Result<Self, RunError> {
         let started = Instant::now();
         let name = source.name();
+        let open = |path: &Path| {
+            Gguf::open(path, ReadMode::Map).map_err(|source| RunError::Open { model: name.clone(), source })
+        };
         let gguf = match source {
-            Source::File { path, .. } => Gguf::open(path, ReadMode::Map)
-                .map_err(|source| RunError::Open { model: name.clone(), source })?,
+            Source::File { path, .. } => open(path)?,
+            Source::Quantised { path, mixture, .. } => {
+                let whole = open(path)?;
+                let made = InMemory::new(&whole, *mixture).and_then(|model| quantise(&model));
+                made.map_err(|source| RunError::Quantize { model: name.clone(), source })?
+            }
             Source::Memory(model) => make(model)?,
         };
         let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);

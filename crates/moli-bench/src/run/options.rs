@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moli_convert::Mixture;
 use moli_model::{KvType, MAX_OUTPUTS, PAGE_TOKENS, pages_of};
 use moli_synthetic::Synthetic;
 
@@ -62,6 +63,15 @@ pub enum Source {
         /// Whether its weights are random.
         synthetic: bool,
     },
+    /// A file or a folder whose weights are quantised in memory.
+    Quantised {
+        /// As it was named.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+        /// Their formats.
+        mixture: Mixture,
+    },
     /// Made in memory.
     Memory(Box<Synthetic>),
 }
@@ -71,6 +81,7 @@ impl Source {
     pub fn name(&self) -> String {
         match self {
             Self::File { name, .. } => name.clone(),
+            Self::Quantised { name, mixture, .. } => format!("{name} as {mixture}"),
             Self::Memory(model) => model.name(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use moli_convert::Mixture;
 use moli_format::{Gguf, ReadMode, TensorType};
 use moli_model::KvType;
 use moli_testkit::TinyModel;
@@ -119,6 +120,17 @@ fn what_a_model_cannot_hold_is_refused() {
     let missing = Source::File { name: "no.gguf".into(), path: "no.gguf".into(), synthetic: false };
     let told = quietly(&Options::new(vec![missing])).unwrap_err();
     assert!(matches!(&told, RunError::Open { model, .. } if model == "no.gguf"), "{told}");
+}
+
+#[test]
+fn weights_are_quantised_in_memory_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(&folder);
+    let Source::File { path, .. } = &options.models[0] else { panic!("not a file") };
+    let quantised = Source::Quantised { name: "tiny".into(), path: path.clone(), mixture: Mixture::Q4_0 };
+    let report = quietly(&Options { models: vec![quantised], ..options }).unwrap();
+    let model = &report.models["tiny as Q4_0"];
+    assert_eq!(model.quantization, "Q4_0");
 }
 
 #[test]

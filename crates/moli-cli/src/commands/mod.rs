@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod completions;
+mod convert;
 mod doctor;
 mod doors;
 mod health;
@@ -12,6 +13,7 @@ mod list;
 mod logits;
 mod perplexity;
 mod pull;
+mod quantize;
 mod rm;
 mod run;
 mod serve;
@@ -33,10 +35,12 @@ pub(crate) enum Command {
     Inspect(inspect::Inspect),
     Doctor(doctor::Doctor),
     Tokenize(tokenize::Tokenize),
+    Convert(convert::Convert),
     Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
     Compare(Box<compare::Compare>),
     Imatrix(imatrix::ImatrixCommand),
+    Quantize(Box<quantize::Quantize>),
     Logits(logits::Logits),
     Completions(completions::Completions),
 }
@@ -58,10 +62,12 @@ impl Command {
             Self::Inspect(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Tokenize(command) => command.run(),
+            Self::Convert(command) => command.run(),
             Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
             Self::Compare(command) => command.run(),
             Self::Imatrix(command) => command.run(),
+            Self::Quantize(command) => command.run(),
             Self::Logits(command) => command.run(),
             Self::Completions(command) => command.run(),
         }

@@ -11,6 +11,8 @@ use crate::Imatrix;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuantizeNote {
+    /// What [`Portable`](crate::Portable) has to say.
+    Conversion(String),
     /// Tensors whose rows are no whole blocks of their format get another one.
     Fallback {
         /// Their number.
@@ -18,7 +20,7 @@ pub enum QuantizeNote {
         /// The first.
         first: String,
         /// Its columns.
-        cols: u64,
+        cols: usize,
         /// What they would get.
         wanted: TensorType,
         /// What they get.
@@ -64,6 +66,7 @@ impl fmt::Display for QuantizeNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let many = |tensors: usize| if tensors == 1 { "tensor" } else { "tensors" };
         match self {
+            Self::Conversion(text) => f.write_str(text),
             Self::Fallback { tensors, first, cols, wanted, ttype } => write!(
                 f,
                 "{tensors} {} as {ttype} instead of {wanted}, whose blocks of {} don't divide the rows: {first} has {cols} \
@@ -116,7 +119,7 @@ pub(super) fn notes(items: &[Item], imatrix: Option<&Imatrix>) -> Vec<QuantizeNo
     for (wanted, ttype) in pairs {
         let these = items.iter().filter(|item| (item.planned.wanted, item.planned.to) == (wanted, ttype));
         if let Some((tensors, first)) = summary(these) {
-            let (first, cols) = (first.planned.name.clone(), first.tensor.cols() as u64);
+            let (first, cols) = (first.planned.name.clone(), first.tensor.cols());
             notes.push(QuantizeNote::Fallback { tensors, first, cols, wanted, ttype });
         }
     }

@@ -4,24 +4,26 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moli_format::{Tensor, TensorType};
-use moli_kernels::{Pool, dequantize, is_supported};
+use moli_format::TensorType;
+use moli_kernels::{Pool, dequantize, is_supported, quantize_rows};
 
-use super::Progress;
-use crate::ConvertError;
+use super::Item;
+use crate::{ConvertError, PortableTensor, Watch};
 
 /// Weights that a thread takes at a time, unless a row has more.
 const SPAN: usize = 1 << 16;
 /// Spans for each thread between two writes.
 const SPANS: usize = 4;
+/// The greatest number in half precision.
+const MOST_HALF: f32 = 65_504.0;
 
 /// A tensor and what it shall become.
 pub(super) struct Job {
-    pub(super) tensor: Tensor,
-    pub(super) to: TensorType,
-    pub(super) importance: Option<Arc<[f32]>>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) progress: Arc<Progress>,
+    tensor: PortableTensor,
+    to: TensorType,
+    importance: Option<Arc<[f32]>>,
+    pool: Arc<Pool>,
+    watch: Arc<Watch>,
 }
 
 /// What a thread makes of a span.
@@ -32,11 +34,28 @@ struct Slot {
     error: Option<ConvertError>,
 }
 
+/// A thread's room for a span's weights, as they are and as they will be read.
+#[derive(Default)]
+struct Scratch {
+    weights: Vec<f32>,
+    stored: Vec<f32>,
+}
+
 impl Job {
+    pub(super) fn new(item: &Item, pool: &Arc<Pool>, watch: &Arc<Watch>) -> Self {
+        Self {
+            tensor: item.tensor.clone(),
+            to: item.planned.to,
+            importance: item.importance.clone(),
+            pool: Arc::clone(pool),
+            watch: Arc::clone(watch),
+        }
+    }
+
     /// Writes the tensor in its new format. What goes wrong but for the writing is a [`ConvertError`] inside the error.
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let threads = self.pool.threads();
-        let scratch: Vec<Mutex<Vec<f32>>> = (0..threads).map(|_| Mutex::default()).collect();
+        let scratch: Vec<Mutex<Scratch>> = (0..threads).map(|_| Mutex::default()).collect();
         let mut slots: Vec<Mutex<Slot>> = (0..threads * SPANS).map(|_| Mutex::default()).collect();
         let mut spans = self.spans();
         loop {
@@ -61,12 +80,12 @@ impl Job {
                     return Err(io::Error::other(error));
                 }
                 out.write_all(&slot.bytes)?;
-                read += self.bytes(&slot.rows).len() as u64;
+                read += (slot.rows.len() * self.row_bytes()) as u64;
             }
             // Or the pages of the whole file would be counted as this process's.
-            self.tensor.data.release();
-            if (self.progress)(read).is_break() {
-                return Err(io::Error::other(ConvertError::Interrupted));
+            self.tensor.release();
+            if !(self.watch)(read) {
+                return Err(io::Error::other(ConvertError::Cancelled));
             }
         }
     }
@@ -89,61 +108,49 @@ impl Job {
         self.tensor.dims.get(1).map_or(1, |&rows| rows as usize).max(1)
     }
 
-    /// Rows in the format that they have.
-    fn bytes(&self, rows: &Range<usize>) -> &[u8] {
-        let row = self.tensor.ttype.row_bytes(self.tensor.cols()).unwrap_or_default();
-        self.tensor.data.get(rows.start * row..rows.end * row).unwrap_or_default()
+    fn row_bytes(&self) -> usize {
+        self.tensor.ttype.row_bytes(self.tensor.cols()).unwrap_or_default()
     }
 
     /// Makes the bytes of a slot's rows.
-    fn convert(&self, slot: &mut Slot, weights: &mut Vec<f32>) -> Result<(), ConvertError> {
+    fn convert(&self, slot: &mut Slot, scratch: &mut Scratch) -> Result<(), ConvertError> {
         let (from, cols) = (self.tensor.ttype, self.tensor.cols());
-        let source = self.bytes(&slot.rows);
+        let Scratch { weights, stored } = scratch;
         slot.bytes.clear();
-        if !is_supported(from) {
-            slot.bytes.extend_from_slice(source);
-            return Ok(());
-        }
-        weights.resize(slot.rows.len() * cols, 0.0);
-        dequantize(from, source, weights)?;
-        if let Some(index) = not_finite(weights) {
-            let (row, value) =
-                (slot.rows.start + index / cols, weights.get(index).copied().unwrap_or_default());
-            return Err(ConvertError::NotFinite { tensor: self.tensor.name.clone(), row, value });
+        if is_supported(from) {
+            weights.resize(slot.rows.len() * cols, 0.0);
+            for (row, weights) in slot.rows.clone().zip(weights.chunks_exact_mut(cols)) {
+                dequantize(from, self.tensor.row(row), weights)?;
+                if let Some(&value) = weights.iter().find(|weight| !weight.is_finite()) {
+                    return Err(ConvertError::NotFinite { tensor: self.tensor.name.clone(), row, value });
+                }
+            }
         }
         if self.to == from {
-            slot.bytes.extend_from_slice(source);
+            slot.rows.clone().for_each(|row| slot.bytes.extend_from_slice(self.tensor.row(row)));
             return Ok(());
         }
         let expert = slot.rows.start / self.expert_rows();
         let importance = self.importance.as_ref().and_then(|all| all.chunks_exact(cols).nth(expert));
-        blocks(self.to, weights, cols, importance, &mut slot.bytes)?;
-        // A weight, or the scale that it needs, may be beyond half precision.
-        dequantize(self.to, &slot.bytes, weights)?;
-        if let Some(index) = not_finite(weights) {
-            dequantize(from, source, weights)?;
-            let (row, value) =
-                (slot.rows.start + index / cols, weights.get(index).copied().unwrap_or_default());
-            let tensor = self.tensor.name.clone();
-            return Err(ConvertError::TooLarge { tensor, row, value, ttype: self.to });
+        quantize_rows(self.to, weights, cols, importance, &mut slot.bytes)?;
+        stored.resize(weights.len(), 0.0);
+        dequantize(self.to, &slot.bytes, stored)?;
+        let rows = weights.chunks_exact(cols).zip(stored.chunks_exact(cols));
+        for (row, (weights, stored)) in slot.rows.clone().zip(rows) {
+            let (value, most) = (greatest(weights), greatest(stored).abs());
+            // A weight or the scale of its block may be beyond half precision.
+            if value.abs() > MOST_HALF && (most < value.abs() / 2.0 || most.is_infinite()) {
+                let tensor = self.tensor.name.clone();
+                return Err(ConvertError::TooLarge { tensor, row, value, ttype: self.to });
+            }
         }
         Ok(())
     }
 }
 
-/// Appends the blocks of whole rows.
-fn blocks(
-    ttype: TensorType,
-    weights: &[f32],
-    _cols: usize,
-    _importance: Option<&[f32]>,
-    out: &mut Vec<u8>,
-) -> Result<(), ConvertError> {
-    Ok(moli_kernels::quantize(ttype, weights, out)?)
-}
-
-fn not_finite(weights: &[f32]) -> Option<usize> {
-    weights.iter().position(|weight| !weight.is_finite())
+/// The weight of the greatest magnitude.
+fn greatest(weights: &[f32]) -> f32 {
+    weights.iter().fold(0.0, |most: f32, weight| if weight.abs() > most.abs() { *weight } else { most })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

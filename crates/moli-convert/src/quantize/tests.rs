@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use moli_format::Tensor;
 use moli_kernels::dequantize;
 
 use super::*;
@@ -64,8 +65,8 @@ fn imatrix(entries: &[(&str, usize, &[f32])]) -> Imatrix {
     Imatrix { datasets: vec!["text.txt".into()], chunk_count: 7, chunk_size: 512, entries: entries.collect() }
 }
 
-fn go_on() -> Arc<Progress> {
-    Arc::new(|_| ControlFlow::Continue(()))
+fn go_on() -> Arc<Watch> {
+    Arc::new(|_| true)
 }
 
 fn quantised(model: &Gguf, options: &QuantizeOptions, threads: usize) -> Result<Gguf, ConvertError> {
@@ -179,9 +180,9 @@ fn all_of_the_model_is_reported_as_read() {
     let quantization = Quantization::new(&model, &options(Mixture::Q8_0)).unwrap();
     let read = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&read);
-    let progress: Arc<Progress> = Arc::new(move |bytes| {
+    let progress: Arc<Watch> = Arc::new(move |bytes| {
         counter.fetch_add(bytes, Ordering::Relaxed);
-        ControlFlow::Continue(())
+        true
     });
     quantization.in_memory(&Arc::new(Pool::new(2)), &progress).unwrap();
     assert_eq!(read.load(Ordering::Relaxed), quantization.input_bytes());
@@ -193,9 +194,9 @@ fn who_stops_it_finds_nothing_written() {
     let path = folder.path().join("out.gguf");
     let output = Output::new(&path, &[], false).unwrap();
     let quantization = Quantization::new(&model(|_| ()), &options(Mixture::Q8_0)).unwrap();
-    let stop: Arc<Progress> = Arc::new(|_| ControlFlow::Break(()));
+    let stop: Arc<Watch> = Arc::new(|_| false);
     let stopped = quantization.write(&output, &Arc::new(Pool::new(1)), &stop).unwrap_err();
-    assert!(matches!(stopped, ConvertError::Interrupted), "{stopped}");
+    assert!(matches!(stopped, ConvertError::Cancelled), "{stopped}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
@@ -262,6 +263,25 @@ fn an_importance_matrix_is_used_and_named_in_the_file() {
 }
 
 #[test]
+fn columns_that_matter_are_stored_better() {
+    let name = "blk.0.attn_v.weight";
+    let matters = |col: usize| if col < 16 { 1000.0 } else { 1.0 };
+    let mut matrix = imatrix(&[(name, COLS, &[1.0])]);
+    matrix
+        .entries
+        .insert(name.into(), ImatrixEntry { in_sum2: (0..COLS).map(matters).collect(), counts: vec![1.0] });
+    let model = model(|_| ());
+    let error = |made: &Gguf| -> f32 {
+        let (before, after) = (values(model.tensor(name).unwrap()), values(made.tensor(name).unwrap()));
+        let first = |rows: &[f32]| rows.chunks(COLS).flat_map(|row| row[..16].to_vec()).collect::<Vec<_>>();
+        first(&before).iter().zip(first(&after)).map(|(a, b)| (a - b) * (a - b)).sum()
+    };
+    let without = error(&quantised(&model, &options(Mixture::Q4KM), 1).unwrap());
+    let with = error(&quantised(&model, &with(matrix), 1).unwrap());
+    assert!(with < 0.9 * without, "{with} {without}");
+}
+
+#[test]
 fn an_importance_matrix_of_another_model_is_refused_and_one_with_gaps_told() {
     let model = model(|file| {
         let data = le_bytes(&weights(9, COLS * 8));
@@ -305,4 +325,25 @@ fn an_exception_that_no_tensor_is_is_refused() {
     let error =
         Quantization::new(&model(|_| ()), &QuantizeOptions { keep, ..options(Mixture::Q4KM) }).unwrap_err();
     assert_eq!(error.to_string(), "no tensor that is quantised matches \"output_norm\"");
+}
+
+#[test]
+fn what_is_quantised_into_memory_is_what_is_written() {
+    let model = model(|_| ());
+    let pool = Arc::new(Pool::new(2));
+    let in_memory = InMemory::new(&model, Mixture::Q5KM).unwrap();
+    let (outline, made) = (in_memory.outline().unwrap(), in_memory.make(&pool, &go_on()).unwrap());
+    let written = quantised(&model, &options(Mixture::Q5KM), 1).unwrap();
+    for ((planned, made), written) in outline.tensors().zip(made.tensors()).zip(written.tensors()) {
+        assert_eq!(
+            (&planned.name, planned.ttype, planned.data.len()),
+            (&made.name, made.ttype, made.data.len())
+        );
+        assert_eq!(made, written);
+    }
+    assert_eq!(outline.file_bytes(), made.file_bytes());
+    // It stays the model that it was in all else.
+    assert_eq!(made.metadata(), model.metadata());
+    let stopped = in_memory.make(&pool, &(Arc::new(|_| false) as Arc<Watch>)).unwrap_err();
+    assert!(matches!(stopped, ConvertError::Cancelled), "{stopped}");
 }

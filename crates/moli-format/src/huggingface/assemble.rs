@@ -80,7 +80,7 @@ impl Assembly<'_> {
         }
         let new = match name {
             "embed_tokens.weight" | "tok_embeddings.weight" => "token_embd.weight",
-            "norm.weight" if self.norms_from_one() => {
+            "norm.weight" if self.model.family.norms_from_one() => {
                 self.tensors.push(data::plus_one("output_norm.weight".to_owned(), tensor)?);
                 return Ok(());
             }
@@ -108,10 +108,6 @@ impl Assembly<'_> {
     fn keep(&mut self, name: String, tensor: &SafeTensor) -> Result<(), FormatError> {
         self.tensors.push(data::renamed(name, tensor)?);
         Ok(())
-    }
-
-    fn norms_from_one(&self) -> bool {
-        self.model.family.parts.iter().any(|(_, part)| matches!(part, Part::PlusOne(_)))
     }
 
     /// A tensor of a layer.

@@ -40,6 +40,31 @@ pub enum HuggingFaceError {
         /// The file.
         path: PathBuf,
     },
+    /// An architecture that no `model_type` is known for.
+    #[error(
+        "{} has no form as a Hugging Face folder here: this build knows {supported}",
+        Shown(architecture)
+    )]
+    NoModelType {
+        /// What the file says.
+        architecture: String,
+        /// Those that are known, with commas.
+        supported: String,
+    },
+    /// A tensor that has no name in the folders of this model's type.
+    #[error("{} has no name in a Hugging Face folder of this kind of model", Shown(tensor))]
+    NoName {
+        /// Its name in GGUF.
+        tensor: String,
+    },
+    /// A value that no field of `config.json` can say.
+    #[error("{} is {}, which no field of config.json says", Shown(key), Shown(value))]
+    NoField {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
     /// `model_type` names an architecture that is not known.
     #[error("model_type {} is not supported: this build knows {supported}", Shown(model_type))]
     UnknownModelType {

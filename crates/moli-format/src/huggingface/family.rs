@@ -26,6 +26,13 @@ pub(super) struct Family {
     pub(super) special: Special,
 }
 
+impl Family {
+    /// Whether its norms count from one.
+    pub(super) fn norms_from_one(&self) -> bool {
+        self.parts.iter().any(|(_, part)| matches!(part, Part::PlusOne(_)))
+    }
+}
+
 /// What becomes of a part of a layer. `blk.N.` stands before a new name, `.weight` or `.bias` behind it. The number of an expert,
 /// the `*` in a part's name, becomes a `.N` behind the new one, as in files of before experts were stacked: so they stay
 /// where they are.
@@ -50,7 +57,7 @@ pub(super) enum Part {
 }
 
 /// What gpt-oss has of its experts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Harmony {
     /// Matrices with their inputs as rows.
     GateUp,
@@ -613,5 +620,15 @@ pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError
     FAMILIES.iter().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
         let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.model_types).copied().collect();
         HuggingFaceError::UnknownModelType { model_type: model_type.to_owned(), supported: known.join(", ") }
+    })
+}
+
+/// The first model type of an architecture.
+pub(super) fn of_architecture(architecture: &str) -> Result<&'static str, HuggingFaceError> {
+    let family = FAMILIES.iter().find(|family| family.architecture == architecture);
+    family.and_then(|family| family.model_types.first().copied()).ok_or_else(|| {
+        let mut known: Vec<&str> = FAMILIES.iter().map(|family| family.architecture).collect();
+        known.dedup();
+        HuggingFaceError::NoModelType { architecture: architecture.to_owned(), supported: known.join(", ") }
     })
 }

@@ -10,6 +10,7 @@
 //! - [`assemble`], [`data`], [`harmony`]: tensors by their new names, some of them with new data;
 //! - [`shards`], [`fields`]: the files;
 //! - [`pooling`]: how a model of sentence-transformers makes embeddings;
+//! - [`folder`]: the way back;
 //! - [`text`]: tokenizer, chat template and the tokens that end an answer.
 //!
 //! One thing differs from a converted file: where the convention has the rows of Q and K in an order that suits
@@ -20,6 +21,7 @@ mod data;
 mod error;
 mod family;
 mod fields;
+mod folder;
 mod harmony;
 mod parameters;
 mod pooling;
@@ -34,6 +36,7 @@ use serde_json::{Map, Value as Json};
 pub use self::error::HuggingFaceError;
 use self::family::{Family, Special};
 use self::fields::Fields;
+pub use self::folder::{FolderTensor, HuggingFaceFolder, Rows};
 use self::shards::Shards;
 use crate::{FormatError, Gguf, Metadata, ReadMode, Tensor, Value, gguf};
 

@@ -128,20 +128,33 @@ fn scale(
             if low >= high {
                 return Err(scaling.wrong("low_freq_factor", "below high_freq_factor"));
             }
-            // Short wavelengths stay as they are, those beyond the first context are stretched, between is a ramp.
+            let numbers = [divisor, low, high, context];
             let divisors = (0..dims / 2).map(|pair| {
                 let wavelength = TAU * base.powf(f64::from(2 * pair) / f64::from(dims));
-                let turns = context / wavelength;
-                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                ((1.0 - kept) / divisor + kept).recip() as f32
+                llama3_divisor(wavelength, numbers) as f32
             });
             tensors.push(vector("rope_freqs.weight", divisors));
+            // The convention has no keys for them, and they are needed for the way back.
+            entries.plain("moli.rope.llama3", numbers.map(|number| number as f32));
             Ok(())
         }
         "longrope" | "su" => long(model, scaling, dims, entries, tensors),
         "yarn" => yarn(model, scaling, entries),
         _ => Err(scaling.unsupported(if scaling.get("rope_type").is_some() { "rope_type" } else { "type" })),
     }
+}
+
+/// What the wavelength of a pair is multiplied by, given factor, low and high factor and context: short wavelengths stay as they
+/// are, those beyond the first context are stretched, between is a ramp.
+pub(super) fn llama3_divisor(wavelength: f64, [divisor, low, high, context]: [f64; 4]) -> f64 {
+    let turns = context / wavelength;
+    let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+    ((1.0 - kept) / divisor + kept).recip()
+}
+
+/// LongRoPE's factor on the turned elements, where none is named.
+pub(super) fn longrope_factor(stretch: f64, original: f64) -> f64 {
+    if stretch > 1.0 { (1.0 + stretch.ln() / original.ln()).sqrt() } else { 1.0 }
 }
 
 /// Two lists of divisors, for short and long contexts, and a factor on the turned elements (arXiv:2402.13753).
@@ -164,8 +177,7 @@ fn long(
     let stretch = scaling.number("factor")?.unwrap_or(context / f64::from(original));
     let attention = match scaling.number("attention_factor")? {
         Some(attention) => attention,
-        None if stretch > 1.0 => (1.0 + stretch.ln() / f64::from(original).ln()).sqrt(),
-        None => 1.0,
+        None => longrope_factor(stretch, f64::from(original)),
     };
     entries.put("rope.scaling.type", "longrope");
     entries.put("rope.scaling.original_context_length", original);
@@ -235,7 +247,7 @@ fn yarn(model: &Model<'_>, scaling: &Fields<'_>, entries: &mut Entries) -> Resul
 }
 
 /// YaRN's factor on the turned elements.
-fn mscale(stretch: f64, weight: f64) -> f64 {
+pub(super) fn mscale(stretch: f64, weight: f64) -> f64 {
     if stretch <= 1.0 { 1.0 } else { 0.1 * weight * stretch.ln() + 1.0 }
 }
 

@@ -216,14 +216,18 @@ impl Kernels {
         }
         let rotate = match style {
             RopeStyle::Interleaved => self.float.rope_interleaved,
-            RopeStyle::Halves => self.float.rope_halves,
+            RopeStyle::Halves | RopeStyle::HalvesToInterleaved => self.float.rope_halves,
         };
+        let reorder = style == RopeStyle::HalvesToInterleaved;
         parallel::pieces(pool, x, row_len, &|start, x| {
             let angle = (start / row_len * half).min(angles.cos().len());
             let angles =
                 angles.cos()[angle..].chunks_exact(half).zip(angles.sin()[angle..].chunks_exact(half));
             for (row, (cos, sin)) in x.chunks_exact_mut(row_len).zip(angles) {
                 rotate(row, head_dim, cos, sin);
+                if reorder {
+                    row.chunks_exact_mut(head_dim).for_each(|head| rope::interleave(&mut head[..2 * half]));
+                }
             }
         });
     }

@@ -9,6 +9,25 @@ pub enum RopeStyle {
     Interleaved,
     /// (i, i + rot_dims / 2): the order of GPT-NeoX.
     Halves,
+    /// The pairs of `Halves`, which come out in the order of `Interleaved`. Scores are sums over a head's elements in their
+    /// order: so weights in the one order give the bits that the same weights in the other give.
+    HalvesToInterleaved,
+}
+
+/// `[a0, a1, .. b0, b1, ..]` to `[a0, b0, a1, b1, ..]`, in place.
+pub(super) fn interleave(x: &mut [f32]) {
+    let half = x.len() / 2;
+    let quarter = half / 2;
+    if half < 2 {
+        return;
+    }
+    // The second part of the first half changes places with the first part of the second half; then each side is such a list.
+    if let Some(middle) = x.get_mut(quarter..half + quarter) {
+        middle.rotate_left(half - quarter);
+    }
+    let (first, second) = x.split_at_mut(2 * quarter);
+    interleave(first);
+    interleave(second);
 }
 
 /// The cosines and sines for the rows of a batch.

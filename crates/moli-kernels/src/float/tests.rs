@@ -199,7 +199,7 @@ fn rope_turns_pairs_and_agrees() {
                         RopeStyle::Interleaved if d % 2 == 0 => (d / 2, i + 1, true),
                         RopeStyle::Interleaved => (d / 2, i - 1, false),
                         RopeStyle::Halves if d < half => (d, i + half, true),
-                        RopeStyle::Halves => (d - half, i - half, false),
+                        _ => (d - half, i - half, false),
                     };
                     let factor = factors.map_or(1.0, |f| f64::from(f[pair]));
                     let frequency = 10_000f64.powf(-2.0 * pair as f64 / (2 * half) as f64) / factor;
@@ -222,6 +222,16 @@ fn rope_turns_pairs_and_agrees() {
                     assert_same(&got, &same, "rope");
                 }
             }
+            // The same bits, whichever order the pairs come in.
+            let half = angles.half();
+            let mut neighbours = x.clone();
+            for (from, to) in x.chunks(head_dim).zip(neighbours.chunks_mut(head_dim)) {
+                (0..half).for_each(|i| (to[2 * i], to[2 * i + 1]) = (from[i], from[half + i]));
+            }
+            let (mut got, pool) = (x.clone(), Pool::new(1));
+            plain.rope(&pool, &mut neighbours, heads, head_dim, &angles, RopeStyle::Interleaved);
+            plain.rope(&pool, &mut got, heads, head_dim, &angles, RopeStyle::HalvesToInterleaved);
+            assert_same(&got, &neighbours, "rope in another order");
         }
     }
 }

@@ -46,7 +46,10 @@ impl Rope {
             return Err(keys.out_of_range("rope.dimension_count", dims, "even"));
         }
         // Converters to GGUF reorder the rows of Q and K for some architectures; a folder of safetensors has them as they were.
-        let style = if keys.halves()? { RopeStyle::Halves } else { family.rope };
+        let style = match family.rope {
+            RopeStyle::Interleaved if keys.halves()? => RopeStyle::HalvesToInterleaved,
+            style => style,
+        };
         let kind = keys.text("rope.scaling.type")?.unwrap_or("linear");
         if !["none", "linear", "yarn", "longrope"].contains(&kind) {
             return Err(keys.unsupported("rope.scaling.type", format!("`{kind}`")));

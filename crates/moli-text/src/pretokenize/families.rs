@@ -5,7 +5,7 @@
 
 use crate::TextError;
 
-pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -69,6 +69,41 @@ pub(crate) struct PreSpec {
     /// Whether the family adds BOS when `add_bos_token` says nothing.
     pub(crate) add_bos: bool,
 }
+
+/// A name of each, for whoever writes a file: of several, one that means nothing more.
+pub(super) const NAMES: &[&str] = &[
+    "gpt-2",
+    "smollm",
+    "llama-bpe",
+    "smaug-bpe",
+    "qwen2",
+    "stablelm2",
+    "qwen35",
+    "gpt-4o",
+    "tekken",
+    "kimi-k2",
+    "deepseek-llm",
+    "deepseek-coder",
+    "deepseek-v3",
+    "falcon",
+    "bloom",
+    "viking",
+    "bailingmoe",
+    "seed-coder",
+    "exaone-moe",
+    "ufakzeka",
+    "laguna",
+    "minicpm5",
+    "superbpe",
+    "granite-embed-multi-97m",
+    "jais-2",
+    "tiny_aya",
+    "youtu",
+    "spark2_5",
+    "afmoe",
+    "chameleon",
+    "default",
+];
 
 /// Looks a name up; an unknown one is an error, since other cuts are other tokens.
 pub(crate) fn spec(name: &str) -> Result<PreSpec, TextError> {

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use moli_bench::format::{self, Format};
 use moli_bench::report::Through;
 use moli_bench::run::{Options, Source, run};
-use moli_engine::KvType;
+use moli_engine::{KvType, Mixture};
 use moli_synthetic::Synthetic;
 
 use crate::affinity::{self, CpuList, cpu_list};
@@ -107,6 +107,9 @@ struct HowArgs {
     /// Threads that compute [default: one for each core, the fast ones where they differ]
     #[arg(short, long, value_name = "LIST", allow_negative_numbers = true)]
     threads: Vec<Numbers>,
+    /// Quantise the weights of all MODELs in memory to one of llama.cpp's mixtures, such as q4_k_m
+    #[arg(long, value_name = "TYPE", value_parser = Mixture::named)]
+    quantize: Option<Mixture>,
     /// How keys and values are stored: f16, q8_0, f32
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f16")]
     kv_type: Vec<KvType>,
@@ -212,7 +215,11 @@ impl Measure {
             named.push(DEFAULT_MODEL);
         }
         let file = |name: &str| {
-            Ok(Source::File { name: name.to_owned(), path: load::resolve(name)?, synthetic: false })
+            let (name, path) = (name.to_owned(), load::resolve(name)?);
+            Ok(match self.how.quantize {
+                Some(mixture) => Source::Quantised { name, path, mixture },
+                None => Source::File { name, path, synthetic: false },
+            })
         };
         let mut sources = named.into_iter().map(file).collect::<Result<Vec<_>>>()?;
         // All names before the first is made.

@@ -1,0 +1,295 @@
+//! Metadata as the fields of a configuration.
+
+use serde_json::{Map, Value as Json};
+
+use super::{Keys, Source, all_but, decimal, inverse, rope};
+use crate::FormatError;
+use crate::huggingface::HuggingFaceError;
+use crate::huggingface::family::{Special, Window};
+
+/// The class of each model type.
+const CLASSES: &[(&str, &str)] = &[
+    ("llama", "LlamaForCausalLM"),
+    ("mistral", "MistralForCausalLM"),
+    ("mixtral", "MixtralForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen2_moe", "Qwen2MoeForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+    ("qwen3_moe", "Qwen3MoeForCausalLM"),
+    ("gemma", "GemmaForCausalLM"),
+    ("gemma2", "Gemma2ForCausalLM"),
+    ("gemma3_text", "Gemma3ForCausalLM"),
+    ("phi3", "Phi3ForCausalLM"),
+    ("smollm3", "SmolLM3ForCausalLM"),
+    ("glm4", "Glm4ForCausalLM"),
+    ("granite", "GraniteForCausalLM"),
+    ("granitemoe", "GraniteMoeForCausalLM"),
+    ("olmo2", "Olmo2ForCausalLM"),
+    ("internlm2", "InternLM2ForCausalLM"),
+    ("baichuan", "BaichuanForCausalLM"),
+    ("minicpm", "MiniCPMForCausalLM"),
+    ("exaone4", "Exaone4ForCausalLM"),
+    ("ernie4_5", "Ernie4_5ForCausalLM"),
+    ("ernie4_5_moe", "Ernie4_5_MoeForCausalLM"),
+    ("deepseek_v2", "DeepseekV2ForCausalLM"),
+    ("deepseek_v3", "DeepseekV3ForCausalLM"),
+    ("gpt_oss", "GptOssForCausalLM"),
+    ("starcoder2", "Starcoder2ForCausalLM"),
+];
+
+pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatError> {
+    let (keys, mut config) = (source.keys(), Config(Map::new()));
+    let class = CLASSES.iter().find(|(model_type, _)| *model_type == source.model_type);
+    config.put("architectures", class.map(|(_, class)| *class).into_iter().collect::<Vec<_>>());
+    config.put("model_type", source.model_type);
+    config.put("hidden_size", keys.need("embedding_length")?);
+    config.put("intermediate_size", width(keys)?);
+    config.put("num_hidden_layers", source.layers);
+    config.put("num_attention_heads", source.heads);
+    // That of latent attention is 1 in newer files, and each head has keys of its own.
+    let kv_heads = if source.is(Special::DeepSeek) { source.heads } else { source.kv_heads };
+    config.put("num_key_value_heads", kv_heads);
+    if !source.is(Special::DeepSeek) {
+        config.put("head_dim", source.head_dim);
+        let value = keys.count("attention.value_length")?.unwrap_or(source.head_dim);
+        if value != source.head_dim {
+            let key = keys.key("attention.value_length");
+            return Err(HuggingFaceError::NoField { key, value: value.to_string() }.into());
+        }
+    }
+    config.put("max_position_embeddings", keys.need("context_length")?);
+    let missing = |tensor: &str| HuggingFaceError::MissingTensor { tensor: tensor.to_owned() };
+    let embeddings = source.model.tensor("token_embd.weight").ok_or_else(|| missing("token_embd.weight"))?;
+    config.put("vocab_size", embeddings.rows());
+    match keys.float("attention.layer_norm_epsilon")? {
+        Some(epsilon) => config.put("norm_epsilon", decimal(epsilon)),
+        None => {
+            let key = "attention.layer_norm_rms_epsilon";
+            let epsilon = keys.float(key)?.ok_or_else(|| FormatError::MissingKey { key: keys.key(key) })?;
+            config.put("rms_norm_eps", decimal(epsilon));
+        }
+    }
+    let activation = source.family.activations.first().copied().unwrap_or_default();
+    config.put("hidden_act", activation);
+    if source.family.architecture.starts_with("gemma") {
+        config.put("hidden_activation", activation);
+    }
+    config.put("tie_word_embeddings", source.model.tensor("output.weight").is_none());
+    biases(source, &mut config);
+    window(source, &mut config)?;
+    special(source, &mut config)?;
+    rope::write(source, &mut config.0)?;
+    Ok(config.0)
+}
+
+struct Config(Map<String, Json>);
+
+impl Config {
+    fn put(&mut self, field: &str, value: impl Into<Json>) {
+        self.0.insert(field.to_owned(), value.into());
+    }
+}
+
+/// The width inside a layer without experts, or of an expert where all have some.
+fn width(keys: Keys<'_>) -> Result<usize, FormatError> {
+    match keys.count("feed_forward_length")?.filter(|&width| width > 0) {
+        Some(width) => Ok(width),
+        None => keys.need("expert_feed_forward_length"),
+    }
+}
+
+/// Which biases there are, by the fields that one or the other class reads.
+fn biases(source: &Source<'_>, config: &mut Config) {
+    let has = |name: &str| source.model.tensor(name).is_some();
+    let attention = has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias");
+    config.put("attention_bias", attention);
+    config.put("mlp_bias", has("blk.0.ffn_down.bias"));
+    match source.family.architecture {
+        "starcoder2" | "ernie4_5" | "ernie4_5-moe" => config.put("use_bias", attention),
+        "internlm2" => config.put("bias", attention),
+        _ => {}
+    }
+}
+
+/// The sliding window and the layers that have it, all of it said so that no default counts.
+fn window(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+    let keys = source.keys();
+    let pattern = keys.flags("attention.sliding_window_pattern", source.layers)?;
+    let tokens = keys.count("attention.sliding_window")?.filter(|&tokens| tokens > 0);
+    let slides = match (tokens, pattern, source.family.window) {
+        (None, ..) => vec![false; source.layers],
+        (Some(_), Some(pattern), _) => pattern,
+        (Some(_), None, Window::Period(period)) => all_but(period as usize, source.layers),
+        (Some(_), None, _) => vec![true; source.layers],
+    };
+    config.put("sliding_window", tokens.map_or(Json::Null, Json::from));
+    let listed = match source.family.window {
+        Window::Period(_) => true,
+        // A window of all layers needs no list, which older readers don't know.
+        Window::All => slides.contains(&true) && slides.contains(&false),
+        Window::Late | Window::Named => tokens.is_some(),
+    };
+    if listed {
+        let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+        config.put("layer_types", slides.iter().map(kind).collect::<Vec<_>>());
+    }
+    if matches!(source.family.window, Window::Late | Window::Named) {
+        config.put("use_sliding_window", tokens.is_some());
+        config.put("max_window_layers", slides.iter().position(|&slides| slides).unwrap_or(source.layers));
+    }
+    Ok(())
+}
+
+/// What only some families have.
+fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+    let keys = source.keys();
+    match source.family.special {
+        Special::None | Special::Baichuan => Ok(()),
+        Special::Gemma => {
+            let scale = match keys.float("attention.scale")? {
+                Some(scale) => scale,
+                // Those of 27B alone scale by the width per head.
+                None => {
+                    let width = match (source.family.architecture, source.layers) {
+                        ("gemma2", 46) | ("gemma3", 62) => keys.need("embedding_length")? / source.heads,
+                        _ => source.head_dim,
+                    };
+                    (width as f64).sqrt().recip() as f32
+                }
+            };
+            let scalar = inverse(f64::from(scale).powi(-2), scale, |scalar| scalar.sqrt().recip() as f32);
+            config.put("query_pre_attn_scalar", scalar);
+            for field in ["attn_logit_softcapping", "final_logit_softcapping"] {
+                let cap = keys.float(field)?.map_or(Json::Null, |cap| decimal(cap).into());
+                config.put(field, cap);
+            }
+            Ok(())
+        }
+        Special::Granite => {
+            for (field, key) in [
+                ("embedding_multiplier", "embedding_scale"),
+                ("residual_multiplier", "residual_scale"),
+                ("logits_scaling", "logit_scale"),
+            ] {
+                config.put(field, decimal(keys.float(key)?.unwrap_or(1.0)));
+            }
+            let usual = (source.head_dim as f32).sqrt().recip();
+            config.put("attention_multiplier", decimal(keys.float("attention.scale")?.unwrap_or(usual)));
+            if keys.count("expert_count")?.is_some_and(|count| count > 0) {
+                config.put("num_local_experts", keys.need("expert_count")?);
+                config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+            }
+            Ok(())
+        }
+        Special::MiniCpm => mini_cpm(source, config),
+        Special::SmolLm3 => {
+            let rotates = source.rotates()?.unwrap_or_default();
+            config
+                .put("no_rope_layers", rotates.iter().map(|&rotates| u8::from(rotates)).collect::<Vec<_>>());
+            Ok(())
+        }
+        Special::Experts => experts(source, config),
+        Special::Ernie => {
+            config.put("moe_num_experts", keys.need("expert_count")?);
+            config.put("moe_k", keys.need("expert_used_count")?);
+            config.put("moe_intermediate_size", keys.need("expert_feed_forward_length")?);
+            config.put("moe_num_shared_experts", keys.count("expert_shared_count")?.unwrap_or(0));
+            config.put("moe_layer_interval", keys.count("interleave_moe_layer_step")?.unwrap_or(1));
+            config.put("moe_layer_start_index", keys.count("leading_dense_block_count")?.unwrap_or(0));
+            config.put("moe_layer_end_index", source.layers.saturating_sub(1));
+            Ok(())
+        }
+        Special::DeepSeek => latent(source, config),
+        Special::GptOss => {
+            config.put("num_local_experts", keys.need("expert_count")?);
+            config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+            config.put("intermediate_size", keys.need("expert_feed_forward_length")?);
+            Ok(())
+        }
+    }
+}
+
+fn mini_cpm(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+    let keys = source.keys();
+    let (layers, hidden) = (source.layers as f64, keys.need("embedding_length")? as f64);
+    // Older files leave out the numbers of the first MiniCPM.
+    let embedding = keys.float("embedding_scale")?.unwrap_or(12.0);
+    config.put("scale_emb", decimal(embedding));
+    let depth = match keys.float("residual_scale")? {
+        Some(scale) => {
+            inverse(f64::from(scale) * layers.sqrt(), scale, |depth| (depth / layers.sqrt()) as f32)
+        }
+        None => 1.4,
+    };
+    config.put("scale_depth", depth);
+    let base = match keys.float("logit_scale")? {
+        Some(scale) => inverse(hidden / f64::from(scale), scale, |base| (hidden / base) as f32),
+        None => 256.0,
+    };
+    config.put("dim_model_base", base);
+    Ok(())
+}
+
+/// Mixtral and Qwen.
+fn experts(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+    let keys = source.keys();
+    let (count, used) = (keys.need("expert_count")?, keys.need("expert_used_count")?);
+    config.put("num_experts_per_tok", used);
+    if source.model_type == "mixtral" {
+        config.put("num_local_experts", count);
+        return Ok(());
+    }
+    config.put("num_experts", count);
+    config.put("moe_intermediate_size", keys.need("expert_feed_forward_length")?);
+    if let Some(width) = keys.count("expert_shared_feed_forward_length")? {
+        config.put("shared_expert_intermediate_size", width);
+    }
+    let usual = source.model_type == "qwen3_moe";
+    config.put("norm_topk_prob", keys.flag("expert_weights_norm")?.unwrap_or(usual));
+    config.put("decoder_sparse_step", keys.count("interleave_moe_layer_step")?.unwrap_or(1).max(1));
+    let dense = |layer: &usize| source.model.tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_none();
+    config.put("mlp_only_layers", (0..source.layers).filter(dense).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// DeepSeek.
+fn latent(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+    let keys = source.keys();
+    let (key, value) = match keys.count("attention.key_length_mla")? {
+        Some(key) => (key, keys.need("attention.value_length_mla")?),
+        None => (keys.need("attention.key_length")?, keys.need("attention.value_length")?),
+    };
+    let rotated = keys.need("rope.dimension_count")?;
+    config.put("qk_rope_head_dim", rotated);
+    config.put("qk_nope_head_dim", key.saturating_sub(rotated));
+    config.put("v_head_dim", value);
+    config.put("kv_lora_rank", keys.need("attention.kv_lora_rank")?);
+    let rank = keys.count("attention.q_lora_rank")?.filter(|&rank| rank > 0);
+    config.put("q_lora_rank", rank.map_or(Json::Null, Json::from));
+    let Some(count) = keys.count("expert_count")?.filter(|&count| count > 0) else {
+        return Ok(());
+    };
+    config.put("n_routed_experts", count);
+    config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+    config.put("moe_intermediate_size", keys.need("expert_feed_forward_length")?);
+    config.put("n_shared_experts", keys.count("expert_shared_count")?.unwrap_or(0));
+    config.put("first_k_dense_replace", keys.count("leading_dense_block_count")?.unwrap_or(0));
+    config.put("moe_layer_freq", 1);
+    config.put("routed_scaling_factor", decimal(keys.float("expert_weights_scale")?.unwrap_or(1.0)));
+    config.put("norm_topk_prob", keys.flag("expert_weights_norm")?.unwrap_or(false));
+    let third = source.model_type == "deepseek_v3";
+    config.put("scoring_func", if third { "sigmoid" } else { "softmax" });
+    match (keys.count("expert_group_count")?, keys.count("expert_group_used_count")?) {
+        (Some(groups), Some(used)) => {
+            config.put("topk_method", if third { "noaux_tc" } else { "group_limited_greedy" });
+            config.put("n_group", groups);
+            config.put("topk_group", used);
+        }
+        _ => {
+            config.put("topk_method", if third { "noaux_tc" } else { "greedy" });
+            config.put("n_group", 1);
+            config.put("topk_group", 1);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! Tensors by the names of folders.
+
+use super::{FolderTensor, Rows, Source};
+use crate::huggingface::HuggingFaceError;
+use crate::huggingface::family::{Harmony, Part, Special};
+use crate::{FormatError, Tensor};
+
+/// All of a model's tensors.
+pub(super) fn all(source: &Source<'_>) -> Result<Vec<FolderTensor>, FormatError> {
+    let rotates = source.rotates()?;
+    let mut folder = Folder { source, rotates, tensors: Vec::new() };
+    for tensor in source.model.tensors() {
+        folder.add(tensor)?;
+    }
+    Ok(folder.tensors)
+}
+
+struct Folder<'a> {
+    source: &'a Source<'a>,
+    /// Per layer whether it rotates, where not all do.
+    rotates: Option<Vec<bool>>,
+    tensors: Vec<FolderTensor>,
+}
+
+/// A tensor of a layer: `blk.{layer}.{stem}[.{expert}].{end}`.
+struct Place<'a> {
+    layer: usize,
+    stem: &'a str,
+    expert: Option<usize>,
+    end: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+        let (stem, end) = rest.rsplit_once('.')?;
+        let (stem, expert) = match stem.rsplit_once('.') {
+            Some((stem, number)) => (stem, Some(number.parse().ok()?)),
+            None => (stem, None),
+        };
+        Some(Self { layer: layer.parse().ok()?, stem, expert, end })
+    }
+}
+
+impl Folder<'_> {
+    fn add(&mut self, tensor: &Tensor) -> Result<(), FormatError> {
+        let no_name = || HuggingFaceError::NoName { tensor: tensor.name.clone() };
+        if super::rope::is_factors(&tensor.name) {
+            return Ok(());
+        }
+        if let Some(place) = Place::of(&tensor.name) {
+            return if self.part(&place, tensor)? { Ok(()) } else { Err(no_name().into()) };
+        }
+        let first = self.source.family.architecture == "internlm2";
+        let name = match tensor.name.as_str() {
+            "token_embd.weight" if first => "model.tok_embeddings.weight",
+            "token_embd.weight" => "model.embed_tokens.weight",
+            "output_norm.weight" => "model.norm.weight",
+            "output_norm.bias" => "model.norm.bias",
+            "output.weight" if first => "output.weight",
+            "output.weight" => "lm_head.weight",
+            "output.bias" => "lm_head.bias",
+            _ => return Err(no_name().into()),
+        };
+        let minus_one = name == "model.norm.weight" && self.source.family.norms_from_one();
+        self.tensors.push(FolderTensor { minus_one, ..plain(name.to_owned(), tensor) });
+        Ok(())
+    }
+
+    /// Adds what a part of a layer becomes, or becomes a part of; `false` if the family has no such part.
+    fn part(&mut self, place: &Place<'_>, tensor: &Tensor) -> Result<bool, FormatError> {
+        let parts = self.source.family.parts;
+        // Of two names the later one is that of the files that people have.
+        let find = |wanted: &dyn Fn(&str, &Part) -> bool| {
+            parts.iter().rev().find(|(pattern, part)| wanted(pattern, part)).copied()
+        };
+        let each = |pattern: &str| pattern.contains('*');
+        let as_it_is = find(&|pattern, part| match part {
+            Part::As(new) | Part::PlusOne(new) => {
+                *new == place.stem && each(pattern) == place.expert.is_some()
+            }
+            Part::Bias(new) => *new == place.stem && place.end == "bias",
+            Part::Down => place.stem == "ffn_down_exps",
+            _ => false,
+        });
+        let of_experts = place.stem.strip_suffix("_exps").and_then(|stem| {
+            find(&|pattern, part| each(pattern) && matches!(part, Part::As(new) if *new == stem))
+        });
+        if let Some((pattern, _)) = of_experts {
+            self.experts(pattern, place, tensor)?;
+            return Ok(true);
+        }
+        if let Some((pattern, part)) = as_it_is {
+            let pattern = match place.expert {
+                Some(expert) => pattern.replace('*', &expert.to_string()),
+                None => pattern.to_owned(),
+            };
+            let mut new = plain(name(place, &pattern), tensor);
+            new.minus_one = matches!(part, Part::PlusOne(_));
+            // One for all groups of experts, of which there is one.
+            if matches!(part, Part::Bias(_)) && self.source.is(Special::Ernie) {
+                new.shape.insert(0, 1);
+            }
+            if matches!(place.stem, "attn_q" | "attn_k") {
+                new.rows = self.in_halves(place.layer, stretch(tensor, tensor.cols_of_rows()));
+            }
+            self.tensors.push(new);
+            return Ok(true);
+        }
+        let joined = find(&|_, part| matches!(part, Part::Qkv | Part::GroupedQkv | Part::GateUp));
+        match (place.stem, joined) {
+            ("attn_q", Some((pattern, Part::Qkv))) => self.qkv(pattern, place, tensor, 1),
+            ("attn_q", Some((pattern, Part::GroupedQkv))) => {
+                self.qkv(pattern, place, tensor, self.source.kv_heads)
+            }
+            ("attn_k" | "attn_v", Some((_, Part::Qkv | Part::GroupedQkv))) => Ok(true),
+            ("ffn_gate_exps", Some((pattern, Part::GateUp))) => self.gate_up(pattern, place, tensor),
+            ("ffn_up_exps", Some((_, Part::GateUp))) => Ok(true),
+            _ if self.source.is(Special::GptOss) => self.harmony(place, tensor),
+            _ => Ok(false),
+        }
+    }
+
+    /// A tensor for each expert.
+    fn experts(&mut self, pattern: &str, place: &Place<'_>, tensor: &Tensor) -> Result<(), FormatError> {
+        let &[cols, rows, count] = tensor.dims.as_slice() else {
+            return Err(shape(tensor, &[0, 0, 0]));
+        };
+        for expert in 0..count as usize {
+            let rows = Rows {
+                first: expert * rows as usize,
+                count: rows as usize,
+                ..stretch(tensor, cols as usize)
+            };
+            let shape = vec![rows.count, cols as usize];
+            let name = name(place, &pattern.replace('*', &expert.to_string()));
+            self.tensors.push(made(name, shape, vec![rows]));
+        }
+        Ok(())
+    }
+
+    /// The other tensor of a part that is made of several.
+    fn beside(&self, place: &Place<'_>, stem: &str) -> Result<&Tensor, FormatError> {
+        let name = format!("blk.{}.{stem}.{}", place.layer, place.end);
+        let tensor = self.source.model.tensor(&name);
+        Ok(tensor.ok_or(HuggingFaceError::MissingTensor { tensor: name })?)
+    }
+
+    /// Queries, keys and values in one tensor, in so many groups of all three.
+    fn qkv(
+        &mut self,
+        pattern: &str,
+        place: &Place<'_>,
+        q: &Tensor,
+        groups: usize,
+    ) -> Result<bool, FormatError> {
+        let source = self.source;
+        let (k, v) = (self.beside(place, "attn_k")?, self.beside(place, "attn_v")?);
+        let [q, k, v] = [q, k, v].map(|tensor| stretch(tensor, tensor.cols_of_rows()));
+        let total = q.count + k.count + v.count;
+        let mut rows = Vec::new();
+        for group in 0..groups {
+            for (all, heads, turned) in
+                [(&q, source.heads, true), (&k, source.kv_heads, true), (&v, source.kv_heads, false)]
+            {
+                let count = heads / groups.max(1) * source.head_dim;
+                if count * groups != all.count {
+                    return Err(shape(&all.tensor, &[heads * source.head_dim]));
+                }
+                let some = Rows { first: group * count, count, ..all.clone() };
+                rows.extend(if turned { self.in_halves(place.layer, some) } else { vec![some] });
+            }
+        }
+        let shape = if q.cols == 1 { vec![total] } else { vec![total, q.cols] };
+        self.tensors.push(made(name(place, pattern), shape, rows));
+        Ok(true)
+    }
+
+    /// Of each expert the rows of the gate, then those of what it gates.
+    fn gate_up(&mut self, pattern: &str, place: &Place<'_>, gate: &Tensor) -> Result<bool, FormatError> {
+        let up = self.beside(place, "ffn_up_exps")?;
+        let &[cols, rows, count] = gate.dims.as_slice() else {
+            return Err(shape(gate, &[0, 0, 0]));
+        };
+        if up.dims != gate.dims {
+            return Err(shape(up, &[count as usize, rows as usize, cols as usize]));
+        }
+        let (cols, rows, count) = (cols as usize, rows as usize, count as usize);
+        let of = |tensor, expert| Rows { first: expert * rows, count: rows, ..stretch(tensor, cols) };
+        let all = (0..count).flat_map(|expert| [of(gate, expert), of(up, expert)]).collect();
+        self.tensors.push(made(name(place, pattern), vec![count, 2 * rows, cols], all));
+        Ok(true)
+    }
+
+    /// The experts of gpt-oss: gates and what they gate in turns, and inputs as rows.
+    fn harmony(&mut self, place: &Place<'_>, tensor: &Tensor) -> Result<bool, FormatError> {
+        let part = match (place.stem, place.end) {
+            ("ffn_up_exps", _) => return Ok(true),
+            ("ffn_gate_exps", "weight") => Harmony::GateUp,
+            ("ffn_gate_exps", "bias") => Harmony::GateUpBias,
+            ("ffn_down_exps", "weight") => Harmony::Down,
+            ("ffn_down_exps", "bias") => Harmony::DownBias,
+            _ => return Ok(false),
+        };
+        let same = |other: &Part| matches!(other, Part::Harmony(other) if *other == part);
+        let Some((pattern, _)) = self.source.family.parts.iter().find(|(_, other)| same(other)) else {
+            return Ok(false);
+        };
+        let name = format!("model.layers.{}.{pattern}", place.layer);
+        let dims: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
+        let new = match (part, dims.as_slice()) {
+            (Harmony::DownBias, _) => plain(name, tensor),
+            (Harmony::Down, &[inputs, outputs, count]) => FolderTensor {
+                transposed: true,
+                ..made(name, vec![count, inputs, outputs], vec![stretch(tensor, inputs)])
+            },
+            (Harmony::GateUp, &[inputs, rows, count]) => {
+                let up = self.same_as(place, tensor)?;
+                let both = vec![stretch(tensor, inputs), stretch(up, inputs)];
+                let made = made(name, vec![count, inputs, 2 * rows], both);
+                FolderTensor { in_turns: true, transposed: true, ..made }
+            }
+            (Harmony::GateUpBias, &[rows, count]) => {
+                let up = self.same_as(place, tensor)?;
+                let both = vec![stretch(tensor, 1), stretch(up, 1)];
+                FolderTensor { in_turns: true, ..made(name, vec![count, 2 * rows], both) }
+            }
+            _ => return Err(shape(tensor, &[0, 0, 0])),
+        };
+        self.tensors.push(new);
+        Ok(true)
+    }
+
+    /// What the gate of some experts gates, of the same shape.
+    fn same_as(&self, place: &Place<'_>, gate: &Tensor) -> Result<&Tensor, FormatError> {
+        let up = self.beside(place, "ffn_up_exps")?;
+        let expected: Vec<usize> = gate.dims.iter().rev().map(|&dim| dim as usize).collect();
+        if up.dims == gate.dims { Ok(up) } else { Err(shape(up, &expected)) }
+    }
+
+    /// The rows of whole heads, the pairs that are neighbours as halves.
+    fn in_halves(&self, layer: usize, rows: Rows) -> Vec<Rows> {
+        let Source { head_dim, rotated, reorders, .. } = *self.source;
+        let rotates = self.rotates.as_ref().is_none_or(|layers| layers.get(layer) != Some(&false));
+        if !(reorders && rotates) || rows.count % head_dim != 0 {
+            return vec![rows];
+        }
+        let head = |head: usize| {
+            let first = rows.first + head * head_dim;
+            let turned = |first, count| Rows { first, step: 2, count, ..rows.clone() };
+            let rest = Rows { first: first + rotated, count: head_dim - rotated, ..rows.clone() };
+            [turned(first, rotated / 2), turned(first + 1, rotated / 2), rest]
+        };
+        (0..rows.count / head_dim).flat_map(head).filter(|rows| rows.count > 0).collect()
+    }
+}
+
+impl Tensor {
+    /// Elements of a row where a vector is one of rows of one element.
+    fn cols_of_rows(&self) -> usize {
+        if self.dims.len() == 1 { 1 } else { self.cols() }
+    }
+}
+
+/// The name of a part of a layer. Some have nothing behind them.
+fn name(place: &Place<'_>, pattern: &str) -> String {
+    let bare = pattern.ends_with(".sinks")
+        || pattern.ends_with("_correction_bias")
+        || matches!(pattern, "mlp.experts.gate_up_proj" | "mlp.experts.down_proj");
+    let end = if bare { String::new() } else { format!(".{}", place.end) };
+    format!("model.layers.{}.{pattern}{end}", place.layer)
+}
+
+/// A tensor that only gets a name.
+fn plain(name: String, tensor: &Tensor) -> FolderTensor {
+    let shape = tensor.dims.iter().rev().map(|&dim| dim as usize).collect();
+    made(name, shape, vec![stretch(tensor, tensor.cols())])
+}
+
+fn made(name: String, shape: Vec<usize>, rows: Vec<Rows>) -> FolderTensor {
+    FolderTensor { name, shape, rows, in_turns: false, minus_one: false, transposed: false }
+}
+
+/// All rows of a tensor.
+fn stretch(tensor: &Tensor, cols: usize) -> Rows {
+    let count = tensor.elements().checked_div(cols).unwrap_or(0);
+    Rows { tensor: tensor.clone(), cols, first: 0, step: 1, count }
+}
+
+fn shape(tensor: &Tensor, expected: &[usize]) -> FormatError {
+    let actual = tensor.dims.iter().rev().map(|&dim| dim as usize).collect();
+    HuggingFaceError::Shape { tensor: tensor.name.clone(), expected: expected.to_vec(), actual }.into()
+}
