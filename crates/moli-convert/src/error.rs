@@ -21,6 +21,22 @@ pub enum ConvertError {
         /// Both.
         path: PathBuf,
     },
+    /// An adapter's scale that is negative or no finite number.
+    #[error("the scale of an adapter is {scale}, but must be finite and at least 0")]
+    Scale {
+        /// The scale.
+        scale: f32,
+    },
+    /// A tensor that would have to be written in a type that can only be read.
+    #[error(
+        "tensor `{tensor}` is of type {found}, which can't be written: merge into a model of another type"
+    )]
+    NoQuantizer {
+        /// Its name.
+        tensor: String,
+        /// Its type.
+        found: &'static str,
+    },
     /// A file that can't be read or written as a model.
     #[error(transparent)]
     Format(#[from] FormatError),

@@ -4,7 +4,9 @@
 //! memory does not grow with the model.
 
 mod error;
+mod merge;
 mod output;
 
 pub use error::ConvertError;
+pub use merge::{Merged, merge};
 pub use output::Output;

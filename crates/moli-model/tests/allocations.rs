@@ -89,6 +89,7 @@ fn prefill(runtime: &mut dyn Runtime, sequence: &mut Sequence) {
         positions: &positions,
         sequences: &[0; CHUNK],
         tables: &[&sequence.pages],
+        adapters: &[],
         outputs: &[CHUNK as u32 - 1],
         states: &std::array::from_fn::<u32, CHUNK, _>(|row| row as u32),
     };
@@ -103,6 +104,7 @@ fn decode<const N: usize>(runtime: &mut dyn Runtime, sequences: &mut [Sequence; 
         positions: &sequences.each_ref().map(|sequence| sequence.tokens),
         sequences: &rows,
         tables: &sequences.each_ref().map(|sequence| sequence.pages.as_slice()),
+        adapters: &[],
         outputs: &rows,
         states: &[],
     };

@@ -59,6 +59,7 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
             positions: &positions,
             sequences: &vec![0; positions.len()],
             tables: &[&long],
+            adapters: &[],
             outputs: &[0],
             // Hidden states take nothing of their own.
             states: &(0..positions.len() as u32).collect::<Vec<_>>(),
@@ -72,6 +73,7 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
         positions: &vec![0; what.outputs],
         sequences: &rows,
         tables: &tables.iter().map(<[u32; 1]>::as_slice).collect::<Vec<_>>(),
+        adapters: &[],
         outputs: &rows,
         states: &[],
     };

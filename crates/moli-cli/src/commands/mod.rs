@@ -8,6 +8,7 @@ mod health;
 mod inspect;
 mod list;
 mod logits;
+mod merge;
 mod perplexity;
 mod pull;
 mod rm;
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
     Logits(logits::Logits),
+    Merge(merge::Merge),
     Completions(completions::Completions),
 }
 
@@ -57,6 +59,7 @@ impl Command {
             Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
             Self::Logits(command) => command.run(),
+            Self::Merge(command) => command.run(),
             Self::Completions(command) => command.run(),
         }
     }
