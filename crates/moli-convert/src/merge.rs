@@ -26,12 +26,18 @@ pub struct Merged {
     pub untied: bool,
 }
 
-/// Writes a model with adapters merged into it, each scaled by its number. `base` is a model as its file has it.
+/// Writes a model with adapters merged into it, each scaled by its number.
 ///
 /// # Errors
+/// [`ConvertError::MergeIntoFolder`] where `base` was opened from a folder: what is particular to that is not for a file;
 /// [`ConvertError::Scale`] for a scale that is negative or no finite number; [`ConvertError::NoQuantizer`] for a tensor of a type that
 /// can't be written; whatever writing says.
 pub fn merge(base: &Gguf, adapters: &[(Adapter, f32)], output: &Output) -> Result<Merged, ConvertError> {
+    if let Some(path) =
+        base.paths().iter().find(|path| path.extension().is_some_and(|end| end == "safetensors"))
+    {
+        return Err(ConvertError::MergeIntoFolder { path: path.clone() });
+    }
     if let Some(&(_, scale)) = adapters.iter().find(|(_, scale)| !(scale.is_finite() && *scale >= 0.0)) {
         return Err(ConvertError::Scale { scale });
     }

@@ -13,7 +13,7 @@ use moli_format::Adapter;
 use moli_kernels::Activations;
 
 use crate::weights::{Linear, rows};
-use crate::{Backend, Batch, Config, MAX_OUTPUTS, ModelError};
+use crate::{Backend, Batch, Config, ModelError};
 
 /// An adapter of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -284,7 +284,7 @@ fn check_values(tensor: &Tensor) -> Result<(), AdapterError> {
 fn reordered(b: &Tensor, heads: usize, wanted: Order) -> Result<Tensor, FormatError> {
     let head = b.rows() / heads.max(1);
     let (half, row) = (head / 2, b.data.len() / b.rows().max(1));
-    if heads == 0 || b.rows() % heads != 0 || head % 2 != 0 {
+    if heads == 0 || !b.rows().is_multiple_of(heads) || !head.is_multiple_of(2) {
         let (expected, actual) = (vec![b.dims.first().copied().unwrap_or(1), heads as u64], b.dims.clone());
         return Err(AdapterError::Shape { tensor: b.name.clone(), expected, actual }.into());
     }
