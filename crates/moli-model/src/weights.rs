@@ -19,7 +19,7 @@ pub struct Linear<B: Backend + ?Sized> {
     /// The bias.
     pub bias: Option<B::Vector>,
     /// What each adapter adds, by its number; empty where the model has none.
-    pub adapters: Vec<Option<LowRank<B>>>,
+    pub adapters: Vec<Option<Box<LowRank<B>>>>,
 }
 
 /// A norm of rows.
@@ -509,11 +509,17 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// What each adapter adds to these rows of the matrix `{stem}.weight`.
-    fn adapted(&mut self, stem: &str, range: Range<usize>) -> Result<Vec<Option<LowRank<B>>>, ModelError> {
+    fn adapted(
+        &mut self,
+        stem: &str,
+        range: Range<usize>,
+    ) -> Result<Vec<Option<Box<LowRank<B>>>>, ModelError> {
         let name = format!("{stem}.weight");
         let load = |adapter: &Adapter| {
             let product = adapter.product(&name);
-            product.map(|product| LowRank::load(product, range.clone(), self.backend)).transpose()
+            product
+                .map(|product| LowRank::load(product, range.clone(), self.backend).map(Box::new))
+                .transpose()
         };
         let adapted = self.adapters.iter().map(load).collect();
         if !self.adapters.is_empty() {

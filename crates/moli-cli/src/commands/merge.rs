@@ -1,6 +1,6 @@
 //! `moli merge`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -33,13 +33,14 @@ impl Merge {
     pub(crate) fn run(self) -> Result<Exit> {
         let path = load::resolve(&self.model)?;
         let base = Gguf::open(&path, ReadMode::Map).with_context(|| path.display().to_string())?;
-        let mut inputs: Vec<&std::path::Path> = base.paths().iter().map(PathBuf::as_path).collect();
+        let mut inputs: Vec<&Path> = base.paths().iter().map(PathBuf::as_path).collect();
         inputs.push(&path);
-        inputs.extend(self.adapters.iter().map(|(adapter, _)| adapter.as_ref()));
+        inputs.extend(self.adapters.iter().map(|(adapter, _)| Path::new(adapter)));
         let output = Output::new(&self.output, &inputs, self.force)?;
         let mut adapters = Vec::new();
         for (path, scale) in &self.adapters {
-            let adapter = Adapter::open(path.as_ref(), &base, ReadMode::Map).with_context(|| path.clone())?;
+            let adapter =
+                Adapter::open(Path::new(path), &base, ReadMode::Map).with_context(|| path.clone())?;
             adapters.push((adapter, *scale));
         }
         let merged = merge(&base, &adapters, &output)?;
