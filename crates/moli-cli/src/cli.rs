@@ -25,11 +25,11 @@ pub(crate) enum Exit {
     Done,
     /// Ctrl-C ended it early.
     Interrupted,
-    /// A comparison came out slower than was allowed.
-    Slower,
+    /// A comparison came out worse than was allowed.
+    Worse,
 }
 
-/// Parses the arguments, runs the command and reports how it went: 0 done, 1 an error, 2 wrong usage, 3 slower than
+/// Parses the arguments, runs the command and reports how it went: 0 done, 1 an error, 2 wrong usage, 3 worse than
 /// allowed, 130 interrupted.
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -43,7 +43,7 @@ pub(crate) fn main() -> ExitCode {
     let installed = if cli.command.handles_signals() { Ok(()) } else { interrupt::install() };
     match installed.and_then(|()| cli.command.run()) {
         Ok(Exit::Done) => ExitCode::SUCCESS,
-        Ok(Exit::Slower) => ExitCode::from(failure::SLOWER),
+        Ok(Exit::Worse) => ExitCode::from(failure::WORSE),
         Ok(Exit::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) => failure::report(&error),
     }

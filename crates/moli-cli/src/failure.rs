@@ -14,8 +14,8 @@ use crate::output::{StdoutError, escape, note};
 const FAILED: u8 = 1;
 /// The exit code of wrong usage, as clap has it.
 pub(crate) const USAGE: u8 = 2;
-/// The exit code of a comparison that came out slower than was allowed: nothing went wrong, and a CI job should stop.
-pub(crate) const SLOWER: u8 = 3;
+/// The exit code of a comparison that came out worse than was allowed: nothing went wrong, and a CI job should stop.
+pub(crate) const WORSE: u8 = 3;
 
 /// Arguments that are each right and make no sense together.
 #[derive(Debug)]

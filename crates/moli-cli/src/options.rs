@@ -286,6 +286,25 @@ fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     if value.is_nan() || value == f32::INFINITY { Err(wrong()) } else { Ok((id, value)) }
 }
 
+/// `5%` or `0.05`, below 1.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    let share = match text.strip_suffix('%') {
+        Some(percent) => number(percent).map(|percent| percent / 100.0),
+        None => number(text),
+    };
+    let share = share.filter(|share| (0.0..1.0).contains(share));
+    share.ok_or_else(|| "a share such as 5% or 0.05 is needed, below 100%".to_owned())
+}
+
+/// Tokens of a piece whose second half is predicted.
+pub(crate) fn piece(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n >= 3 => Ok(n),
+        _ => Err("a whole number from 3 is needed".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{Args, Command, FromArgMatches};
@@ -341,6 +360,14 @@ mod tests {
         assert_eq!(logit_bias("7 = -inf"), Ok((7, f32::NEG_INFINITY)));
         for text in ["42", "42=nan", "42=inf", "-1=2", "a=1", "=", "4294967296=1"] {
             assert!(logit_bias(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_written_either_way_and_bounded() {
+        assert_eq!([share("5%"), share("0.05"), share("0")], [Ok(0.05), Ok(0.05), Ok(0.0)]);
+        for text in ["", "%", "100%", "5", "-1%", "NaN", "inf%"] {
+            assert!(share(text).is_err(), "{text}");
         }
     }
 }

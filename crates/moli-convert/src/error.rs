@@ -1,9 +1,12 @@
 //! What can keep a model from being written in another form.
 
+use std::io;
 use std::path::PathBuf;
 
-use moli_format::FormatError;
+use moli_format::{FormatError, TensorType};
 use moli_kernels::KernelError;
+
+use crate::{ImatrixError, Mixture};
 
 /// A model that can't be written in the form that is asked for.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +46,105 @@ pub enum ConvertError {
         /// Its type.
         found: &'static str,
     },
+    /// A mixture that is not known.
+    #[error("no mixture {name:?}: there are {known}")]
+    UnknownMixture {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// An exception to a mixture that can't be read.
+    #[error("{asked:?} is no PATTERN=TYPE: {reason}")]
+    BadKeep {
+        /// What was asked for.
+        asked: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An exception to a mixture that no tensor is.
+    #[error("no tensor that is quantised matches {pattern:?}")]
+    KeepMatchesNothing {
+        /// Its pattern.
+        pattern: String,
+    },
+    /// Two bits that would be chosen blindly.
+    #[error(
+        "{mixture} stores {tensor} as {ttype}, which is of no use without an importance matrix that has it"
+    )]
+    NeedsImatrix {
+        /// The mixture.
+        mixture: Mixture,
+        /// The tensor.
+        tensor: String,
+        /// Its format.
+        ttype: TensorType,
+    },
+    /// A tensor in a format that is not read here.
+    #[error("tensor {tensor} is {ttype}, which can't be read here")]
+    Unreadable {
+        /// The tensor.
+        tensor: String,
+        /// Its format.
+        ttype: TensorType,
+    },
+    /// Weights that are infinite or no numbers.
+    #[error("tensor {tensor} holds {value} in row {row}, which no format stores")]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The row, from 0.
+        row: usize,
+        /// The weight.
+        value: f32,
+    },
+    /// Weights that a format can't hold.
+    #[error("tensor {tensor} holds {value} in row {row}, which is too large for {ttype}")]
+    TooLarge {
+        /// The tensor.
+        tensor: String,
+        /// The row, from 0.
+        row: usize,
+        /// The weight.
+        value: f32,
+        /// The format.
+        ttype: TensorType,
+    },
+    /// It was told to stop.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+    /// The disk is full, or the folder is not there or can't be written to.
+    #[error("cannot write {}: {source}; nothing was left there", path.display())]
+    Write {
+        /// The output.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An importance matrix that can't be used.
+    #[error("{}: {source}", path.display())]
+    Imatrix {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ImatrixError,
+    },
     /// A file that can't be read or written as a model.
     #[error(transparent)]
-    Format(#[from] FormatError),
+    Format(FormatError),
     /// Values that can't be stored in a format.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+}
+
+impl From<FormatError> for ConvertError {
+    /// An error of what makes a tensor comes through the writer, and is taken out of its error here.
+    fn from(error: FormatError) -> Self {
+        match error {
+            FormatError::Write { source } => {
+                source.downcast().unwrap_or_else(|source| Self::Format(FormatError::Write { source }))
+            }
+            error => Self::Format(error),
+        }
+    }
 }

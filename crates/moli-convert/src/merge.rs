@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use moli_format::{Adapter, Gguf, GgufWriter, LowRank, Tensor, TensorType};
-use moli_kernels::{QUANTIZABLE, dequantize, quantize};
+use moli_kernels::{QUANTIZABLE, dequantize, quantize_rows};
 
 use crate::{ConvertError, Output};
 
@@ -129,8 +129,11 @@ fn write(tensor: &Tensor, parts: &[Part], out: &mut dyn Write) -> Result<(), Con
                 row.iter_mut().zip(a).for_each(|(value, a)| *value += factor * a);
             }
         }
+        if let Some(&value) = row.iter().find(|value| !value.is_finite()) {
+            return Err(ConvertError::NotFinite { tensor: tensor.name.clone(), row: number, value });
+        }
         packed.clear();
-        quantize(tensor.ttype, &row, &mut packed)?;
+        quantize_rows(tensor.ttype, &row, cols, None, &mut packed)?;
         out.write_all(&packed).map_err(|source| moli_format::FormatError::Write { source })?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use moli_format::GgufWriter;
+use moli_format::{FormatError, GgufWriter};
 
 use crate::ConvertError;
 
@@ -41,9 +41,15 @@ impl Output {
     /// Writes the model beside the path and renames it when it is whole.
     ///
     /// # Errors
-    /// As for [`GgufWriter::write_file`]. Then there is nothing new under the path or beside it.
+    /// As for [`GgufWriter::write_file`], with what the system says as [`ConvertError::Write`]; or what a tensor's maker says.
+    /// Then there is nothing new under the path or beside it.
     pub fn write(&self, model: &GgufWriter) -> Result<(), ConvertError> {
-        Ok(model.write_file(&self.path)?)
+        model.write_file(&self.path).map_err(|error| match error.into() {
+            ConvertError::Format(FormatError::Write { source }) => {
+                ConvertError::Write { path: self.path.clone(), source }
+            }
+            error => error,
+        })
     }
 }
 

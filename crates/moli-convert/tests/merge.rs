@@ -198,9 +198,9 @@ fn what_cannot_be_merged_writes_nothing() {
     let queries = "blk.0.attn_q.weight";
     let coded = Tensor {
         name: queries.to_owned(),
-        ttype: TensorType::IQ4XS,
+        ttype: TensorType::IQ3S,
         dims: vec![256, 60],
-        data: Bytes::from_vec(vec![0; TensorType::IQ4XS.row_bytes(256).unwrap() * 60]),
+        data: Bytes::from_vec(vec![0; TensorType::IQ3S.row_bytes(256).unwrap() * 60]),
     };
     let others = base.tensors().filter(|tensor| tensor.name != queries).cloned();
     let odd = with_tensors(&base, others.chain([coded]));

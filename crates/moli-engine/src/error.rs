@@ -117,6 +117,20 @@ pub enum EngineError {
         /// Those that were loaded, with commas.
         known: String,
     },
+    /// Two models that are to be compared have different vocabularies, so that their predictions are of different things.
+    #[error(
+        "the models have different vocabularies: token {id} is {} in the first and {} in the second",
+        quoted(reference),
+        quoted(other)
+    )]
+    OtherVocabulary {
+        /// The first id that differs.
+        id: u32,
+        /// What the first model has there, if anything.
+        reference: Option<String>,
+        /// What the second model has there, if anything.
+        other: Option<String>,
+    },
     /// The model has no chat template, so messages can't be put into its format.
     #[error("the model has no chat template: give it plain text instead of messages")]
     NoChatTemplate,
@@ -140,12 +154,12 @@ pub enum EngineError {
     /// Whoever asked for it cancelled it.
     #[error("it was cancelled")]
     Cancelled,
-    /// A text that is too short to measure perplexity on.
-    #[error("the text has {tokens} tokens, and perplexity at this context needs at least {needed}")]
+    /// A text that is too short for pieces of the context.
+    #[error("the text has {tokens} tokens, and at this context at least {needed} are needed")]
     TextTooShort {
         /// Tokens of the text.
         tokens: usize,
-        /// Two contexts.
+        /// The least.
         needed: usize,
     },
     /// The runtime gave another number of logits than was asked for.

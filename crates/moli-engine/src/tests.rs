@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 mod chat;
 mod company;
+mod divergence;
 mod embed;
 mod polling;
 

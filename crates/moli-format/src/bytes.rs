@@ -61,6 +61,12 @@ impl Bytes {
         self.source.read_ahead(self.start..self.start + self.len);
     }
 
+    /// Takes this range of a mapped file out of the process's memory, as it won't be needed soon. What is touched later is read
+    /// from the file again.
+    pub fn release(&self) {
+        self.source.release(self.start..self.start + self.len);
+    }
+
     /// A part of this range, counted from its start; `None` if it is not inside.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         if range.start > range.end || range.end > self.len {
@@ -144,6 +150,25 @@ mod tests {
         assert!(matches!(refused, FormatError::OutOfMemory { bytes } if bytes == u64::MAX / 2), "{refused}");
         let failed = Bytes::filled(1, |_| Err(FormatError::OutOfMemory { bytes: 7 })).unwrap_err();
         assert!(matches!(failed, FormatError::OutOfMemory { bytes: 7 }));
+    }
+
+    #[test]
+    fn what_is_released_is_there_when_it_is_touched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes");
+        let content: Vec<u8> = (0..40_000u32).map(|n| n as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let filled = Bytes::filled(content.len(), |out| -> Result<(), FormatError> {
+            out.copy_from_slice(&content);
+            Ok(())
+        });
+        let mapped = Bytes::open(&path, ReadMode::Map).unwrap();
+        for bytes in [mapped, filled.unwrap(), Bytes::from_vec(content.clone())] {
+            let inner = bytes.slice(5000..30_000).unwrap();
+            assert_eq!(bytes.as_slice(), content);
+            inner.release();
+            assert_eq!(bytes.as_slice(), content);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 #[cfg(unix)]
-use memmap2::Advice;
+use memmap2::{Advice, UncheckedAdvice};
 use memmap2::{Mmap, MmapMut};
 
 use crate::FormatError;
@@ -31,14 +31,17 @@ const READ_AHEAD: usize = 128 << 10;
 
 /// The bytes of one open file.
 pub(crate) enum Source {
+    /// A file.
     Mapped(Mmap),
+    /// Memory in pages, of no file.
+    Filled(Mmap),
     Owned(Vec<u8>),
 }
 
 impl Source {
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped(map) | Self::Filled(map) => map,
             Self::Owned(bytes) => bytes,
         }
     }
@@ -53,8 +56,24 @@ impl Source {
         }
     }
 
+    /// Takes the pages of a range of a mapped file out of this process's memory; they come back when they are touched.
+    #[cfg(unix)]
+    pub(crate) fn release(&self, range: Range<usize>) {
+        let Self::Mapped(map) = self else { return };
+        // SAFETY: the pages of a read-only mapping of a file hold what the file holds, and when they are touched again they are
+        // read from it again, so nobody who has a reference to them sees a change.
+        let advised = unsafe {
+            map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.end - range.start)
+        };
+        // A hint: where it is refused, they stay.
+        let _ = advised;
+    }
+
     #[cfg(not(unix))]
     pub(crate) fn read_ahead(&self, _: Range<usize>) {}
+
+    #[cfg(not(unix))]
+    pub(crate) fn release(&self, _: Range<usize>) {}
 }
 
 /// Opens a regular file that has bytes in it.
@@ -94,7 +113,7 @@ pub(crate) fn filled<E: From<FormatError>>(
     let refused = |_| FormatError::OutOfMemory { bytes: len as u64 };
     let mut map = MmapMut::map_anon(len).map_err(refused)?;
     fill(&mut map)?;
-    Ok(Source::Mapped(map.make_read_only().map_err(refused)?))
+    Ok(Source::Filled(map.make_read_only().map_err(refused)?))
 }
 
 fn regular(path: &Path, metadata: &fs::Metadata) -> Result<(), FormatError> {

@@ -58,6 +58,18 @@ pub enum KernelError {
         /// The type.
         ttype: TensorType,
     },
+    /// A value to be quantised that is infinite or no number.
+    #[error("the value at {index} is not finite")]
+    NotFinite {
+        /// Its position among those given.
+        index: usize,
+    },
+    /// An importance below 0, infinite or no number.
+    #[error("the importance of column {column} is negative or not finite")]
+    Importance {
+        /// The column.
+        column: usize,
+    },
     /// An instruction set that this processor does not have.
     #[error("this processor does not have the instruction set {isa}")]
     UnsupportedIsa {

@@ -14,7 +14,7 @@ use moli_kernels::{
 use crate::backend::{AttentionSpec, Rows};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
-use crate::{Backend, KvType, ModelError};
+use crate::{ActivationSquares, Backend, KvType, ModelError};
 
 pub use cache::CpuCache;
 
@@ -26,6 +26,8 @@ pub struct CpuBackend {
     activations: Activations,
     /// Panels of the products, one per thread.
     scratch: Scratch,
+    /// Where what weights are multiplied with is added up, if it is.
+    squares: Option<ActivationSquares>,
 }
 
 /// Activations, `[rows, cols]` f32; the allocation is for the largest batch of the widest rows that go in.
@@ -65,7 +67,15 @@ impl CpuBackend {
     pub fn new(isa: Isa, threads: usize) -> Result<Self, ModelError> {
         let pool = Pool::new(threads);
         let scratch = Scratch::new(pool.threads());
-        Ok(Self { kernels: Kernels::new(isa)?, pool, activations: Activations::new(0, 0)?, scratch })
+        let activations = Activations::new(0, 0)?;
+        Ok(Self { kernels: Kernels::new(isa)?, pool, activations, scratch, squares: None })
+    }
+
+    /// Adds up what weights are multiplied with.
+    #[must_use]
+    pub fn observed(mut self, squares: &ActivationSquares) -> Self {
+        self.squares = Some(squares.clone());
+        self
     }
 }
 
@@ -201,7 +211,10 @@ impl Backend for CpuBackend {
         x: &Self::Buffer,
         into: &mut [(&Linear<Self>, &mut Self::Buffer)],
     ) -> Result<(), ModelError> {
-        let Self { kernels, pool, activations, scratch } = self;
+        let Self { kernels, pool, activations, scratch, squares } = self;
+        if let Some(squares) = squares {
+            into.iter().for_each(|(linear, _)| squares.add(&linear.weight, x.data()));
+        }
         let types = into.iter().map(|(linear, _)| linear.weight.ttype());
         activations.set(kernels, pool, x.data(), (x.rows, x.cols), types)?;
         let products = into.iter_mut().map(|(linear, out)| Product {

@@ -25,6 +25,7 @@ mod footprint;
 pub mod kv;
 mod kv_type;
 mod runtime;
+mod squares;
 pub mod weights;
 
 pub use adapter::{Adapted, LowRank, adapter_bytes};
@@ -37,4 +38,7 @@ pub use error::ModelError;
 pub use footprint::{Footprint, Load};
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};
 pub use kv_type::KvType;
-pub use runtime::{BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, load, load_adapted};
+pub use runtime::{
+    BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, load, load_adapted, load_observed,
+};
+pub use squares::{ActivationSquares, Squares};

@@ -5,7 +5,7 @@ use moli_kernels::Isa;
 
 use crate::cpu::CpuBackend;
 use crate::decoder::Decoder;
-use crate::{Adapted, Classifier, Config, KvType, ModelError};
+use crate::{ActivationSquares, Adapted, Classifier, Config, KvType, ModelError};
 
 /// Most rows of logits that one forward pass returns: 64 rows of a vocabulary of 262,144 are 64 MiB.
 pub const MAX_OUTPUTS: usize = 64;
@@ -156,4 +156,18 @@ pub fn load_adapted(
         #[cfg(not(feature = "candle"))]
         BackendKind::Candle => Err(ModelError::BackendNotBuilt { backend: "candle", feature: "candle" }),
     }
+}
+
+/// Loads a model on the CPU and has what its weights are multiplied with added up.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_observed(
+    gguf: &Gguf,
+    options: &LoadOptions,
+    squares: &ActivationSquares,
+) -> Result<Box<dyn Runtime>, ModelError> {
+    let isa = options.isa.unwrap_or_else(Isa::detect);
+    let backend = CpuBackend::new(isa, options.threads)?.observed(squares);
+    Ok(Box::new(Decoder::load(gguf, &[], backend, options)?))
 }

@@ -4,17 +4,15 @@
 //!
 //! - [`Synthetic`] is a model that can be made, in memory or as a file, the same bytes each time;
 //! - [`SHAPES`] are the published shapes; any other comes from its `config.json`;
-//! - [`Mixture`] says which matrix is stored in which format.
+//! - [`Mixture`](moli_convert::Mixture) says which matrix is stored in which format.
 
 mod error;
-mod mixture;
 mod model;
 mod shape;
 mod tokenizer;
 mod weights;
 
 pub use error::SyntheticError;
-pub use mixture::Mixture;
 pub use model::Synthetic;
 pub use shape::SHAPES;
 pub use tokenizer::byte_level;

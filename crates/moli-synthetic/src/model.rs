@@ -5,19 +5,29 @@ use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use moli_convert::{Mixture, ModelFacts};
 use moli_format::{Bytes, FormatError, Gguf, GgufWriter, TensorType};
 
-use crate::mixture::Rule;
 use crate::shape::{Kind, Planned, Shape};
 use crate::weights::{self, Units, stream_of};
-use crate::{Mixture, SHAPES, SyntheticError};
+use crate::{SHAPES, SyntheticError};
 
 /// A model with random weights, which can be made in memory or as a file: the same bytes each time.
 #[derive(Debug, Clone)]
 pub struct Synthetic {
     shape: Shape,
     mixture: Mixture,
+    tensors: Vec<Tensor>,
     bytes: u64,
+}
+
+/// A tensor with its format and dimensions.
+#[derive(Debug, Clone)]
+struct Tensor {
+    name: String,
+    kind: Kind,
+    ttype: TensorType,
+    dims: Vec<u64>,
 }
 
 impl Synthetic {
@@ -32,15 +42,19 @@ impl Synthetic {
             shapes: SHAPES.join(", "),
             mixtures: Mixture::names(),
         })?;
-        Self::new(Shape::named(shape)?, Mixture::named(mixture)?)
+        let mixture = Mixture::named(mixture).map_err(|_| SyntheticError::UnknownMixture {
+            mixture: mixture.to_owned(),
+            known: Mixture::names(),
+        })?;
+        Self::new(Shape::named(shape)?, mixture)
     }
 
     pub(crate) fn new(shape: Shape, mixture: Mixture) -> Result<Self, SyntheticError> {
-        let mut model = Self { shape, mixture, bytes: 0 };
+        let tensors = tensors(&shape, mixture)?;
+        let mut model = Self { shape, mixture, tensors, bytes: 0 };
         let mut writer = model.header();
-        for tensor in model.shape.tensors() {
-            let (ttype, dims) = model.format(&tensor);
-            writer.tensor_from(tensor.name, ttype, dims, |_| Ok(()));
+        for tensor in &model.tensors {
+            writer.tensor_from(&tensor.name, tensor.ttype, tensor.dims.clone(), |_| Ok(()));
         }
         model.bytes = writer.file_bytes()?;
         Ok(model)
@@ -48,7 +62,7 @@ impl Synthetic {
 
     /// Shape and mixture, as they are asked for.
     pub fn name(&self) -> String {
-        format!("{}:{}", self.shape.name, self.mixture)
+        format!("{}:{}", self.shape.name, self.mixture.name().to_lowercase())
     }
 
     /// Bytes of the file, and of the model in memory.
@@ -58,11 +72,8 @@ impl Synthetic {
 
     /// Number of weights.
     pub fn parameters(&self) -> u64 {
-        let elements = |tensor: &Planned| match &tensor.kind {
-            Kind::Matrix(dims) => dims.iter().fold(1, |product: u64, &dim| product.saturating_mul(dim)),
-            Kind::Vector { len, .. } => *len,
-        };
-        self.shape.tensors().iter().fold(0, |sum: u64, tensor| sum.saturating_add(elements(tensor)))
+        let elements = |dims: &[u64]| dims.iter().fold(1, |product: u64, &dim| product.saturating_mul(dim));
+        self.tensors.iter().fold(0, |sum: u64, tensor| sum.saturating_add(elements(&tensor.dims)))
     }
 
     /// Writes the model.
@@ -104,11 +115,10 @@ impl Synthetic {
         // What comes from the system is zero already, and stays its until it is written to.
         let mut out = Untouched { bytes: moli_kernels::zeroed(size).ok_or_else(refused)?, end: 0 };
         let mut writer = self.header();
-        for tensor in self.shape.tensors() {
-            let (ttype, dims) = self.format(&tensor);
-            let bytes = tensor_bytes(ttype, &dims);
+        for tensor in &self.tensors {
+            let bytes = tensor.bytes();
             let zeros = move |out: &mut dyn Write| io::copy(&mut io::repeat(0).take(bytes), out).map(drop);
-            writer.tensor_from(tensor.name, ttype, dims, zeros);
+            writer.tensor_from(&tensor.name, tensor.ttype, tensor.dims.clone(), zeros);
         }
         writer.write(&mut out)?;
         Ok(Gguf::from_bytes(&Bytes::from_vec(out.bytes))?)
@@ -132,49 +142,55 @@ impl Synthetic {
         writer
     }
 
-    /// The format and the dimensions of a tensor.
-    fn format(&self, tensor: &Planned) -> (TensorType, Vec<u64>) {
-        let Shape { layers, experts, tied, .. } = self.shape;
-        match &tensor.kind {
-            Kind::Vector { len, .. } => (TensorType::F32, vec![*len]),
-            Kind::Matrix(dims) => {
-                let cols = dims.first().copied().unwrap_or(1);
-                let rule = Rule { layers, experts, tied };
-                (self.mixture.of(&tensor.name, tensor.layer, cols, rule), dims.clone())
-            }
-        }
-    }
-
     fn file(&self) -> Result<GgufWriter, SyntheticError> {
         let mut writer = self.header();
         // Of each format that has been needed.
         let mut made: HashMap<TensorType, Arc<Units>> = HashMap::new();
-        for tensor in self.shape.tensors() {
-            let (ttype, dims) = self.format(&tensor);
-            if let Kind::Vector { mean, len } = tensor.kind {
-                let data = weights::vector(&tensor.name, mean, len);
-                writer.tensor(tensor.name, ttype, dims, data);
+        for tensor in &self.tensors {
+            let Tensor { name, kind, ttype, dims } = tensor;
+            if let Kind::Vector { mean, len } = kind {
+                writer.tensor(name, *ttype, dims.clone(), weights::vector(name, *mean, *len));
                 continue;
             }
-            let units = match made.get(&ttype) {
+            let units = match made.get(ttype) {
                 Some(units) => Arc::clone(units),
                 None => {
-                    let units = Arc::new(Units::new(ttype)?);
-                    made.insert(ttype, Arc::clone(&units));
+                    let units = Arc::new(Units::new(*ttype)?);
+                    made.insert(*ttype, Arc::clone(&units));
                     units
                 }
             };
-            let seed = stream_of(&tensor.name);
-            let bytes = tensor_bytes(ttype, &dims);
-            writer.tensor_from(tensor.name, ttype, dims, move |out| units.draw(seed, bytes, out));
+            let (seed, bytes) = (stream_of(name), tensor.bytes());
+            writer.tensor_from(name, *ttype, dims.clone(), move |out| units.draw(seed, bytes, out));
         }
         Ok(writer)
     }
 }
 
-/// A product that `file_bytes` has checked.
-fn tensor_bytes(ttype: TensorType, dims: &[u64]) -> u64 {
-    dims.iter().product::<u64>() / ttype.block_len() as u64 * ttype.block_bytes() as u64
+/// The tensors of a shape, in the formats of a mixture.
+fn tensors(shape: &Shape, mixture: Mixture) -> Result<Vec<Tensor>, SyntheticError> {
+    let facts = ModelFacts::of(&shape.metadata)?;
+    let dims = |planned: Planned| match &planned.kind {
+        Kind::Matrix(dims) => (dims.clone(), planned),
+        Kind::Vector { len, .. } => (vec![*len], planned),
+    };
+    let planned: Vec<(Vec<u64>, Planned)> = shape.tensors().into_iter().map(dims).collect();
+    let outlines: Vec<(&str, &[u64])> =
+        planned.iter().map(|(dims, planned)| (planned.name.as_str(), dims.as_slice())).collect();
+    let choices = mixture.choose(&facts, false, &[], &outlines);
+    let made = planned.into_iter().zip(choices).map(|((dims, Planned { name, kind }), choice)| {
+        // As a converter leaves what no mixture has a say in.
+        let ttype = choice.map_or(TensorType::F32, |choice| choice.ttype);
+        Tensor { name, kind, ttype, dims }
+    });
+    Ok(made.collect())
+}
+
+impl Tensor {
+    /// A product that `file_bytes` has checked.
+    fn bytes(&self) -> u64 {
+        self.dims.iter().product::<u64>() / self.ttype.block_len() as u64 * self.ttype.block_bytes() as u64
+    }
 }
 
 /// Zeros, of which only what differs from zero is written.

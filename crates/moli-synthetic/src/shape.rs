@@ -132,7 +132,6 @@ pub(crate) struct Shape {
 #[derive(Debug, Clone)]
 pub(crate) struct Planned {
     pub(crate) name: String,
-    pub(crate) layer: u64,
     pub(crate) kind: Kind,
 }
 
@@ -211,10 +210,9 @@ impl Shape {
 
     /// All tensors, in the order in which a converter writes them.
     pub(crate) fn tensors(&self) -> Vec<Planned> {
-        let mut tensors = Tensors { all: Vec::new(), layer: 0, prefix: String::new() };
+        let mut tensors = Tensors { all: Vec::new(), prefix: String::new() };
         tensors.matrix("token_embd", &[self.hidden, self.vocab]);
         for layer in 0..self.layers {
-            tensors.layer = layer;
             tensors.prefix = format!("blk.{layer}.");
             self.attention(&mut tensors);
             self.feed_forward(layer, &mut tensors);
@@ -284,13 +282,12 @@ impl Shape {
 /// Tensors in the making, with the names of one layer before them.
 struct Tensors {
     all: Vec<Planned>,
-    layer: u64,
     prefix: String,
 }
 
 impl Tensors {
     fn add(&mut self, name: &str, kind: Kind) {
-        self.all.push(Planned { name: format!("{}{name}", self.prefix), layer: self.layer, kind });
+        self.all.push(Planned { name: format!("{}{name}", self.prefix), kind });
     }
 
     fn matrix(&mut self, stem: &str, dims: &[u64]) {

@@ -167,6 +167,13 @@ impl Tokenizer {
         self.token_bytes(id).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// The first id whose token another tokenizer spells differently or does not have, and the token in each.
+    pub fn first_difference(&self, other: &Self) -> Option<(u32, [Option<String>; 2])> {
+        let all = self.vocab_size().max(other.vocab_size()) as u32;
+        let id = (0..all).find(|&id| self.token_bytes(id) != other.token_bytes(id))?;
+        Some((id, [self, other].map(|tokenizer| tokenizer.token_text(id))))
+    }
+
     /// The id of a token, spelt as in the file (`Ġthe`, `▁the`, `<|im_end|>`).
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.vocab.id(token)

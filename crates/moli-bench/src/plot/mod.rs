@@ -69,16 +69,33 @@ pub fn check(path: &Path) -> Result<(), PlotError> {
 /// # Errors
 /// [`PlotError`]; the file is written whole or not begun.
 pub fn write(report: &Report, path: &Path) -> Result<(), PlotError> {
-    let kind = kind(path)?;
     let charts = panels::charts(report);
     if charts.is_empty() {
         return Err(PlotError::Nothing);
     }
+    let models: Vec<&str> = report.models.keys().map(String::as_str).collect();
+    let title = format!("moli bench: {}, {}", models.join(", "), report.date);
+    let notes: Vec<&str> = report.notes.iter().chain([&report.outlier_rule]).map(String::as_str).collect();
+    write_charts(&charts, &title, &notes, path)
+}
+
+/// Draws which share of a text's tokens is predicted how differently by a model and a smaller one: `nats`, the divergence at
+/// each token, in any order. `subtitle` names the models.
+///
+/// # Errors
+/// As for [`write()`].
+pub fn write_divergence(subtitle: &str, nats: &[f64], path: &Path) -> Result<(), PlotError> {
+    let chart = panels::divergence(subtitle, nats).ok_or(PlotError::Nothing)?;
+    write_charts(&[chart], &format!("moli compare: {subtitle}"), &[], path)
+}
+
+fn write_charts(charts: &[Chart], title: &str, notes: &[&str], path: &Path) -> Result<(), PlotError> {
+    let kind = kind(path)?;
     register()?;
     let bytes = match kind {
-        Kind::Svg => svg(&charts)?.into_bytes(),
-        Kind::Png => png(&charts)?,
-        Kind::Html => html(report, &charts)?.into_bytes(),
+        Kind::Svg => svg(charts)?.into_bytes(),
+        Kind::Png => png(charts)?,
+        Kind::Html => html(charts, title, notes)?.into_bytes(),
     };
     std::fs::write(path, bytes).map_err(|source| PlotError::Write { path: path.to_owned(), source })
 }
@@ -125,9 +142,8 @@ fn png(charts: &[Chart]) -> Result<Vec<u8>, PlotError> {
 }
 
 /// A page with a picture for each chart; it asks for nothing else and runs nothing.
-fn html(report: &Report, charts: &[Chart]) -> Result<String, PlotError> {
-    let models: Vec<&str> = report.models.keys().map(String::as_str).collect();
-    let title = escaped(&format!("moli bench: {}, {}", models.join(", "), report.date));
+fn html(charts: &[Chart], title: &str, notes: &[&str]) -> Result<String, PlotError> {
+    let title = escaped(title);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
@@ -139,7 +155,7 @@ fn html(report: &Report, charts: &[Chart]) -> Result<String, PlotError> {
         let _ = writeln!(page, "<figure aria-label=\"{}\">\n{picture}</figure>", escaped(&chart.title));
     }
     page.push_str("<ul>\n");
-    for note in report.notes.iter().chain([&report.outlier_rule]) {
+    for note in notes {
         let _ = writeln!(page, "<li>{}</li>", escaped(note));
     }
     page.push_str("</ul>\n</body>\n</html>\n");

@@ -270,6 +270,34 @@ fn sustained(report: &Report) -> Vec<Chart> {
     charts
 }
 
+/// The quantiles of a divergence; what is next to nothing lies on the lower edge. `None` where there is nothing but that.
+pub(super) fn divergence(subtitle: &str, nats: &[f64]) -> Option<Chart> {
+    /// Nats below which two distributions are the same for all purposes.
+    const LEAST: f64 = 1e-6;
+    const STEPS: usize = 200;
+    let mut sorted: Vec<f64> = nats.iter().copied().filter(|nats| nats.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let line: Vec<(f64, f64)> = (0..=STEPS)
+        .filter_map(|step| {
+            let nats = sorted.get(step * sorted.len().saturating_sub(1) / STEPS)?;
+            Some((step as f64 * 100.0 / STEPS as f64, nats.max(LEAST)))
+        })
+        .collect();
+    let most = line.last().filter(|point| point.1 > LEAST)?.1;
+    let least = line.first()?.1;
+    Some(Chart {
+        title: "KL divergence at the tokens of a text".to_owned(),
+        subtitle: subtitle.to_owned(),
+        x: Axis {
+            to: 100.0,
+            ..Axis::from_zero("% of the tokens, which differ at most so much", [100.0].into_iter())
+        },
+        y: Axis::logarithmic("nats", [least, most].into_iter(), 1.5),
+        series: vec![Series { joined: true, marked: false, ..points(String::new(), line) }],
+        references: Vec::new(),
+    })
+}
+
 fn points(name: String, points: Vec<(f64, f64)>) -> Series {
     Series { name, points, ranges: Vec::new(), joined: false, marked: true }
 }

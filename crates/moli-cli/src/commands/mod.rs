@@ -1,10 +1,12 @@
 //! The subcommands, one file each.
 
 mod bench;
+mod compare;
 mod completions;
 mod doctor;
 mod doors;
 mod health;
+mod imatrix;
 mod inspect;
 mod list;
 mod logits;
@@ -34,6 +36,8 @@ pub(crate) enum Command {
     Tokenize(tokenize::Tokenize),
     Bench(Box<bench::Bench>),
     Perplexity(perplexity::Perplexity),
+    Compare(Box<compare::Compare>),
+    Imatrix(imatrix::ImatrixCommand),
     Logits(logits::Logits),
     Merge(merge::Merge),
     Completions(completions::Completions),
@@ -58,6 +62,8 @@ impl Command {
             Self::Tokenize(command) => command.run(),
             Self::Bench(command) => command.run(),
             Self::Perplexity(command) => command.run(),
+            Self::Compare(command) => command.run(),
+            Self::Imatrix(command) => command.run(),
             Self::Logits(command) => command.run(),
             Self::Merge(command) => command.run(),
             Self::Completions(command) => command.run(),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::Exit;
 use crate::lora::LoraArgs;
-use crate::options::ComputeArgs;
+use crate::options::{ComputeArgs, piece};
 use crate::output::{Answers, note};
 use crate::{load, text_input};
 
@@ -57,12 +57,5 @@ impl Perplexity {
         };
         Answers::new().report(self.json, &measured, people)?;
         Ok(Exit::Done)
-    }
-}
-
-fn piece(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n) if n >= 3 => Ok(n),
-        _ => Err("a whole number from 3 is needed".to_owned()),
     }
 }

@@ -63,7 +63,9 @@ impl DraftModel {
         if vocab > rows {
             return Err(EngineError::VocabularyMismatch { tokenizer: vocab, model: rows });
         }
-        same_tokens(model, tokenizer)?;
+        if let Some((id, [model, draft])) = model.first_difference(tokenizer) {
+            return Err(EngineError::DraftVocabulary { id, model, draft });
+        }
         Ok(Self {
             context: (runtime.pages() * PAGE_TOKENS).min(runtime.config().context_train),
             pool: PagePool::new(runtime.pages())?,
@@ -213,18 +215,5 @@ impl Known {
         self.tokens.truncate(tokens);
         let kept = pages_of(self.tokens.len()).min(self.pages.len());
         self.pages.drain(kept..).for_each(|page| pool.release(page));
-    }
-}
-
-/// # Errors
-/// [`EngineError::DraftVocabulary`] with the first token that differs.
-fn same_tokens(model: &Tokenizer, draft: &Tokenizer) -> Result<(), EngineError> {
-    let differs = |id: &u32| model.token_bytes(*id) != draft.token_bytes(*id);
-    let all = model.vocab_size().max(draft.vocab_size()) as u32;
-    match (0..all).find(differs) {
-        Some(id) => {
-            Err(EngineError::DraftVocabulary { id, model: model.token_text(id), draft: draft.token_text(id) })
-        }
-        None => Ok(()),
     }
 }

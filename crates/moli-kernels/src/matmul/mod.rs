@@ -106,6 +106,12 @@ impl Matrix {
         self.data.len()
     }
 
+    /// Where its bytes begin in memory: tells whether it is part of a tensor.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.data.as_ptr().addr()
+    }
+
     /// One row as floats, out: `[cols]`.
     ///
     /// # Errors

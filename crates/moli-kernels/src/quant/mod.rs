@@ -7,7 +7,7 @@ mod quantize;
 pub(crate) mod unpack;
 
 pub(crate) use quantize::eight_bits;
-pub use quantize::{QUANTIZABLE, quantize};
+pub use quantize::{QUANTIZABLE, quantize, quantize_rows};
 
 use half::{bf16, f16};
 use moli_format::TensorType;
