@@ -35,6 +35,7 @@ fn computed(gguf: &Gguf, backend: BackendKind) -> [Vec<f32>; 2] {
             positions: &positions[range.clone()],
             sequences: &vec![sequence; range.len()],
             tables: &[tables.0, tables.1],
+            adapters: &[],
             outputs: &outputs,
             states: &outputs,
         };
@@ -110,6 +111,7 @@ fn candle_copies_pages_and_writes_them_back() {
             positions: &tokens,
             sequences: &[0; TOKENS],
             tables: &[&[1, 0]],
+            adapters: &[],
             outputs: &[],
             states: &[],
         })
@@ -128,6 +130,7 @@ fn candle_copies_pages_and_writes_them_back() {
             positions: &tokens[TOKENS - 1..],
             sequences: &[0],
             tables: &[&pages],
+            adapters: &[],
             outputs: &[0],
             states: &[],
         };

@@ -33,6 +33,7 @@ impl Work {
             positions: &positions,
             sequences: &vec![0; tokens.len()],
             tables: &[&self.pages],
+            adapters: &[],
             outputs: &[tokens.len() as u32 - 1],
             states: &[],
         };

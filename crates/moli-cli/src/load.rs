@@ -8,6 +8,7 @@ use moli_format::{Gguf, ReadMode};
 use moli_hub::{Hub, HubConfig, Sampling};
 
 use crate::affinity;
+use crate::lora::LoraArgs;
 use crate::options::ComputeArgs;
 use crate::output::{escape, note};
 use crate::progress::Report;
@@ -40,13 +41,14 @@ pub(crate) fn sampling(model: &str) -> Result<Sampling> {
     Ok(hub.catalogue().find(model).map(|entry| entry.sampling).unwrap_or_default())
 }
 
-/// Loads MODEL, with the draft model where one is named, and a context of so many tokens; `None`: the model's, within
+/// Loads MODEL, with the draft model where one is named and with adapters, and a context of so many tokens; `None`: the model's, within
 /// reason, 0: the model's. What had to be made smaller to fit is said.
 pub(crate) fn engine(
     model: &str,
     draft: Option<&str>,
     context: Option<usize>,
     compute: &ComputeArgs,
+    lora: &LoraArgs,
 ) -> Result<Engine> {
     // Before the threads are counted and started.
     if let Some(cpus) = &compute.cpu_affinity {
@@ -56,7 +58,7 @@ pub(crate) fn engine(
     let shown = || escape(&path.display().to_string()).into_owned();
     let context = context_of(&path, context).with_context(shown)?;
     let draft = draft.map(resolve).transpose()?;
-    let options = EngineOptions { context, draft, ..compute.engine_options() };
+    let options = EngineOptions { context, draft, adapters: lora.adapters(), ..compute.engine_options() };
     if let Some(mixture) = options.quantize {
         note!("quantising the weights to {mixture}");
     }

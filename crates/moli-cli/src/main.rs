@@ -8,6 +8,7 @@ mod failure;
 mod interrupt;
 mod load;
 mod logging;
+mod lora;
 mod options;
 mod output;
 mod progress;

@@ -25,6 +25,28 @@ pub enum ConvertError {
         /// Both.
         path: PathBuf,
     },
+    /// The model that adapters are to be merged into is a folder, not a file.
+    #[error("{}: adapters are merged into a GGUF file: convert the model first", path.display())]
+    MergeIntoFolder {
+        /// A file of the folder.
+        path: PathBuf,
+    },
+    /// An adapter's scale that is negative or no finite number.
+    #[error("the scale of an adapter is {scale}, but must be finite and at least 0")]
+    Scale {
+        /// The scale.
+        scale: f32,
+    },
+    /// A tensor that would have to be written in a type that can only be read.
+    #[error(
+        "tensor `{tensor}` is of type {found}, which can't be written: merge into a model of another type"
+    )]
+    NoQuantizer {
+        /// Its name.
+        tensor: String,
+        /// Its type.
+        found: &'static str,
+    },
     /// A mixture that is not known.
     #[error("no mixture {name:?}: there are {known}")]
     UnknownMixture {

@@ -130,6 +130,7 @@ fn steps(path: &Path, threads: usize, rounds: usize) {
             positions: &positions,
             sequences: &sequences,
             tables: &tables,
+            adapters: &[],
             outputs: &outputs,
             states: &[],
         };

@@ -190,6 +190,7 @@ impl Engine {
         let (sender, pooled) = mpsc::channel();
         let cancel = CancelOnDrop(cancel.child());
         let timeline = Timeline::new(self.next_id(0), needed, Wanted::States(wanted), cancel.0.clone());
+        let timeline = timeline.with_adapters(self.model().adapters.unchosen());
         let task = Task::Embed(Pool { sum: Vec::new(), states: 0, cached: None, pooled: sender });
         self.send(vec![Message::Request { timeline: Box::new(timeline), task }])?;
         Ok(PendingPooled { pooled, tokens: ids.len(), _cancel: cancel })

@@ -14,6 +14,7 @@ use moli_text::{
     ChatTemplate, EncodeOptions, Message as ChatMessage, RenderOptions, RenderedPrompt, Tokenizer,
 };
 
+use crate::adapters::Known;
 use crate::answer::Answer;
 use crate::choice::{Choice, Format};
 use crate::counters::Counters;
@@ -61,7 +62,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file;
-    /// [`EngineError::Draft`] and [`EngineError::DraftVocabulary`] for the draft model.
+    /// [`EngineError::Draft`] and [`EngineError::DraftVocabulary`] for the draft model; [`EngineError::Adapter`] and
+    /// [`EngineError::DuplicateAdapter`] for the adapters.
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
         options.scheduling.validate()?;
@@ -86,7 +88,9 @@ impl Engine {
         }
         let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options)).transpose()?;
         let draft_bytes = draft_file.as_ref().map_or(0, |draft| draft.plan.own_bytes());
-        let plan = MemoryPlan::of(gguf, &PlanOptions { draft_bytes, ..options.plan() })?;
+        let (known, adapters) = Known::open(&options.adapters, gguf, options.read_mode)?;
+        let wished = PlanOptions { draft_bytes, adapters, ..options.plan() };
+        let plan = MemoryPlan::of(gguf, &wished)?;
         let metadata = gguf.metadata();
         let load = LoadOptions {
             threads: plan.threads,
@@ -98,7 +102,7 @@ impl Engine {
         // The small parts first: a model without a tokenizer is refused before its weights are looked at.
         let tokenizer = Tokenizer::from_gguf(metadata)?;
         let template = ChatTemplate::for_model(metadata, &tokenizer).map_err(|error| error.to_string());
-        let runtime = moli_model::load(gguf, options.backend, &load)?;
+        let runtime = moli_model::load_adapted(gguf, &wished.adapters, options.backend, &load)?;
         let draft = draft_file.as_ref().map(|draft| draft.load(&tokenizer, options)).transpose()?;
         let declared = Declared::of(metadata)?;
         let ranker = Ranker::of(gguf, runtime.as_ref(), &tokenizer, declared)?;
@@ -106,6 +110,7 @@ impl Engine {
         let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
         model.declared = declared;
         model.ranker = ranker;
+        model.adapters = known;
         model.context = plan.context;
         model.plan = Some(plan);
         model.weights = gguf.tensors().cloned().collect();
@@ -200,7 +205,7 @@ impl Engine {
     /// # Errors
     /// Nothing is computed where there is one: [`EngineError::EmptyPrompt`], [`EngineError::PromptTooLong`],
     /// [`EngineError::TokenOutOfVocabulary`], [`EngineError::InvalidParameter`] for what is wrong with `params`,
-    /// [`EngineError::QueueFull`], [`EngineError::Poisoned`].
+    /// [`EngineError::UnknownAdapter`], [`EngineError::QueueFull`], [`EngineError::Poisoned`].
     pub fn submit(
         &self,
         prompt: &[u32],
@@ -226,11 +231,14 @@ impl Engine {
             .check_prompt(prompt)
             .and_then(|()| params.validate(model.config.vocab, model.context))
             .and_then(|()| {
+                let adapters =
+                    model.adapters.choose(params.adapters.as_deref().unwrap_or(model.adapters.defaults()))?;
                 let choice = |index| Choice::new(model, index, prompt, params, format, sender.clone());
-                (0..params.choices).map(choice).collect::<Result<Vec<_>, _>>()
+                let choices = (0..params.choices).map(choice).collect::<Result<Vec<_>, _>>()?;
+                Ok((choices, adapters))
             });
-        let choices = match checked {
-            Ok(choices) => choices,
+        let (choices, adapters) = match checked {
+            Ok(checked) => checked,
             Err(error) => {
                 self.count_invalid();
                 return Err(error);
@@ -242,7 +250,7 @@ impl Engine {
         let requests = choices.into_iter().map(|choice| {
             let id = self.next_id(params.priority);
             let timeline = Timeline::new(id, prompt.to_vec(), Wanted::Last, cancel.clone());
-            let timeline = timeline.with_deadline(deadline);
+            let timeline = timeline.with_deadline(deadline).with_adapters(adapters.clone());
             let timeline = match leader {
                 None if params.choices > 1 => timeline.leading(),
                 None => timeline,
@@ -258,6 +266,11 @@ impl Engine {
     /// What was planned for its memory; `None` for one of parts.
     pub fn plan(&self) -> Option<&MemoryPlan> {
         self.inner.model.plan.as_ref()
+    }
+
+    /// The names of the adapters that were loaded with the model.
+    pub fn adapters(&self) -> &[String] {
+        self.inner.model.adapters.names()
     }
 
     /// What the engine has done and is doing.

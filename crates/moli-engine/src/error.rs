@@ -99,6 +99,28 @@ pub enum EngineError {
         /// What the draft model has there, if anything.
         draft: Option<String>,
     },
+    /// An adapter can't be loaded.
+    #[error("the adapter {}: {source}", path.display())]
+    Adapter {
+        /// Its file or folder.
+        path: PathBuf,
+        /// What is wrong with it, or why it does not fit the model.
+        source: Box<EngineError>,
+    },
+    /// Two adapters of the same name.
+    #[error("two adapters are called {name:?}")]
+    DuplicateAdapter {
+        /// The name.
+        name: String,
+    },
+    /// An adapter that was not loaded with the model.
+    #[error("there is no adapter {name:?}; there is {}", if known.is_empty() { "none" } else { known.as_str() })]
+    UnknownAdapter {
+        /// The name.
+        name: String,
+        /// Those that were loaded, with commas.
+        known: String,
+    },
     /// Two models that are to be compared have different vocabularies, so that their predictions are of different things.
     #[error(
         "the models have different vocabularies: token {id} is {} in the first and {} in the second",

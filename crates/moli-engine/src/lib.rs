@@ -19,6 +19,7 @@
 //! was in the session before, however the prompt was cut into chunks, and on every platform on which the model gives
 //! the same logits.
 
+mod adapters;
 mod answer;
 mod cancel;
 mod cgroup;
@@ -59,6 +60,7 @@ pub mod units;
 mod watchdog;
 mod worker;
 
+pub use adapters::{AdapterFile, AdapterScale};
 pub use answer::{Answer, Chunk, FinishReason, Summary, Timings, TokenOutput, Usage};
 pub use cancel::CancelToken;
 pub use cgroup::ControlGroup;

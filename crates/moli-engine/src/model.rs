@@ -8,6 +8,7 @@ use moli_kernels::{Isa, Kernels};
 use moli_model::{Config, ModelError, PAGE_TOKENS, Runtime};
 use moli_text::{ChatTemplate, Tokenizer};
 
+use crate::adapters::Known;
 use crate::constraint::{Compiler, Constraint, Grammar};
 use crate::embed::Declared;
 use crate::fingerprint::{Digest, fingerprint};
@@ -31,6 +32,7 @@ pub(crate) struct Model {
     pub(crate) context: usize,
     pub(crate) load_time: Duration,
     pub(crate) plan: Option<MemoryPlan>,
+    pub(crate) adapters: Known,
     /// Of a page of keys and values.
     pub(crate) page_bytes: usize,
     pub(crate) page_layout: String,
@@ -73,6 +75,7 @@ impl Model {
             config,
             load_time: Duration::ZERO,
             plan: None,
+            adapters: Known::default(),
             page_bytes: runtime.page_bytes(),
             page_layout: runtime.page_layout(),
             weights: Vec::new(),

@@ -48,6 +48,7 @@ pub fn observe(
                 positions: &positions,
                 sequences: &sequences,
                 tables: &[&pages],
+                adapters: &[],
                 outputs: &[],
                 states: &[],
             })?;

@@ -10,6 +10,7 @@ use moli_format::ReadMode;
 use moli_kernels::Isa;
 use moli_model::{BackendKind, KvType, MAX_OUTPUTS};
 
+use crate::adapters::AdapterFile;
 use crate::speculation::SPECULATIVE_ROWS;
 use crate::watchdog::Stall;
 use crate::{EngineError, MemoryBudget, PlanOptions};
@@ -57,6 +58,8 @@ pub struct EngineOptions {
     /// A smaller model with the same vocabulary, whose guesses are computed together; what is not right costs time, never
     /// changes an answer. It has the threads of the model, and KV pages for as many tokens.
     pub draft: Option<PathBuf>,
+    /// LoRA adapters, which sessions choose by their names. A session without them is computed as if there were none.
+    pub adapters: Vec<AdapterFile>,
     /// How answers share the model.
     pub scheduling: Scheduling,
 }
@@ -125,6 +128,7 @@ impl EngineOptions {
             read_mode: self.read_mode,
             budget: self.memory_budget,
             draft_bytes: 0,
+            adapters: Vec::new(),
         }
     }
 }
@@ -156,6 +160,7 @@ impl Default for EngineOptions {
             memory_budget: None,
             isa: None,
             draft: None,
+            adapters: Vec::new(),
             scheduling: Scheduling::default(),
         }
     }

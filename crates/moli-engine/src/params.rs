@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{EngineError, Grammar};
+use crate::{AdapterScale, EngineError, Grammar};
 
 /// How one answer is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +33,9 @@ pub struct GenerateParams {
     /// Tokens are guessed by what came before and computed together. It never changes an answer; where it does not pay it
     /// pauses. On.
     pub speculation: bool,
+    /// LoRA adapters that the answer is computed with, each once; their order is of no matter. `None`: those of the session, or those that
+    /// the model was loaded with for whoever chooses nothing.
+    pub adapters: Option<Vec<AdapterScale>>,
 }
 
 /// Most choices of one answer.
@@ -52,6 +55,7 @@ impl Default for GenerateParams {
             deadline: None,
             context_shift: None,
             speculation: true,
+            adapters: None,
         }
     }
 }

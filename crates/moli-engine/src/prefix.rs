@@ -19,7 +19,7 @@ pub(crate) struct NodeId(u64);
 /// What a node stands on: the beginning of a text read with this adapter, or another page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Parent {
-    /// The adapter's number; 0: none.
+    /// What tells the adapters and their scales from others; 0: none.
     Root(u64),
     Node(NodeId),
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use crate::adapters::Chosen;
 use crate::answer::{Answer, Chunk, Summary};
 use crate::scheduler::{Timeline, Wanted};
 use crate::worker::{Message, Score, Task};
-use crate::{CancelToken, Engine, EngineError, GenerateParams};
+use crate::{AdapterScale, CancelToken, Engine, EngineError, GenerateParams};
 
 /// A timeline of tokens: a conversation, a document that is asked about.
 ///
@@ -18,15 +19,21 @@ use crate::{CancelToken, Engine, EngineError, GenerateParams};
 pub struct Session {
     engine: Engine,
     tokens: Vec<u32>,
+    adapters: Vec<AdapterScale>,
+    /// The same, looked up.
+    chosen: Chosen,
 }
 
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
-        Self::restored(engine, Vec::new())
+        let adapters = engine.model().adapters.defaults().to_vec();
+        let chosen = engine.model().adapters.unchosen();
+        Self { engine, tokens: Vec::new(), adapters, chosen }
     }
 
-    pub(crate) fn restored(engine: Engine, tokens: Vec<u32>) -> Self {
-        Self { engine, tokens }
+    pub(crate) fn with_tokens(mut self, tokens: Vec<u32>) -> Self {
+        self.tokens = tokens;
+        self
     }
 
     /// The engine that this is a session of.
@@ -39,13 +46,33 @@ impl Session {
         &self.tokens
     }
 
-    /// Forgets everything.
+    /// The adapters that it is computed with.
+    pub fn adapters(&self) -> &[AdapterScale] {
+        &self.adapters
+    }
+
+    /// Has everything from now on computed with these adapters, each once, and with no others.
+    ///
+    /// # Errors
+    /// [`EngineError::UnknownAdapter`]; [`EngineError::InvalidParameter`] for a scale that is negative or no finite number, and for an
+    /// adapter that is named twice. Then the session keeps those that it had.
+    pub fn choose_adapters(&mut self, adapters: &[AdapterScale]) -> Result<(), EngineError> {
+        self.chosen = self.engine.model().adapters.choose(adapters)?;
+        self.adapters = adapters.to_vec();
+        Ok(())
+    }
+
+    pub(crate) fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
+    /// Forgets all tokens.
     pub fn reset(&mut self) {
         self.tokens.clear();
     }
 
     /// Answers a prompt; its first choice becomes the session's [`tokens`](Self::tokens). What the prefix cache has of the
-    /// prompt is not computed again; the answer is the same bits as if it were.
+    /// prompt is not computed again; the answer is the same bits as if it were. Adapters that `params` names become the session's.
     ///
     /// # Errors
     /// As [`Engine::submit`].
@@ -55,7 +82,17 @@ impl Session {
         params: &GenerateParams,
         cancel: &CancelToken,
     ) -> Result<Generation<'s>, EngineError> {
-        let answer = self.engine.submit(prompt, params, cancel)?;
+        let answer = match &params.adapters {
+            None => {
+                let adapters = Some(self.adapters.clone());
+                self.engine.submit(prompt, &GenerateParams { adapters, ..params.clone() }, cancel)?
+            }
+            Some(adapters) => {
+                let answer = self.engine.submit(prompt, params, cancel)?;
+                self.choose_adapters(adapters)?;
+                answer
+            }
+        };
         self.tokens.clear();
         self.tokens.extend_from_slice(prompt);
         Ok(Generation { answer, session: self, latest: None })
@@ -99,6 +136,7 @@ impl Session {
         let cancel = CancelOnDrop(CancelToken::new());
         let wanted = Wanted::Places(positions.iter().copied().collect());
         let timeline = Timeline::new(self.engine.next_id(0), ids.to_vec(), wanted, cancel.0.clone());
+        let timeline = timeline.with_adapters(self.chosen.clone());
         let score = Score { rows: sender, pending: Arc::clone(&pending), admitted: false };
         let request = Message::Request { timeline: Box::new(timeline), task: Task::Score(score) };
         self.engine.send(vec![request])?;

@@ -289,6 +289,7 @@ impl Worker {
         outputs.clear();
         states.clear();
         let mut tables: Vec<&[u32]> = Vec::with_capacity(spans.len());
+        let mut adapters = Vec::with_capacity(spans.len());
         for span in spans {
             let Some(timeline) = scheduler.get(span.id) else { continue };
             let first = tokens.len() as u32;
@@ -300,9 +301,11 @@ impl Worker {
             outputs.extend(span.outputs.iter().map(|&place| first + (place - start) as u32));
             states.extend(span.states.clone().map(|place| first + (place - start) as u32));
             tables.push(timeline.pages());
+            adapters.push(timeline.adapters());
         }
         let (vocab, hidden) = (runtime.config().vocab, runtime.config().hidden);
-        let batch = Batch { tokens, positions, sequences, tables: &tables, outputs, states };
+        let batch =
+            Batch { tokens, positions, sequences, tables: &tables, adapters: &adapters, outputs, states };
         let Computed { logits, states: mut rest_of_states } = runtime.forward(&batch)?;
         let expected = outputs.len().saturating_mul(vocab);
         if logits.len() != expected {

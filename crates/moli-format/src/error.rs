@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{FileKind, HuggingFaceError};
+use crate::{AdapterError, FileKind, HuggingFaceError};
 
 /// What can be wrong with a model file.
 ///
@@ -373,6 +373,9 @@ pub enum FormatError {
     /// A Hugging Face folder that is not a model, or not one that can be read right.
     #[error(transparent)]
     HuggingFace(#[from] HuggingFaceError),
+    /// An adapter that can't be computed, or one for another model.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
 
     // Safetensors.
     /// A safetensors header that is longer than the file or than this crate reads.

@@ -6,6 +6,7 @@
 //! - [`Gguf::open`] maps a file, checks all of its header and gives typed [`Metadata`] and [`Tensor`]s whose
 //!   [`Bytes`] are ranges of the mapping. Nothing is copied but strings.
 //!   Of a Hugging Face folder it makes the same in memory.
+//! - [`Adapter::open`] reads a LoRA adapter, in GGUF or as `peft` saves it, for such a model.
 //! - [`GgufWriter`] writes such a file.
 //! - [`safetensors::Safetensors::open`] does for safetensors what `Gguf::open` does for GGUF.
 //! - [`looks_like`] tells from its first bytes what a file is; the errors use it to say what was given instead of a
@@ -15,6 +16,7 @@
 //! allocated, every product is checked, nesting and counts have limits, and whatever is wrong is a [`FormatError`] with
 //! the name of the thing at fault. No input makes this crate panic.
 
+mod adapter;
 mod bytes;
 mod cursor;
 mod error;
@@ -29,6 +31,7 @@ mod ttype;
 mod value;
 mod writer;
 
+pub use adapter::{Adapter, AdapterError, LowRank};
 pub use bytes::Bytes;
 pub use error::FormatError;
 pub use gguf::{Gguf, MAX_DIMENSIONS, Tensor};

@@ -6,9 +6,10 @@
 //! One arithmetic: a row's result depends on its own token, position and earlier keys and values only, bit for bit,
 //! whatever else is in the batch and however the prompt was cut into batches.
 
-use moli_format::Gguf;
+use moli_format::{Adapter, Gguf};
 use moli_kernels::{KvSlot, RopeAngles};
 
+use crate::adapter::Adapters;
 use crate::backend::{AttentionSpec, Rows};
 use crate::experts::Routes;
 use crate::weights::{Attention, FeedForward, LatentAttention, Layer, Mixture, Mlp, Norm, Weights};
@@ -22,6 +23,7 @@ pub struct Decoder<B: Backend> {
     backend: B,
     config: Config,
     weights: Weights<B>,
+    adapters: Adapters<B>,
     scratch: Scratch<B>,
     cache: B::Cache,
     pages: usize,
@@ -132,21 +134,27 @@ impl<B: Backend> Scratch<B> {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Loads a model's weights and allocates what a forward pass needs.
+    /// Loads the weights of a model and of adapters for it, and allocates what a forward pass needs.
     ///
     /// # Errors
     /// Each names the metadata key, the tensor or the allocation.
-    pub fn load(gguf: &Gguf, mut backend: B, options: &LoadOptions) -> Result<Self, ModelError> {
+    pub fn load(
+        gguf: &Gguf,
+        adapters: &[Adapter],
+        mut backend: B,
+        options: &LoadOptions,
+    ) -> Result<Self, ModelError> {
         let embeddings = "token_embd.weight";
         let vocab = gguf
             .tensor(embeddings)
             .ok_or_else(|| ModelError::MissingTensor { name: embeddings.to_owned() })?
             .rows();
         let config = Config::from_metadata(gguf.metadata(), vocab)?;
-        let weights = Weights::load(gguf, &config, options.context, &backend)?;
+        let weights = Weights::load(gguf, adapters, &config, options.context, &backend)?;
 
         let max_rows = options.max_rows.max(1);
-        backend.reserve(max_rows, config.widest_input())?;
+        backend.reserve(max_rows, Adapters::<B>::widest_input(adapters, &config))?;
+        let adapters = Adapters::new(&backend, &config, adapters, max_rows)?;
         let scratch = Scratch::new(&backend, &config, max_rows)?;
         let pages = pages_of(options.context);
         let cache = backend.cache(config.layers, pages, config.kv_heads, config.head_dim, options.kv_type)?;
@@ -156,6 +164,7 @@ impl<B: Backend> Decoder<B> {
             backend,
             config,
             weights,
+            adapters,
             scratch,
             cache,
             pages,
@@ -166,13 +175,15 @@ impl<B: Backend> Decoder<B> {
 
     /// Logits and hidden states of the wanted rows. `self.slots` and the batch have been checked.
     fn compute(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
-        let Self { backend: b, config: c, weights: w, scratch: s, cache, angles, angles_local, .. } = self;
+        let Self { backend: b, config: c, weights: w, adapters: a, scratch: s, cache, .. } = self;
+        let (angles, angles_local) = (&mut self.angles, &mut self.angles_local);
         let rows = Rows {
             positions: batch.positions,
             sequences: batch.sequences,
             tables: batch.tables,
             slots: &self.slots,
         };
+        a.set(batch);
         angles.set(batch.positions);
         if c.window.is_some() {
             angles_local.set(batch.positions);
@@ -186,7 +197,7 @@ impl<B: Backend> Decoder<B> {
             let input = normed(b, &s.x, layer.attn_norm.as_ref(), c.norm_eps, &mut s.h)?;
             match &layer.attention {
                 Attention::Heads { q, k, v, q_norm, k_norm } => {
-                    b.project(input, &mut [(q, &mut s.q), (k, &mut s.k), (v, &mut s.v)])?;
+                    a.project(b, input, None, &mut [(q, &mut s.q), (k, &mut s.k), (v, &mut s.v)])?;
                     for (x, gain) in [(&mut s.q, q_norm), (&mut s.k, k_norm)] {
                         if let Some(gain) = gain {
                             b.rms_norm_heads(x, gain, c.norm_eps)?;
@@ -196,7 +207,7 @@ impl<B: Backend> Decoder<B> {
                         }
                     }
                 }
-                Attention::Latent(attention) => latent_queries(b, c, attention, angles, s)?,
+                Attention::Latent(attention) => latent_queries((b, a), c, attention, angles, s)?,
             }
             let spec = AttentionSpec {
                 heads: c.heads,
@@ -213,11 +224,11 @@ impl<B: Backend> Decoder<B> {
             if let Attention::Latent(attention) = &layer.attention {
                 latent_values(b, c, attention, s)?;
             }
-            b.project(&s.attended, &mut [(&layer.o, &mut s.normed)])?;
+            a.project(b, &s.attended, None, &mut [(&layer.o, &mut s.normed)])?;
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
 
             // Feed-forward: what each token makes of it by itself.
-            feed_forward(b, c, layer, s)?;
+            feed_forward((b, a), c, layer, s)?;
             add_to_stream(b, c, layer.post_ffn_norm.as_ref(), s)?;
         }
 
@@ -234,7 +245,7 @@ impl<B: Backend> Decoder<B> {
         // The output head is a large matrix: only the rows that were asked for go through it.
         b.select(&s.x, batch.outputs, &mut s.last)?;
         b.norm(&s.last, &w.output_norm, c.norm_eps, &mut s.last_normed)?;
-        b.project(&s.last_normed, &mut [(&w.output, &mut s.logits)])?;
+        a.project(b, &s.last_normed, Some(batch.outputs), &mut [(&w.output, &mut s.logits)])?;
         if c.logit_scale != 1.0 {
             b.scale(&mut s.logits, c.logit_scale)?;
         }
@@ -272,6 +283,7 @@ impl<B: Backend> Decoder<B> {
                 return bad(what, row as usize, format!("below the {rows} rows"));
             }
         }
+        self.adapters.check(batch)?;
         self.slots.clear();
         for (&position, &sequence) in batch.positions.iter().zip(batch.sequences) {
             let Some(table) = batch.tables.get(sequence as usize) else {
@@ -397,7 +409,7 @@ fn add_to_stream<B: Backend>(
 
 /// The feed-forward network of a layer, of `s.x` into `s.normed`.
 fn feed_forward<B: Backend>(
-    b: &mut B,
+    (b, a): (&mut B, &mut Adapters<B>),
     c: &Config,
     layer: &Layer<B>,
     s: &mut Scratch<B>,
@@ -405,41 +417,41 @@ fn feed_forward<B: Backend>(
     let Scratch { x, h, normed: out, gate, up, experts, downloaded, .. } = s;
     let input = normed(b, x, layer.ffn_norm.as_ref(), c.norm_eps, h)?;
     match (&layer.ffn, experts) {
-        (FeedForward::Dense(network), _) => mlp(b, c, network, input, (gate, up), out),
+        (FeedForward::Dense(network), _) => mlp((b, a), c, network, (input, None), (gate, up), out),
         (FeedForward::Experts(mixture), Some(scratch)) => {
-            mix(b, c, mixture, input, scratch, (gate, up, downloaded), out)
+            mix((b, a), c, mixture, input, scratch, (gate, up, downloaded), out)
         }
         // The scratch is made for the configuration that the layers follow.
         (FeedForward::Experts(_), None) => Ok(()),
     }
 }
 
-/// `down · (activation(gate · x) * (up · x))`, or without a gate `down · activation(up · x)`.
+/// `down · (activation(gate · x) * (up · x))`, or without a gate `down · activation(up · x)`, of these rows of the batch.
 fn mlp<B: Backend>(
-    b: &mut B,
+    (b, a): (&mut B, &mut Adapters<B>),
     c: &Config,
     network: &Mlp<B>,
-    x: &B::Buffer,
+    (x, rows): (&B::Buffer, Option<&[u32]>),
     (gate, up): (&mut B::Buffer, &mut B::Buffer),
     out: &mut B::Buffer,
 ) -> Result<(), ModelError> {
     match &network.gate {
         Some(matrix) => {
-            b.project(x, &mut [(matrix, &mut *gate), (&network.up, &mut *up)])?;
+            a.project(b, x, rows, &mut [(matrix, &mut *gate), (&network.up, &mut *up)])?;
             b.gated(gate, up, c.activation)?;
-            b.project(gate, &mut [(&network.down, out)])
+            a.project(b, gate, rows, &mut [(&network.down, out)])
         }
         None => {
-            b.project(x, &mut [(&network.up, &mut *up)])?;
+            a.project(b, x, rows, &mut [(&network.up, &mut *up)])?;
             b.activate(up, c.activation)?;
-            b.project(up, &mut [(&network.down, out)])
+            a.project(b, up, rows, &mut [(&network.down, out)])
         }
     }
 }
 
 /// Each row through the experts that the router chooses for it, weighted and added up.
 fn mix<B: Backend>(
-    b: &mut B,
+    (b, a): (&mut B, &mut Adapters<B>),
     c: &Config,
     mixture: &Mixture<B>,
     x: &B::Buffer,
@@ -449,18 +461,19 @@ fn mix<B: Backend>(
 ) -> Result<(), ModelError> {
     let Some(experts) = &c.experts else { return Ok(()) };
     let count = b.rows(x);
-    b.project(x, &mut [(&mixture.router, &mut s.logits)])?;
+    a.project(b, x, None, &mut [(&mixture.router, &mut s.logits)])?;
     s.routes.choose(experts, b.download(&s.logits, downloaded)?, mixture.choice_bias.as_deref());
     b.zero(out, count, c.hidden)?;
     s.routes.each(|expert, rows, weights| {
         b.select(x, rows, &mut s.rows)?;
-        mlp(b, c, &mixture.experts[expert], &s.rows, (&mut *gate, &mut *up), &mut s.out)?;
+        let chosen = (&s.rows, Some(rows));
+        mlp((&mut *b, &mut *a), c, &mixture.experts[expert], chosen, (&mut *gate, &mut *up), &mut s.out)?;
         b.scatter_add(&s.out, rows, weights, out)
     })?;
     let Some(shared) = &mixture.shared else { return Ok(()) };
-    mlp(b, c, shared, x, (gate, up), &mut s.out)?;
+    mlp((&mut *b, &mut *a), c, shared, (x, None), (gate, up), &mut s.out)?;
     let Some(gate) = &mixture.shared_gate else { return b.add(out, &s.out) };
-    b.project(x, &mut [(gate, &mut s.logits)])?;
+    a.project(b, x, None, &mut [(gate, &mut s.logits)])?;
     let (rows, weights) = &mut s.all;
     rows.clear();
     rows.extend(0..count as u32);
@@ -471,7 +484,7 @@ fn mix<B: Backend>(
 
 /// Queries and the key of latent attention into `s.q` and `s.k`: what is compared is `[latent vector, rotated part]`.
 fn latent_queries<B: Backend>(
-    b: &mut B,
+    (b, a): (&mut B, &mut Adapters<B>),
     c: &Config,
     w: &LatentAttention<B>,
     angles: Option<&RopeAngles>,
@@ -485,7 +498,7 @@ fn latent_queries<B: Backend>(
     let [part, made] = &mut l.parts;
 
     // The key: the normed latent vector, and its rotated part, the same for all heads.
-    b.project(x, &mut [(&w.kv_down, &mut l.kv)])?;
+    a.project(b, x, None, &mut [(&w.kv_down, &mut l.kv)])?;
     let count = b.rows(&l.kv);
     b.zero(part, count, kv_rank)?;
     b.copy_columns(&l.kv, 0, part, 0, kv_rank)?;
@@ -503,11 +516,11 @@ fn latent_queries<B: Backend>(
     match &w.q_down {
         Some((down, norm)) => {
             let [low, low_normed] = &mut l.q_down;
-            b.project(x, &mut [(down, &mut *low)])?;
+            a.project(b, x, None, &mut [(down, &mut *low)])?;
             b.norm(low, norm, c.norm_eps, low_normed)?;
-            b.project(low_normed, &mut [(&w.q, &mut l.heads)])?;
+            a.project(b, low_normed, None, &mut [(&w.q, &mut l.heads)])?;
         }
-        None => b.project(x, &mut [(&w.q, &mut l.heads)])?,
+        None => a.project(b, x, None, &mut [(&w.q, &mut l.heads)])?,
     }
     b.zero(&mut l.rotated, count, c.heads * rotated)?;
     for head in 0..c.heads {

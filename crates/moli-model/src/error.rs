@@ -55,6 +55,22 @@ pub enum ModelError {
         /// The file's architecture.
         architecture: String,
     },
+    /// An adapter is for a tensor that nothing is multiplied with.
+    #[error("adapter tensor `{tensor}` is for `{name}`, which can't be adapted")]
+    UnusedAdapter {
+        /// The adapter's tensor.
+        tensor: String,
+        /// The model's.
+        name: String,
+    },
+    /// An adapter's scale that is negative or no finite number.
+    #[error("the scale of adapter {adapter} is {scale}, but must be finite and at least 0")]
+    AdapterScale {
+        /// The adapter's number.
+        adapter: u32,
+        /// Its scale.
+        scale: f32,
+    },
     /// A tensor's shape differs from what the configuration implies.
     #[error("tensor `{name}` has the shape {actual:?}, but the configuration implies {expected:?}")]
     TensorShape {

@@ -3,6 +3,7 @@
 //! * [`Config`]: what the model is, read from the file's metadata;
 //! * [`weights`]: its tensors, checked against the shapes that the configuration implies;
 //! * [`decoder`]: the one forward pass, over the small trait [`Backend`];
+//! * [`LowRank`]: what adapters add to them, chosen for each sequence of a batch by [`Adapted`];
 //! * [`Classifier`]: the head of models that sort texts;
 //! * [`Footprint`]: the memory that it will take;
 //! * [`kv`]: who holds which page of keys and values; [`KvType`]: what a page holds;
@@ -10,6 +11,7 @@
 //!
 //! Users of a loaded model see [`Runtime`], which hides the backend.
 
+mod adapter;
 pub mod backend;
 #[cfg(feature = "candle")]
 pub mod candle;
@@ -26,6 +28,7 @@ mod runtime;
 mod squares;
 pub mod weights;
 
+pub use adapter::{Adapted, LowRank, adapter_bytes};
 pub use backend::Backend;
 pub use classifier::Classifier;
 pub use config::{
@@ -35,5 +38,7 @@ pub use error::ModelError;
 pub use footprint::{Footprint, Load};
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};
 pub use kv_type::KvType;
-pub use runtime::{BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, load, load_observed};
+pub use runtime::{
+    BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, load, load_adapted, load_observed,
+};
 pub use squares::{ActivationSquares, Squares};

@@ -1,16 +1,16 @@
 //! A loaded model behind one object-safe trait, whatever computes it.
 
-use moli_format::Gguf;
+use moli_format::{Adapter, Gguf};
 use moli_kernels::Isa;
 
 use crate::cpu::CpuBackend;
 use crate::decoder::Decoder;
-use crate::{ActivationSquares, Classifier, Config, KvType, ModelError};
+use crate::{ActivationSquares, Adapted, Classifier, Config, KvType, ModelError};
 
 /// Most rows of logits that one forward pass returns: 64 rows of a vocabulary of 262,144 are 64 MiB.
 pub const MAX_OUTPUTS: usize = 64;
 
-/// The rows of one forward pass. All slices but `tables`, `outputs` and `states` have one element per row.
+/// The rows of one forward pass. All slices but `tables`, `adapters`, `outputs` and `states` have one element per row.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Token ids.
@@ -22,6 +22,8 @@ pub struct Batch<'a> {
     /// KV pages of the sequences, in order of position: those of the batch's positions, and all before them that attention
     /// looks at.
     pub tables: &'a [&'a [u32]],
+    /// The adapters of the sequences, a list for each of the `tables`; empty: nobody has one. Their order is of no matter.
+    pub adapters: &'a [&'a [Adapted]],
     /// Rows whose logits are wanted, at most [`MAX_OUTPUTS`].
     pub outputs: &'a [u32],
     /// Rows whose hidden state after the last norm is wanted: what an embedding is made of. At most as many as there are rows.
@@ -127,15 +129,29 @@ pub fn load(
     backend: BackendKind,
     options: &LoadOptions,
 ) -> Result<Box<dyn Runtime>, ModelError> {
+    load_adapted(gguf, &[], backend, options)
+}
+
+/// Loads a model with adapters that were opened for it. A sequence goes through those that its batch names, by their
+/// places in this list.
+///
+/// # Errors
+/// As [`load`]; [`ModelError::UnusedAdapter`] for what can't be adapted.
+pub fn load_adapted(
+    gguf: &Gguf,
+    adapters: &[Adapter],
+    backend: BackendKind,
+    options: &LoadOptions,
+) -> Result<Box<dyn Runtime>, ModelError> {
     match backend {
         BackendKind::Cpu => {
             let isa = options.isa.unwrap_or_else(Isa::detect);
-            Ok(Box::new(Decoder::load(gguf, CpuBackend::new(isa, options.threads)?, options)?))
+            Ok(Box::new(Decoder::load(gguf, adapters, CpuBackend::new(isa, options.threads)?, options)?))
         }
         #[cfg(feature = "candle")]
         BackendKind::Candle => {
             let backend = crate::candle::CandleBackend::new(candle_core::Device::Cpu);
-            Ok(Box::new(Decoder::load(gguf, backend, options)?))
+            Ok(Box::new(Decoder::load(gguf, adapters, backend, options)?))
         }
         #[cfg(not(feature = "candle"))]
         BackendKind::Candle => Err(ModelError::BackendNotBuilt { backend: "candle", feature: "candle" }),
@@ -153,5 +169,5 @@ pub fn load_observed(
 ) -> Result<Box<dyn Runtime>, ModelError> {
     let isa = options.isa.unwrap_or_else(Isa::detect);
     let backend = CpuBackend::new(isa, options.threads)?.observed(squares);
-    Ok(Box::new(Decoder::load(gguf, backend, options)?))
+    Ok(Box::new(Decoder::load(gguf, &[], backend, options)?))
 }

@@ -6,8 +6,9 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use moli_format::{Bytes, Gguf, Tensor, TensorType};
+use moli_format::{Adapter, Bytes, Gguf, Tensor, TensorType};
 
+use crate::adapter::LowRank;
 use crate::classifier::MAX_LABELS;
 use crate::{Backend, Classifier, Config, Experts, Latent, ModelError, QkNorm};
 
@@ -17,6 +18,8 @@ pub struct Linear<B: Backend + ?Sized> {
     pub weight: B::Matrix,
     /// The bias.
     pub bias: Option<B::Vector>,
+    /// What each adapter adds, by its number; empty where the model has none.
+    pub adapters: Vec<Option<Box<LowRank<B>>>>,
 }
 
 /// A norm of rows.
@@ -139,12 +142,20 @@ pub struct Weights<B: Backend> {
 }
 
 impl<B: Backend> Weights<B> {
-    /// Takes the tensors from a file; `context`: tokens of the longest sequence, by which LongRoPE chooses its factors.
+    /// Takes the tensors from a file and from the adapters for it; `context`: tokens of the longest sequence, by which LongRoPE
+    /// chooses its factors.
     ///
     /// # Errors
     /// Names the tensor that is missing, of another shape or type, not finite, or of no use to the decoder.
-    pub fn load(gguf: &Gguf, config: &Config, context: usize, backend: &B) -> Result<Self, ModelError> {
-        let mut loader = Loader { gguf, config, backend, used: HashSet::new() };
+    pub fn load(
+        gguf: &Gguf,
+        adapters: &[Adapter],
+        config: &Config,
+        context: usize,
+        backend: &B,
+    ) -> Result<Self, ModelError> {
+        let (used, adapted) = (HashSet::new(), HashSet::new());
+        let mut loader = Loader { gguf, adapters, config, backend, used, adapted };
         let (hidden, vocab) = (config.hidden, config.vocab);
 
         // Grown as the tensors are found: a file that claims a thousand layers reserves nothing for them.
@@ -157,7 +168,8 @@ impl<B: Backend> Weights<B> {
         let output = if gguf.tensor("output.weight").is_some() {
             loader.linear("output", vocab, hidden, Bias::Optional)?
         } else {
-            Linear { weight: token_embd.clone(), bias: None }
+            let adapters = loader.adapted("output", 0..vocab)?;
+            Linear { weight: token_embd.clone(), bias: None, adapters }
         };
         let rope_factors = loader.rope_factors(context)?;
         let classifier = loader.classifier()?;
@@ -174,9 +186,12 @@ enum Bias {
 
 struct Loader<'a, B: Backend> {
     gguf: &'a Gguf,
+    adapters: &'a [Adapter],
     config: &'a Config,
     backend: &'a B,
     used: HashSet<String>,
+    /// The matrices that adapters' products were looked up for.
+    adapted: HashSet<String>,
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
@@ -291,7 +306,9 @@ impl<'a, B: Backend> Loader<'a, B> {
             });
             to_value.push(rows(tensor, first + latent.plain..first + head_rows)?);
         }
-        let linear = |tensor: Tensor| Ok(Linear { weight: self.backend.matrix(&tensor)?, bias: None });
+        let linear = |tensor: Tensor| {
+            Ok(Linear { weight: self.backend.matrix(&tensor)?, bias: None, adapters: Vec::new() })
+        };
         let all = |tensors: Vec<Tensor>| tensors.into_iter().map(linear).collect::<Result<_, ModelError>>();
         Ok([all(to_latent)?, all(to_value)?])
     }
@@ -445,7 +462,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         let weight = self.matrix(&format!("{stem}.weight"), rows, cols)?;
         let name = format!("{stem}.bias");
         let present = bias == Bias::Required || self.gguf.tensor(&name).is_some();
-        Ok(Linear { weight, bias: present.then(|| self.vector(&name, rows)).transpose()? })
+        let bias = present.then(|| self.vector(&name, rows)).transpose()?;
+        Ok(Linear { weight, bias, adapters: self.adapted(stem, 0..rows)? })
     }
 
     /// Some of the `all` rows of a matrix, and of its bias.
@@ -461,10 +479,10 @@ impl<'a, B: Backend> Loader<'a, B> {
         let weight = self.backend.matrix(&rows(tensor, range.clone())?)?;
         let name = format!("{stem}.bias");
         let bias = match bias == Bias::Required || self.has(&name) {
-            true => Some(self.backend.vector(part(self.floats(&name, all)?, range))?),
+            true => Some(self.backend.vector(part(self.floats(&name, all)?, range.clone()))?),
             false => None,
         };
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, bias, adapters: self.adapted(stem, range)? })
     }
 
     /// The `index`-th `rows` rows of all matrices of a tensor `[cols, rows of each, matrices]`, and of its biases.
@@ -486,7 +504,28 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
             false => None,
         };
-        Ok(Linear { weight, bias })
+        let one = format!("{}.{index}", stem.strip_suffix("_exps").unwrap_or(stem));
+        Ok(Linear { weight, bias, adapters: self.adapted(&one, 0..rows)? })
+    }
+
+    /// What each adapter adds to these rows of the matrix `{stem}.weight`.
+    fn adapted(
+        &mut self,
+        stem: &str,
+        range: Range<usize>,
+    ) -> Result<Vec<Option<Box<LowRank<B>>>>, ModelError> {
+        let name = format!("{stem}.weight");
+        let load = |adapter: &Adapter| {
+            let product = adapter.product(&name);
+            product
+                .map(|product| LowRank::load(product, range.clone(), self.backend).map(Box::new))
+                .transpose()
+        };
+        let adapted = self.adapters.iter().map(load).collect();
+        if !self.adapters.is_empty() {
+            self.adapted.insert(name);
+        }
+        adapted
     }
 
     /// What each rotary wavelength is multiplied by: one list (Llama 3.1), or one for short and one for long sequences.
@@ -523,11 +562,17 @@ impl<'a, B: Backend> Loader<'a, B> {
             // Inverse frequencies that converters of 2023 stored; they say nothing that the metadata doesn't.
             !self.used.contains(&tensor.name) && !tensor.name.contains(".attn_rot_embd")
         });
-        match unused {
-            Some(tensor) => Err(ModelError::UnusedTensor {
+        if let Some(tensor) = unused {
+            return Err(ModelError::UnusedTensor {
                 name: tensor.name.clone(),
                 architecture: self.config.architecture.clone(),
-            }),
+            });
+        }
+        let mut products = self.adapters.iter().flat_map(Adapter::products);
+        match products.find(|product| !self.adapted.contains(&product.name)) {
+            Some(product) => {
+                Err(ModelError::UnusedAdapter { tensor: product.a.name.clone(), name: product.name.clone() })
+            }
             None => Ok(()),
         }
     }

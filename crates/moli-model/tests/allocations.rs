@@ -7,8 +7,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use moli_format::{Gguf, ReadMode, TensorType};
-use moli_model::{BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, load};
+use moli_format::{Adapter, Bytes, Gguf, GgufWriter, ReadMode, TensorType};
+use moli_model::{Adapted, BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, load_adapted};
 use moli_testkit::TinyModel;
 
 struct Counting;
@@ -59,8 +59,32 @@ fn runtime(
     model.write(&path).unwrap();
     let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
     let options = LoadOptions { threads, isa: None, context: CONTEXT, max_rows: CHUNK, kv_type };
-    load(&gguf, BackendKind::Cpu, &options).unwrap()
+    let adapters = [adapter(&gguf, 5), adapter(&gguf, 16)];
+    load_adapted(&gguf, &adapters, BackendKind::Cpu, &options).unwrap()
 }
+
+/// An adapter of this rank for matrices of a layer, and for the head.
+fn adapter(base: &Gguf, rank: u64) -> Adapter {
+    let mut writer = GgufWriter::new();
+    writer.meta("general.type", "adapter").meta("adapter.type", "lora");
+    writer.meta("general.architecture", base.metadata().architecture().unwrap());
+    writer.meta("adapter.lora.alpha", 1.0_f32);
+    for name in ["blk.0.attn_q.weight", "blk.1.attn_output.weight", "output.weight"] {
+        let matrix = base.tensor(name).or_else(|| base.tensor("token_embd.weight")).unwrap();
+        for (end, dims) in [("lora_a", [matrix.dims[0], rank]), ("lora_b", [rank, matrix.dims[1]])] {
+            let data = vec![0; (4 * dims[0] * dims[1]) as usize];
+            writer.tensor(format!("{name}.{end}"), TensorType::F32, dims, data);
+        }
+    }
+    let mut file = Vec::new();
+    writer.write(&mut file).unwrap();
+    Adapter::from_gguf(&Gguf::from_bytes(&Bytes::from_vec(file)).unwrap(), base).unwrap()
+}
+
+const FIRST: Adapted = Adapted { adapter: 0, scale: 1.0 };
+const SECOND: Adapted = Adapted { adapter: 1, scale: 0.5 };
+/// The adapters of sequences, by their numbers.
+const ADAPTED: [&[Adapted]; SEQUENCES] = [&[FIRST, SECOND], &[], &[SECOND], &[FIRST]];
 
 /// A sequence on pages of its own.
 struct Sequence {
@@ -89,20 +113,22 @@ fn prefill(runtime: &mut dyn Runtime, sequence: &mut Sequence) {
         positions: &positions,
         sequences: &[0; CHUNK],
         tables: &[&sequence.pages],
+        adapters: if sequence.tokens % 128 == 0 { &[] } else { &ADAPTED[..1] },
         outputs: &[CHUNK as u32 - 1],
         states: &std::array::from_fn::<u32, CHUNK, _>(|row| row as u32),
     };
     runtime.forward(&batch).unwrap();
 }
 
-/// Computes a token of each sequence.
-fn decode<const N: usize>(runtime: &mut dyn Runtime, sequences: &mut [Sequence; N]) {
+/// Computes a token of each sequence, with adapters or without.
+fn decode<const N: usize>(runtime: &mut dyn Runtime, sequences: &mut [Sequence; N], adapted: bool) {
     let rows = std::array::from_fn::<u32, N, _>(|row| row as u32);
     let batch = Batch {
         tokens: &rows,
         positions: &sequences.each_ref().map(|sequence| sequence.tokens),
         sequences: &rows,
         tables: &sequences.each_ref().map(|sequence| sequence.pages.as_slice()),
+        adapters: if adapted { &ADAPTED[..N] } else { &[] },
         outputs: &rows,
         states: &[],
     };
@@ -123,14 +149,13 @@ fn a_running_model_allocates_nothing() {
         let mut several: [Sequence; SEQUENCES] = std::array::from_fn(|index| Sequence::new(1 + index as u32));
         // The first of each: the logits get their size.
         prefill(runtime, &mut one[0]);
-        decode(runtime, &mut several);
+        decode(runtime, &mut several, true);
 
         assert_eq!(allocations(|| (0..2).for_each(|_| prefill(runtime, &mut one[0]))), 0, "{what}: prompt");
-        assert_eq!(allocations(|| (0..STEPS).for_each(|_| decode(runtime, &mut one))), 0, "{what}: one");
-        assert_eq!(
-            allocations(|| (0..STEPS).for_each(|_| decode(runtime, &mut several))),
-            0,
-            "{what}: several"
-        );
+        let steps = 0..STEPS;
+        let alone = allocations(|| steps.clone().for_each(|i| decode(runtime, &mut one, i % 2 == 0)));
+        assert_eq!(alone, 0, "{what}: one");
+        let together = allocations(|| steps.clone().for_each(|i| decode(runtime, &mut several, i % 2 == 0)));
+        assert_eq!(together, 0, "{what}: several");
     }
 }

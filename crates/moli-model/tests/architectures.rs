@@ -86,6 +86,7 @@ fn logits(runtime: &mut dyn Runtime, ids: &[u32], chunk: usize) -> Result<Vec<Ve
             positions: &positions,
             sequences: &vec![0; tokens.len()],
             tables: &[&pages],
+            adapters: &[],
             outputs: &outputs,
             states: &[],
         };

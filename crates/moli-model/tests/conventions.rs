@@ -29,6 +29,7 @@ fn logits(gguf: &Gguf) -> Vec<f32> {
         positions: &rows,
         sequences: &vec![0; tokens.len()],
         tables: &[&pages],
+        adapters: &[],
         outputs: &rows,
         states: &[],
     };

@@ -3,11 +3,13 @@
 #![allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use moli_format::{Gguf, ReadMode, TensorType};
+use moli_format::{Adapter, Bytes, Gguf, GgufWriter, ReadMode, TensorType};
 use moli_model::{
-    BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS, load, pages_of,
+    Adapted, BackendKind, Batch, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS, adapter_bytes,
+    load_adapted, pages_of,
 };
 use moli_testkit::TinyModel;
 
@@ -40,7 +42,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Computes so many rows of one sequence and one row of each of `outputs` others.
-fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
+fn used(gguf: &Gguf, adapters: &[Adapter], what: Load, kv_type: KvType) -> usize {
     let before = LIVE.load(Relaxed);
     let pages = pages_of(what.context) + what.outputs;
     let options = LoadOptions {
@@ -50,7 +52,9 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
         max_rows: what.max_rows,
         kv_type,
     };
-    let mut runtime = load(gguf, BackendKind::Cpu, &options).unwrap();
+    let adapted: Vec<Adapted> =
+        (0..adapters.len() as u32).map(|adapter| Adapted { adapter, scale: 1.0 }).collect();
+    let mut runtime = load_adapted(gguf, adapters, BackendKind::Cpu, &options).unwrap();
     let long: Vec<u32> = (0..).take(pages_of(what.context)).collect();
     for start in (0..what.context).step_by(what.max_rows) {
         let positions: Vec<u32> = (start as u32..what.context as u32).take(what.max_rows).collect();
@@ -59,6 +63,7 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
             positions: &positions,
             sequences: &vec![0; positions.len()],
             tables: &[&long],
+            adapters: &[&adapted],
             outputs: &[0],
             // Hidden states take nothing of their own.
             states: &(0..positions.len() as u32).collect::<Vec<_>>(),
@@ -72,11 +77,12 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
         positions: &vec![0; what.outputs],
         sequences: &rows,
         tables: &tables.iter().map(<[u32; 1]>::as_slice).collect::<Vec<_>>(),
+        adapters: &vec![adapted.as_slice(); what.outputs],
         outputs: &rows,
         states: &[],
     };
     runtime.forward(&batch).unwrap();
-    drop((long, rows, tables));
+    drop((long, rows, tables, adapted));
     LIVE.load(Relaxed) - before
 }
 
@@ -106,14 +112,51 @@ fn a_model_takes_what_was_said_beforehand() {
                 let page = kv_type.page_bytes(config.layers, config.kv_heads, config.head_dim).unwrap();
                 let said = footprint.total() - footprint.weights + pages as u64 * page;
                 // On a thread of its own, since a thread keeps what attention works in.
-                let used =
-                    std::thread::scope(|scope| scope.spawn(|| used(&gguf, what, kv_type)).join().unwrap())
-                        as u64;
+                let used = std::thread::scope(|scope| {
+                    scope.spawn(|| used(&gguf, &[], what, kv_type)).join().unwrap()
+                }) as u64;
                 let what = format!("{architecture}, {matrix:?}, {kv_type}, {what:?}");
                 println!("{what}: said {said}, used {used}");
                 assert!(used <= said, "{what}: {used} bytes where {said} were said");
                 assert!(said <= used + used / 25, "{what}: {said} bytes were said for {used}");
             }
         }
+    }
+    adapters_take_what_was_said(&path, small);
+    adapters_take_what_was_said(&path, wide);
+}
+
+/// What adapters add to the heap of a model; their matrices are there before.
+fn adapters_take_what_was_said(path: &Path, what: Load) {
+    let model = TinyModel::new("llama");
+    model.write(path).unwrap();
+    let gguf = Gguf::open(path, ReadMode::Map).unwrap();
+    let config = Config::from_metadata(gguf.metadata(), model.vocab()).unwrap();
+    for names in [&["blk.0.attn_q.weight"][..], &["blk.1.ffn_up.weight", "output.weight"]] {
+        let mut writer = GgufWriter::new();
+        writer.meta("general.type", "adapter").meta("adapter.type", "lora");
+        writer.meta("general.architecture", "llama").meta("adapter.lora.alpha", 1.0_f32);
+        for name in names {
+            let matrix = gguf.tensor(name).or_else(|| gguf.tensor("token_embd.weight")).unwrap();
+            for (end, dims) in [("lora_a", [matrix.dims[0], 700]), ("lora_b", [700, matrix.dims[1]])] {
+                let data = vec![0; (4 * dims[0] * dims[1]) as usize];
+                writer.tensor(format!("{name}.{end}"), TensorType::F32, dims, data);
+            }
+        }
+        let mut file = Vec::new();
+        writer.write(&mut file).unwrap();
+        let adapter = Gguf::from_bytes(&Bytes::from_vec(file)).unwrap();
+        let adapters = [Adapter::from_gguf(&adapter, &gguf).unwrap()];
+        let of = |adapters: &[Adapter]| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| used(&gguf, adapters, what, KvType::F16)).join().unwrap()
+            }) as u64
+        };
+        let used = of(&adapters) - of(&[]);
+        let said = adapter_bytes(&adapters, &config, what.max_rows, what.outputs) - adapters[0].bytes();
+        println!("{names:?}, {what:?}: said {said}, used {used}");
+        // The lists of products, one for each matrix of the model, are not counted.
+        assert!(used <= said + (4 << 10), "{names:?}, {what:?}: {used} bytes where {said} were said");
+        assert!(said <= used + used / 10, "{names:?}, {what:?}: {said} bytes were said for {used}");
     }
 }

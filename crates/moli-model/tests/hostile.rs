@@ -267,6 +267,7 @@ fn nan_in_a_matrix_is_found_in_the_logits() {
             positions: &[0],
             sequences: &[0],
             tables: &[&[0]],
+            adapters: &[],
             outputs: &[],
             states: &[0],
         };
@@ -284,6 +285,7 @@ fn forward(runtime: &mut dyn Runtime, tokens: &[u32], outputs: &[u32]) -> Result
         positions: &positions,
         sequences: &sequences,
         tables: &[&pages],
+        adapters: &[],
         outputs,
         states: &[],
     };
@@ -308,6 +310,7 @@ fn batches_that_contradict_themselves_or_the_model() {
         positions: &[127],
         sequences: &[0],
         tables: &[&[3, 2, 1, 0]],
+        adapters: &[],
         outputs: &[],
         states: &[],
     };

@@ -44,6 +44,7 @@ fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u
             positions: &positions,
             sequences: &vec![0; tokens.len()],
             tables: &[&pages],
+            adapters: &[],
             outputs: &[tokens.len() as u32 - 1],
             states: &[],
         };
@@ -102,6 +103,7 @@ fn sequences_in_one_batch_do_not_see_each_other() {
                 positions: &[position as u32; SEQUENCES],
                 sequences: &rows,
                 tables: &tables.each_ref().map(Vec::as_slice),
+                adapters: &[],
                 outputs: &rows,
                 states: &[],
             };
@@ -141,6 +143,7 @@ fn pages_that_were_copied_or_written_back_give_the_same_bits() {
                 positions: &[last as u32],
                 sequences: &[0],
                 tables: &[&pages],
+                adapters: &[],
                 outputs: &[0],
                 states: &[],
             };
@@ -165,6 +168,7 @@ fn states(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u32> {
             sequences: &[vec![1; tokens.len()], vec![0; tokens.len()]].concat(),
             tables: &[tables.0, tables.1],
             // Logits of others beside them.
+            adapters: &[],
             outputs: &[0],
             states: &(rows..2 * rows).collect::<Vec<_>>(),
         };

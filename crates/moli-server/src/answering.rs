@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_core::Stream;
 use moli_engine::{
-    Answer, AnswerEvent, CancelToken, Chat, ChatChunk, ChatParams, Engine, EngineError, GenerateParams,
-    Message, Summary,
+    AdapterScale, Answer, AnswerEvent, CancelToken, Chat, ChatChunk, ChatParams, Engine, EngineError,
+    GenerateParams, Message, Summary,
 };
 use tokio::task::spawn_blocking;
 
@@ -28,6 +28,21 @@ pub(crate) enum Question {
 }
 
 impl Question {
+    /// Has an adapter that the model's name chooses used.
+    fn adapt(&mut self, adapter: Option<&str>) -> Result<(), ApiError> {
+        let Some(adapter) = adapter else { return Ok(()) };
+        let generate = match self {
+            Self::Chat(_, params) => &mut params.generate,
+            Self::Continue(_, params) => params,
+        };
+        if generate.adapters.is_some() {
+            let message = format!("lora is for the model by itself, and its name chooses {adapter:?}");
+            return Err(ApiError::invalid("lora", message));
+        }
+        generate.adapters = Some(vec![AdapterScale { name: adapter.to_owned(), scale: 1.0 }]);
+        Ok(())
+    }
+
     /// How many answers it asks for.
     fn answers(&self) -> usize {
         match self {
@@ -111,8 +126,9 @@ impl App {
     pub(crate) async fn answer(
         self: &Arc<Self>,
         lease: Lease,
-        question: Question,
+        mut question: Question,
     ) -> Result<Answering, ApiError> {
+        question.adapt(lease.adapter())?;
         // More than the engine's queue has room for would be refused whenever anybody else is served.
         let (asked, most) = (question.answers(), lease.engine.max_queue().max(1));
         if asked > most {
@@ -194,9 +210,9 @@ impl Answering {
         format!("{prefix}{:08x}{:016x}", self.created, self.number)
     }
 
-    /// The name that the model has here.
+    /// The name by which the model was asked for.
     pub(crate) fn model(&self) -> &str {
-        &self.lease.spec().name
+        self.lease.name()
     }
 }
 

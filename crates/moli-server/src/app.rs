@@ -65,11 +65,11 @@ impl App {
 
     /// The model that a request names, loaded; no more when the server is about to stop.
     pub(crate) async fn lease(&self, name: &str) -> Result<Lease, ApiError> {
-        let slot = self.models.find(name)?;
+        let (slot, adapter) = self.models.find_adapted(name)?;
         if self.is_draining() {
             return Err(ApiError::overloaded("stopping", "the server is about to stop"));
         }
-        Ok(self.models.lease(slot).await?)
+        Ok(self.models.lease(slot).await?.adapted(adapter))
     }
 
     /// A number for an answer.

@@ -38,6 +38,7 @@ impl App {
         options: EmbedOptions,
     ) -> Result<Embedded, ApiError> {
         check_count("input", inputs.len())?;
+        lease.refuse_adapter("vectors are not made")?;
         let cancel = CancelOnDrop::default();
         let token = cancel.0.clone();
         let embed = move |engine: &Engine| {
@@ -68,6 +69,7 @@ impl App {
         documents: Vec<String>,
     ) -> Result<Vec<Rank>, ApiError> {
         check_count("documents", documents.len())?;
+        lease.refuse_adapter("documents are not ranked")?;
         let cancel = CancelOnDrop::default();
         let token = cancel.0.clone();
         let rank = move |engine: &Engine| {

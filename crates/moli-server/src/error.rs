@@ -147,6 +147,7 @@ impl From<EngineError> for ApiError {
             EngineError::PromptTooLong { .. } => bad("context_length_exceeded", None),
             EngineError::EmptyPrompt => bad("empty_prompt", None),
             EngineError::InvalidParameter { name, .. } => bad("invalid_value", Some((*name).into())),
+            EngineError::UnknownAdapter { .. } => bad("unknown_adapter", Some("lora".into())),
             EngineError::TokenOutOfVocabulary { .. } => bad("invalid_token", None),
             EngineError::NothingToSample => bad("nothing_to_sample", None),
             EngineError::NoChatTemplate | EngineError::BrokenChatTemplate { .. } => {

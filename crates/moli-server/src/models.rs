@@ -30,12 +30,15 @@ pub struct ModelSpec {
     pub path: Option<PathBuf>,
     /// It is loaded when the server starts, and stays.
     pub keep: bool,
+    /// Names of adapters that the engine is loaded with: clients choose one by `model:adapter`.
+    pub adapters: Vec<String>,
 }
 
 impl ModelSpec {
     /// A model that is loaded when it is asked for.
     pub fn new(name: impl Into<String>, load: Loader) -> Self {
-        Self { name: name.into(), load, sampling: SamplerParams::default(), path: None, keep: false }
+        let sampling = SamplerParams::default();
+        Self { name: name.into(), load, sampling, path: None, keep: false, adapters: Vec::new() }
     }
 }
 
@@ -83,6 +86,13 @@ impl Slot {
     /// The engine, where it is loaded.
     pub(crate) fn engine(&self) -> Option<Engine> {
         self.state().engine.clone()
+    }
+
+    /// What clients call it: its name, and that of each adapter behind it.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let spec = &self.spec;
+        let adapted = spec.adapters.iter().map(|adapter| adapted_name(&spec.name, Some(adapter)));
+        [spec.name.clone()].into_iter().chain(adapted).collect()
     }
 
     /// Since when nobody has used it, where it is loaded and nobody does.
@@ -134,7 +144,7 @@ impl Slot {
         let mut state = self.state();
         let engine = state.engine.clone()?;
         state.users += 1;
-        Some(Lease { engine, slot: Arc::clone(self) })
+        Some(Lease { engine, slot: Arc::clone(self), name: self.spec.name.clone(), adapter: None })
     }
 }
 
@@ -143,11 +153,41 @@ impl Slot {
 pub(crate) struct Lease {
     pub(crate) engine: Engine,
     slot: Arc<Slot>,
+    /// What the client calls the model, and the adapter that this name chooses.
+    name: String,
+    adapter: Option<String>,
 }
 
 impl Lease {
     pub(crate) fn spec(&self) -> &ModelSpec {
         &self.slot.spec
+    }
+
+    pub(crate) fn adapter(&self) -> Option<&str> {
+        self.adapter.as_deref()
+    }
+
+    /// The same, for a request whose name of the model chooses this adapter.
+    pub(crate) fn adapted(mut self, adapter: Option<&String>) -> Self {
+        self.adapter = adapter.cloned();
+        self.name = adapted_name(&self.slot.spec.name, self.adapter());
+        self
+    }
+
+    /// An error for what no adapter can be chosen for.
+    pub(crate) fn refuse_adapter(&self, what: &str) -> Result<(), ApiError> {
+        match self.adapter() {
+            Some(adapter) => Err(ApiError::unsupported(
+                "model",
+                format!("{what} with the adapter {adapter:?}: choose the model by itself"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// What the client calls the model.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// See [`Slot::stay`].
@@ -164,7 +204,12 @@ impl Lease {
 impl Clone for Lease {
     fn clone(&self) -> Self {
         self.slot.state().users += 1;
-        Self { engine: self.engine.clone(), slot: Arc::clone(&self.slot) }
+        Self {
+            engine: self.engine.clone(),
+            slot: Arc::clone(&self.slot),
+            name: self.name.clone(),
+            adapter: self.adapter.clone(),
+        }
     }
 }
 
@@ -174,6 +219,11 @@ impl Drop for Lease {
         state.users = state.users.saturating_sub(1);
         state.last_used = Instant::now();
     }
+}
+
+/// What clients call a model with an adapter.
+pub(crate) fn adapted_name(model: &str, adapter: Option<&str>) -> String {
+    adapter.map_or_else(|| model.to_owned(), |adapter| format!("{model}:{adapter}"))
 }
 
 impl Models {
@@ -208,9 +258,20 @@ impl Models {
 
     /// The model of this name, if the request which is answered here may use it; Ollama's clients may add `:latest` to it.
     pub(crate) fn find(&self, name: &str) -> Result<&Arc<Slot>, ApiError> {
-        let is = |name: &str| self.slots.iter().find(|slot| slot.spec.name == name);
+        self.find_adapted(name).map(|(slot, _)| slot)
+    }
+
+    /// The same, and the adapter of it that `model:adapter` names.
+    pub(crate) fn find_adapted(&self, name: &str) -> Result<(&Arc<Slot>, Option<&String>), ApiError> {
+        let plain = |name: &str| self.slots.iter().find(|slot| slot.spec.name == name);
+        let adapted = |name: &str| {
+            let (model, adapter) = name.rsplit_once(':')?;
+            let slot = plain(model)?;
+            Some((slot, Some(slot.spec.adapters.iter().find(|known| *known == adapter)?)))
+        };
+        let is = |name: &str| plain(name).map(|slot| (slot, None)).or_else(|| adapted(name));
         let found = is(name).or_else(|| is(name.strip_suffix(":latest")?));
-        if let Some(slot) = found {
+        if let Some((slot, _)) = found {
             let name = &slot.spec.name;
             if !visit::may_use(name) {
                 let message = format!("this key is not for the model {name:?}");
@@ -220,7 +281,7 @@ impl Models {
             visit::note_model(name);
         }
         found.ok_or_else(|| {
-            let names: Vec<&str> = self.slots().map(|slot| slot.spec.name.as_str()).collect();
+            let names: Vec<String> = self.slots().flat_map(|slot| slot.names()).collect();
             let shown: String = name.chars().take(80).collect();
             let message = format!("there is no model {shown:?} here; there is {}", names.join(", "));
             let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);

@@ -103,7 +103,11 @@ impl ImatrixCommand {
         let (chunk_count, chunk_size) = (u32::try_from(pieces)?, u32::try_from(self.context)?);
         let matrix = Imatrix { datasets: dataset.into_iter().collect(), chunk_count, chunk_size, entries };
         matrix.write(&output)?;
-        note!("{}: {} tensors, from {pieces} pieces of {chunk_size} tokens", output.path().display(), matrix.entries.len());
+        note!(
+            "{}: {} tensors, from {pieces} pieces of {chunk_size} tokens",
+            output.path().display(),
+            matrix.entries.len()
+        );
         Ok(Exit::Done)
     }
 }

@@ -174,6 +174,7 @@ fn each(
             positions: &positions,
             sequences: &vec![0; tokens.len()],
             tables: &[&pages],
+            adapters: &[],
             outputs: &outputs,
             states: &[],
         };

@@ -11,6 +11,7 @@ mod imatrix;
 mod inspect;
 mod list;
 mod logits;
+mod merge;
 mod perplexity;
 mod pull;
 mod quantize;
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     Imatrix(imatrix::ImatrixCommand),
     Quantize(Box<quantize::Quantize>),
     Logits(logits::Logits),
+    Merge(merge::Merge),
     Completions(completions::Completions),
 }
 
@@ -69,6 +71,7 @@ impl Command {
             Self::Imatrix(command) => command.run(),
             Self::Quantize(command) => command.run(),
             Self::Logits(command) => command.run(),
+            Self::Merge(command) => command.run(),
             Self::Completions(command) => command.run(),
         }
     }

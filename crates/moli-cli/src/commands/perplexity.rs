@@ -8,6 +8,7 @@ use moli_text::EncodeOptions;
 use serde::Serialize;
 
 use crate::cli::Exit;
+use crate::lora::LoraArgs;
 use crate::options::{ComputeArgs, piece};
 use crate::output::{Answers, note};
 use crate::{load, text_input};
@@ -29,6 +30,8 @@ pub(crate) struct Perplexity {
     json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    lora: LoraArgs,
 }
 
 /// What `--json` prints.
@@ -42,7 +45,7 @@ struct Measured {
 impl Perplexity {
     pub(crate) fn run(self) -> Result<Exit> {
         let text = text_input::from_file(&self.file)?;
-        let engine = load::engine(&self.model, None, Some(self.context), &self.compute)?;
+        let engine = load::engine(&self.model, None, Some(self.context), &self.compute, &self.lora)?;
         // Control tokens that the text happens to spell out are text here.
         let options = EncodeOptions { add_special: true, parse_special: false };
         let ids = engine.tokenizer().encode(&text, options)?;

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cli::Exit;
 use crate::failure::UsageError;
+use crate::lora::LoraArgs;
 use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs, SpeculationArgs, max_tokens, new_seed};
 use crate::output::{Answers, escape, note};
 use crate::reply::{Reply, engine_stats, finish_reason, milliseconds, reply, stats};
@@ -37,6 +38,8 @@ pub(crate) struct Run {
     context: Option<usize>,
     #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    lora: LoraArgs,
     #[command(flatten)]
     speculation: SpeculationArgs,
     #[command(flatten)]
@@ -198,8 +201,8 @@ impl Run {
 
     /// The engine, and whether prompts go to it without a template.
     fn load(&self) -> Result<(Engine, bool)> {
-        let engine =
-            load::engine(&self.model, self.speculation.draft.as_deref(), self.context, &self.compute)?;
+        let draft = self.speculation.draft.as_deref();
+        let engine = load::engine(&self.model, draft, self.context, &self.compute, &self.lora)?;
         let template = if self.prompt.raw { None } else { engine.chat_template()? };
         let raw = template.is_none();
         if let Some(origin) =

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use moli_engine::{Engine, EngineOptions, MemoryBudget, memory_limit};
+use moli_engine::{AdapterFile, Engine, EngineOptions, MemoryBudget, memory_limit};
 use moli_server::{ModelSpec, Server, ServerOptions};
 
 use super::doors::DoorArgs;
 use crate::affinity;
 use crate::cli::Exit;
+use crate::failure::UsageError;
 use crate::load;
 use crate::logging::{self, LogFormat};
 use crate::options::{ComputeArgs, DEFAULT_MODEL, SamplingArgs};
@@ -28,6 +29,10 @@ pub(crate) struct Serve {
     /// A further model under a name of its own, loaded when it is asked for (repeatable)
     #[arg(long = "model", value_name = "NAME=MODEL", value_parser = named)]
     models: Vec<(String, String)>,
+    /// A LoRA adapter of MODEL, or of the further model NAME: clients choose it by the model's name, a colon and its own, or by
+    /// the field lora of a request (repeatable)
+    #[arg(long, value_name = "[NAME:]ADAPTER=FILE", value_parser = named)]
+    lora: Vec<(String, String)>,
     #[command(flatten)]
     listen: ListenArgs,
     #[command(flatten)]
@@ -109,15 +114,26 @@ impl Serve {
             affinity::restrict(cpus)?;
         }
         let first = self.model.clone().or_else(|| self.models.is_empty().then(|| DEFAULT_MODEL.to_owned()));
+        for (adapter, _) in &self.lora {
+            match adapter.rsplit_once(':') {
+                None if first.is_none() => {
+                    return Err(UsageError("--lora NAME:ADAPTER=FILE says of which --model it is").into());
+                }
+                Some((model, _)) if !self.models.iter().any(|(name, _)| name == model) => {
+                    bail!("--lora {}: there is no --model {}", escape(adapter), escape(model));
+                }
+                _ => {}
+            }
+        }
         let mut models = Vec::new();
         if let Some(model) = first {
-            models.push(ModelSpec { keep: true, ..self.spec(&name(&model), &model)? });
+            models.push(ModelSpec { keep: true, ..self.spec(&name(&model), &model, self.adapters(None))? });
         }
         for (name, model) in &self.models {
-            models.push(self.spec(name, model)?);
+            models.push(self.spec(name, model, self.adapters(Some(name)))?);
         }
         let MemoryBudget::Bytes(max_body) = self.listen.max_body else {
-            return Err(crate::failure::UsageError("--max-body is a size such as 8MiB").into());
+            return Err(UsageError("--max-body is a size such as 8MiB").into());
         };
         let options = ServerOptions {
             address: SocketAddr::new(self.listen.host, self.listen.port),
@@ -142,8 +158,20 @@ impl Serve {
         Ok(Exit::Done)
     }
 
+    /// The adapters of a further model; `None`: of the first.
+    fn adapters(&self, model: Option<&str>) -> Vec<AdapterFile> {
+        let of = |(name, path): &(String, String)| {
+            let (own, adapter) = match name.rsplit_once(':') {
+                Some((model, adapter)) => (Some(model), adapter),
+                None => (None, name.as_str()),
+            };
+            (own == model).then(|| AdapterFile { name: adapter.to_owned(), path: path.into(), scale: 0.0 })
+        };
+        self.lora.iter().filter_map(of).collect()
+    }
+
     /// How a model is loaded. What is not here yet is fetched now, not when somebody waits for it.
-    fn spec(&self, name: &str, model: &str) -> Result<ModelSpec> {
+    fn spec(&self, name: &str, model: &str, adapters: Vec<AdapterFile>) -> Result<ModelSpec> {
         let path = load::resolve_within(model, self.listen.offline)?;
         let share = &self.share;
         let options = self.compute.shared_options(
@@ -153,13 +181,14 @@ impl Serve {
         );
         let context = load::context_of(&path, self.context)
             .with_context(|| escape(&path.display().to_string()).into_owned())?;
-        let options = EngineOptions { context, ..options };
+        let names = adapters.iter().map(|adapter| adapter.name.clone()).collect();
+        let options = EngineOptions { context, adapters, ..options };
         let file: PathBuf = path.clone();
         let load = move |memory_budget: Option<MemoryBudget>| {
             Engine::load(&file, &EngineOptions { memory_budget, ..options.clone() })
         };
         let sampling = self.sampling.sampler_params(&load::sampling(model)?);
-        Ok(ModelSpec { sampling, path: Some(path), ..ModelSpec::new(name, Arc::new(load)) })
+        Ok(ModelSpec { sampling, path: Some(path), adapters: names, ..ModelSpec::new(name, Arc::new(load)) })
     }
 }
 

@@ -15,8 +15,8 @@ mod tests;
 
 use std::path::Path;
 
-use moli_format::{Gguf, ReadMode};
-use moli_model::{Config, Footprint, KvType, Load, ModelError, PAGE_TOKENS, pages_of};
+use moli_format::{Adapter, Gguf, ReadMode};
+use moli_model::{Config, Footprint, KvType, Load, ModelError, PAGE_TOKENS, adapter_bytes, pages_of};
 
 pub use budget::{BudgetError, MemoryBudget};
 pub use limits::{Limit, LimitSource, SystemMemory};
@@ -79,6 +79,8 @@ pub struct PlanOptions {
     pub budget: Option<MemoryBudget>,
     /// Bytes that a draft model beside it takes; see [`own_bytes`](MemoryPlan::own_bytes).
     pub draft_bytes: u64,
+    /// Adapters that are loaded with it.
+    pub adapters: Vec<Adapter>,
 }
 
 impl Default for PlanOptions {
@@ -94,6 +96,7 @@ impl Default for PlanOptions {
             read_mode: ReadMode::Map,
             budget: None,
             draft_bytes: 0,
+            adapters: Vec::new(),
         }
     }
 }
@@ -364,6 +367,11 @@ impl<'a> Model<'a> {
             ),
             row("logits", state, format!("{answers}, {outputs} row{} of {vocab}", plural(outputs))),
             row("tokenizer", self.tokenizer, "and chat template".to_owned()),
+            row(
+                "adapters",
+                adapter_bytes(&self.options.adapters, &self.config, max_rows, outputs),
+                "with what they are computed in".to_owned(),
+            ),
             row("draft model", self.options.draft_bytes, "with its keys and values".to_owned()),
             row(
                 PROCESS_ROW,

@@ -18,9 +18,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use moli_model::{ModelError, PAGE_TOKENS, PagePool, pages_of};
+use moli_model::{Adapted, ModelError, PAGE_TOKENS, PagePool, pages_of};
 
 use crate::CancelToken;
+use crate::adapters::Chosen;
 use crate::prefix::{Parent, PrefixCache};
 
 pub(crate) use wanted::Wanted;
@@ -69,7 +70,7 @@ pub(crate) struct Timeline {
     parent: Option<Parent>,
     /// Guesses of the next tokens, for the next step only.
     drafts: Vec<u32>,
-    adapter: u64,
+    adapters: Chosen,
     wanted: Wanted,
     deadline: Option<Instant>,
     cancel: CancelToken,
@@ -93,7 +94,7 @@ impl Timeline {
             registered: 0,
             parent: None,
             drafts: Vec::new(),
-            adapter: 0,
+            adapters: Chosen::default(),
             wanted,
             deadline: None,
             cancel,
@@ -106,6 +107,12 @@ impl Timeline {
 
     pub(crate) fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// What it is computed with.
+    pub(crate) fn with_adapters(mut self, adapters: Chosen) -> Self {
+        self.adapters = adapters;
         self
     }
 
@@ -131,6 +138,10 @@ impl Timeline {
 
     pub(crate) fn pages(&self) -> &[u32] {
         &self.pages
+    }
+
+    pub(crate) fn adapters(&self) -> &[Adapted] {
+        &self.adapters.list
     }
 
     pub(crate) fn drafts(&self) -> &[u32] {
@@ -472,7 +483,7 @@ impl Scheduler {
         let Some(mut timeline) = self.waiting.remove(&id) else { return false };
         let reusable =
             timeline.tokens.get(..timeline.wanted.reusable(timeline.tokens.len())).unwrap_or_default();
-        let found = self.cache.find(timeline.adapter, reusable, &mut self.pool, &mut timeline.pages);
+        let found = self.cache.find(timeline.adapters.key, reusable, &mut self.pool, &mut timeline.pages);
         let whole = found.tokens / PAGE_TOKENS;
         // All tokens and the first of the answer, a copy of the page that begins alike included. What the others still need, and
         // a page more for each, is left to them, so that nobody has to be preempted at once.

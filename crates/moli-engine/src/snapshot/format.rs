@@ -10,7 +10,7 @@
 //! | 4 | tokens of a page |
 //! | 4 | L, bytes of the layout's name |
 //! | 8 | B, bytes of a page |
-//! | 8 | adapter; 0: none |
+//! | 8 | which adapters, scaled how; 0: none |
 //! | 8 | N, tokens |
 //! | 8 | P, pages: whole ones, of the first tokens |
 //! | L | name of the pages' layout |
@@ -59,6 +59,8 @@ pub(super) struct Bounds {
     pub(super) context: usize,
     /// Ids are below it.
     pub(super) vocab: usize,
+    /// Which adapters it must have been computed with.
+    pub(super) adapters: u64,
 }
 
 /// The numbers of a header.
@@ -142,8 +144,8 @@ impl Header {
         if self.pages > self.tokens / PAGE_TOKENS as u64 {
             return Err(SnapshotError::TooManyPages { pages: self.pages, tokens: self.tokens });
         }
-        if self.adapter != 0 {
-            return Err(SnapshotError::Adapter { found: self.adapter });
+        if self.adapter != bounds.adapters {
+            return Err(SnapshotError::Adapter { found: self.adapter, expected: bounds.adapters });
         }
         Ok(())
     }

@@ -15,16 +15,13 @@ use std::sync::Arc;
 use moli_model::{ModelError, PAGE_TOKENS};
 
 use crate::worker::Worker;
-use crate::{Engine, EngineError, Session};
+use crate::{AdapterScale, Engine, EngineError, Session};
 use format::{Bounds, Kind, Snapshot, Writer};
 
 /// Bytes of pages that the computing thread copies at once, at least a page: a small part of what a step reads of the weights.
 const JOB_BYTES: usize = 8 << 20;
 /// Pages of these bytes, at most.
 const JOB_PAGES: usize = 64;
-
-/// The number of no adapter.
-const NO_ADAPTER: u64 = 0;
 
 /// What was saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,11 +93,15 @@ pub enum SnapshotError {
         /// The most there may be.
         limit: u32,
     },
-    /// It was computed with an adapter.
-    #[error("the session is of adapter {found}, and this engine has none")]
+    /// It was computed with other adapters, in another order or scaled otherwise.
+    #[error(
+        "the session is of the adapters {found:016x}, and those that are chosen are {expected:016x} (0: none)"
+    )]
     Adapter {
-        /// The adapter's number.
+        /// What tells the file's adapters and their scales from others; 0: none.
         found: u64,
+        /// That of the chosen ones.
+        expected: u64,
     },
     /// More tokens than a session of this engine can hold.
     #[error("the session has {tokens} tokens and the context has room for {context}")]
@@ -140,14 +141,16 @@ impl Session {
         let engine = self.engine();
         let kind = engine.kind();
         let failed = |error: io::Error| snapshot_error(path, error.into());
-        let mut writer = Writer::create(path, &kind, NO_ADAPTER, self.tokens()).map_err(failed)?;
+        let adapters = self.chosen().key;
+        let mut writer = Writer::create(path, &kind, adapters, self.tokens()).map_err(failed)?;
         let tokens: Arc<[u32]> = self.tokens().into();
         let pages = tokens.len() / PAGE_TOKENS;
         let step = kind.pages_at_once();
         for first in (0..pages).step_by(step) {
             let end = pages.min(first + step);
             let tokens = Arc::clone(&tokens);
-            let bytes = engine.between_steps(move |worker| read(worker, &tokens, first, end))??;
+            let bytes =
+                engine.between_steps(move |worker| read(worker, (adapters, &tokens), first, end))??;
             for page in bytes.chunks_exact(kind.page_bytes.max(1)) {
                 writer.page(page).map_err(failed)?;
             }
@@ -173,24 +176,37 @@ impl Engine {
     /// [`EngineError::Snapshot`] with a [`SnapshotError`] for each thing that can be wrong with the file,
     /// [`EngineError::Poisoned`].
     pub fn restore(&self, path: &Path) -> Result<Session, EngineError> {
+        self.restore_adapted(path, self.model().adapters.defaults())
+    }
+
+    /// The same for a session that was computed with these adapters.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore) and [`Session::choose_adapters`]; [`SnapshotError::Adapter`] where it was computed with others.
+    pub fn restore_adapted(&self, path: &Path, adapters: &[AdapterScale]) -> Result<Session, EngineError> {
+        let mut session = self.session();
+        session.choose_adapters(adapters)?;
+        let adapters = session.chosen().key;
         let kind = self.kind();
-        let bounds = Bounds { context: self.context(), vocab: self.config().vocab };
+        let bounds = Bounds { context: self.context(), vocab: self.config().vocab, adapters };
         let failed = |error| snapshot_error(path, error);
         let mut snapshot = Snapshot::open(path, &kind, bounds).map_err(failed)?;
         let tokens: Arc<[u32]> = snapshot.tokens.as_slice().into();
         let pages = snapshot.pages();
         let known = Arc::clone(&tokens);
-        let mut first = self.between_steps(move |worker| cached_pages(worker, &known, pages))?;
+        let mut first = self.between_steps(move |worker| cached_pages(worker, (adapters, &known), pages))?;
         while first < pages {
             let bytes = snapshot.read(first, kind.pages_at_once()).map_err(failed)?;
             let (tokens, page_bytes) = (Arc::clone(&tokens), kind.page_bytes);
             let count = bytes.len() / page_bytes.max(1);
-            if !self.between_steps(move |worker| write(worker, &tokens, first, &bytes, page_bytes))?? {
+            if !self.between_steps(move |worker| {
+                write(worker, (adapters, &tokens), first, &bytes, page_bytes)
+            })?? {
                 break;
             }
             first += count;
         }
-        Ok(Session::restored(self.clone(), snapshot.tokens))
+        Ok(session.with_tokens(snapshot.tokens))
     }
 
     fn kind(&self) -> Kind {
@@ -209,19 +225,24 @@ fn snapshot_error(path: &Path, error: SnapshotError) -> EngineError {
     EngineError::Snapshot { path: path.to_owned(), error }
 }
 
-/// How many of the first pages of a text are cached.
-fn cached_pages(worker: &mut Worker, tokens: &[u32], pages: usize) -> usize {
+/// How many of the first pages of a text are cached, as read with these adapters.
+fn cached_pages(worker: &mut Worker, (adapters, tokens): (u64, &[u32]), pages: usize) -> usize {
     let known = tokens.get(..pages * PAGE_TOKENS).unwrap_or_default();
-    let (held, found) = worker.scheduler.cached(NO_ADAPTER, known);
+    let (held, found) = worker.scheduler.cached(adapters, known);
     worker.scheduler.release_pages(&held);
     found / PAGE_TOKENS
 }
 
 /// Reads those pages from `first` to `end` of a text that are cached with all before them. Whole pages only: what follows
 /// in one that is filled in part may be somebody else's.
-fn read(worker: &mut Worker, tokens: &[u32], first: usize, end: usize) -> Result<Vec<u8>, ModelError> {
+fn read(
+    worker: &mut Worker,
+    (adapters, tokens): (u64, &[u32]),
+    first: usize,
+    end: usize,
+) -> Result<Vec<u8>, ModelError> {
     let known = tokens.get(..end * PAGE_TOKENS).unwrap_or_default();
-    let (held, found) = worker.scheduler.cached(NO_ADAPTER, known);
+    let (held, found) = worker.scheduler.cached(adapters, known);
     let mut bytes = Vec::new();
     let mut whole = held.iter().take(found / PAGE_TOKENS).skip(first);
     let read = whole.try_for_each(|&page| worker.runtime.read_page(page, &mut bytes));
@@ -232,13 +253,13 @@ fn read(worker: &mut Worker, tokens: &[u32], first: usize, end: usize) -> Result
 /// Caches the pages of a text from `first` on, as far as there is room; whether there may be room for more.
 fn write(
     worker: &mut Worker,
-    tokens: &[u32],
+    (adapters, tokens): (u64, &[u32]),
     first: usize,
     bytes: &[u8],
     page_bytes: usize,
 ) -> Result<bool, ModelError> {
     let before = tokens.get(..first * PAGE_TOKENS).unwrap_or_default();
-    let (mut held, found) = worker.scheduler.cached(NO_ADAPTER, before);
+    let (mut held, found) = worker.scheduler.cached(adapters, before);
     let count = bytes.len() / page_bytes.max(1);
     if found < before.len() {
         worker.scheduler.release_pages(&held);
@@ -252,7 +273,7 @@ fn write(
     match written {
         Ok(()) => {
             let known = tokens.get(..held.len() * PAGE_TOKENS).unwrap_or_default();
-            worker.scheduler.keep_pages(NO_ADAPTER, known, &held);
+            worker.scheduler.keep_pages(adapters, known, &held);
             Ok(there_was_room)
         }
         Err(error) => {

@@ -23,7 +23,7 @@ fn write_file(path: &Path, kind: &Kind, adapter: u64, tokens: &[u32], pages: &[u
 }
 
 fn open(path: &Path) -> Result<Snapshot, SnapshotError> {
-    Snapshot::open(path, &kind(), Bounds { context: 100, vocab: 50 })
+    Snapshot::open(path, &kind(), Bounds { context: 100, vocab: 50, adapters: 0 })
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn files_whose_checksum_fits_and_whose_content_does_not() {
     let error = open(&path).unwrap_err();
     assert!(matches!(error, SnapshotError::TokenOutOfVocabulary { id: 50, vocab: 50 }), "{error}");
     write_file(&path, &kind(), 9, &[1], &[]);
-    assert!(matches!(open(&path).unwrap_err(), SnapshotError::Adapter { found: 9 }));
+    assert!(matches!(open(&path).unwrap_err(), SnapshotError::Adapter { found: 9, expected: 0 }));
     write_file(&path, &kind(), 0, &[1; P - 1], &[7]);
     let error = open(&path).unwrap_err();
     assert!(matches!(error, SnapshotError::TooManyPages { pages: 1, tokens: 31 }), "{error}");
@@ -118,7 +118,7 @@ fn more_pages_than_one_job_copies() {
 fn an_engine_without_a_file_knows_its_sessions_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("session");
-    let session = Session::restored(toy(64, 64).0, vec![1, 2, 3]);
+    let session = toy(64, 64).0.session().with_tokens(vec![1, 2, 3]);
     session.save(&path).unwrap();
     assert_eq!(toy(64, 64).0.restore(&path).unwrap().tokens(), [1, 2, 3]);
     // The toy's configuration has the context in it.
@@ -127,7 +127,7 @@ fn an_engine_without_a_file_knows_its_sessions_too() {
         matches!(error, EngineError::Snapshot { error: SnapshotError::OtherModel { .. }, .. }),
         "{error}"
     );
-    Session::restored(toy(64, 64).0, vec![VOCAB as u32]).save(&path).unwrap();
+    toy(64, 64).0.session().with_tokens(vec![VOCAB as u32]).save(&path).unwrap();
     let error = toy(64, 64).0.restore(&path).unwrap_err();
     assert!(
         matches!(error, EngineError::Snapshot { error: SnapshotError::TokenOutOfVocabulary { .. }, .. }),
@@ -140,7 +140,7 @@ fn between(probe: &Probe, engine: &Engine, path: &Path) -> Saved {
     probe.slow.store(2, Relaxed);
     let mut answer = engine.submit(&[5; 40], &greedy(60), &CancelToken::new()).unwrap();
     answer.next().unwrap().unwrap();
-    let saved = Session::restored(engine.clone(), vec![5; 40]).save(path).unwrap();
+    let saved = engine.clone().session().with_tokens(vec![5; 40]).save(path).unwrap();
     assert!(engine.counters().running == 1, "it went on meanwhile");
     answer.for_each(|chunk| drop(chunk.unwrap()));
     saved
@@ -159,7 +159,7 @@ fn an_engine_that_has_failed_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("session");
     let (engine, probe) = toy(256, 64);
-    let session = Session::restored(engine.clone(), vec![5; 40]);
+    let session = engine.clone().session().with_tokens(vec![5; 40]);
     session.save(&path).unwrap();
     probe.panic.store(true, Relaxed);
     let mut answer = engine.submit(&[1], &greedy(2), &CancelToken::new()).unwrap();

@@ -185,6 +185,7 @@ impl DraftModel {
             positions: &positions,
             sequences: &sequences,
             tables: &tables,
+            adapters: &[],
             outputs: &outputs,
             states: &[],
         };

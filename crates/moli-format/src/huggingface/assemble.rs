@@ -57,8 +57,7 @@ struct Assembly<'a> {
 
 impl Assembly<'_> {
     fn add(&mut self, tensor: &SafeTensor) -> Result<(), FormatError> {
-        let name =
-            PREFIXES.iter().find_map(|prefix| tensor.name.strip_prefix(prefix)).unwrap_or(&tensor.name);
+        let name = without_prefix(&tensor.name);
         if self.model.wrapped && SENSES.iter().any(|sense| name.starts_with(sense)) {
             return Ok(());
         }
@@ -195,8 +194,13 @@ impl Assembly<'_> {
     }
 }
 
+/// A name without what may stand before those of the language model.
+pub(super) fn without_prefix(name: &str) -> &str {
+    PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
+}
+
 /// Whether a part's name is of this pattern, and the number in the place of its `*`.
-fn matches(pattern: &str, name: &str) -> Option<Option<u32>> {
+pub(super) fn matches(pattern: &str, name: &str) -> Option<Option<u32>> {
     let Some((before, behind)) = pattern.split_once('*') else {
         return (pattern == name).then_some(None);
     };

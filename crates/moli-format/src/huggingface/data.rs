@@ -51,7 +51,7 @@ pub(super) fn plus_one(name: String, tensor: &SafeTensor) -> Result<Tensor, Form
 }
 
 /// The elements of a float type.
-fn floats(ttype: TensorType, data: &[u8]) -> impl Iterator<Item = f32> + '_ {
+pub(crate) fn floats(ttype: TensorType, data: &[u8]) -> impl Iterator<Item = f32> + '_ {
     data.chunks_exact(ttype.block_bytes()).map(move |bytes| match *bytes {
         [a, b] if ttype == TensorType::BF16 => f32::from_le_bytes([0, 0, a, b]),
         [a, b] => f16::from_le_bytes([a, b]).to_f32(),
@@ -82,7 +82,7 @@ pub(super) fn unit_rows(name: String, tensor: &SafeTensor) -> Result<Tensor, For
 }
 
 /// An empty buffer for so many bytes, or the error that there is no memory for them.
-pub(super) fn reserve(bytes: usize) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn reserve(bytes: usize) -> Result<Vec<u8>, FormatError> {
     let mut data = Vec::new();
     data.try_reserve_exact(bytes).map_err(|_| FormatError::OutOfMemory { bytes: bytes as u64 })?;
     Ok(data)

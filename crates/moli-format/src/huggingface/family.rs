@@ -615,6 +615,16 @@ static FAMILIES: &[Family] = &[
     },
 ];
 
+/// Those that become this architecture.
+pub(super) fn of_architecture(architecture: &str) -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().filter(move |family| family.architecture == architecture)
+}
+
+/// The parts of the layers of all of these.
+pub(super) fn parts_of(architecture: &str) -> impl Iterator<Item = (&'static str, Part)> {
+    of_architecture(architecture).flat_map(|family| family.parts).copied()
+}
+
 /// The family of a model type.
 pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError> {
     FAMILIES.iter().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {

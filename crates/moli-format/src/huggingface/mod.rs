@@ -9,6 +9,7 @@
 //! - [`parameters`], [`rope`]: fields of the configuration to metadata;
 //! - [`assemble`], [`data`], [`harmony`]: tensors by their new names, some of them with new data;
 //! - [`shards`], [`fields`]: the files;
+//! - [`peft`]: adapters, whose tensors go by the same names;
 //! - [`pooling`]: how a model of sentence-transformers makes embeddings;
 //! - [`folder`]: the way back;
 //! - [`text`]: tokenizer, chat template and the tokens that end an answer.
@@ -17,13 +18,14 @@
 //! interleaved rotary pairs, they stay in that of halves, and `moli.rope.halves` says so.
 
 mod assemble;
-mod data;
+pub(crate) mod data;
 mod error;
 mod family;
 mod fields;
 mod folder;
 mod harmony;
 mod parameters;
+pub(crate) mod peft;
 mod pooling;
 mod rope;
 mod shards;
@@ -43,6 +45,11 @@ use crate::{FormatError, Gguf, Metadata, ReadMode, Tensor, Value, gguf};
 const CONFIG: &str = "config.json";
 /// Bytes of a configuration, at most. Real ones have some thousands.
 const MAX_CONFIG: u64 = 16 << 20;
+
+/// Whether the convention has the rows of Q and K of this architecture in another order than its folders.
+pub(crate) fn reorders(architecture: &str) -> bool {
+    family::of_architecture(architecture).any(|family| family.halves)
+}
 
 /// The folder that a path means: itself, or where its configuration, index or weights are.
 pub(crate) fn folder_of(path: &Path) -> Option<PathBuf> {

@@ -180,6 +180,7 @@ pub(crate) async fn complete(
 impl ChatRequest {
     fn read(mut self, lease: &Lease) -> Result<Question, ApiError> {
         let mut generate = self.common().generate(&lease.spec().sampling)?;
+        generate.adapters = params::adapters(self.lora.take(), lease)?;
         generate.max_tokens = params::max_tokens(self.max_tokens, self.max_completion_tokens)?;
         generate.grammar = self.response_format.and_then(ResponseFormat::into_grammar);
         generate.logprobs = logprobs(self.logprobs, self.top_logprobs)?;

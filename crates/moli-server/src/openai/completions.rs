@@ -109,6 +109,7 @@ impl CompletionRequest {
     /// The question, and the texts that come back before their answers.
     fn read(mut self, lease: &Lease) -> Result<(Question, Vec<String>), ApiError> {
         let mut generate = self.common().generate(&lease.spec().sampling)?;
+        generate.adapters = params::adapters(self.lora.take(), lease)?;
         generate.max_tokens = self.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
         generate.grammar = self.response_format.and_then(ResponseFormat::into_grammar);
         generate.logprobs = self.logprobs;

@@ -31,7 +31,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::models::Slot;
+use crate::models::{Slot, adapted_name};
 
 /// The paths of this API.
 pub(crate) fn routes() -> Router<Arc<App>> {
@@ -64,15 +64,19 @@ struct Model {
     context: Option<usize>,
     /// Whether it is in memory.
     loaded: bool,
+    /// Of a model with an adapter: the name that it has without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
 }
 
 impl Model {
-    fn of(slot: &Slot) -> Self {
+    fn of(slot: &Slot, name: String) -> Self {
         let engine = slot.engine();
         let modified = slot.spec.path.as_ref().and_then(|path| path.metadata().ok()?.modified().ok());
         let since = modified.and_then(|modified| modified.duration_since(UNIX_EPOCH).ok());
         Self {
-            id: slot.spec.name.clone(),
+            parent: (name != slot.spec.name).then(|| slot.spec.name.clone()),
+            id: name,
             object: "model",
             created: since.map_or(0, |since| since.as_secs()),
             owned_by: "moli",
@@ -89,7 +93,11 @@ impl Model {
     responses((status = 200, description = "What is served", body = ModelList), (status = "4XX", response = crate::openapi::Refused))
 )]
 async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let data = app.models.slots().map(|slot| Model::of(slot)).collect();
+    let named = |slot: &Arc<Slot>| {
+        let slot = Arc::clone(slot);
+        slot.names().into_iter().map(move |name| Model::of(&slot, name))
+    };
+    let data = app.models.slots().flat_map(named).collect();
     Json(ModelList { object: "list", data })
 }
 
@@ -101,5 +109,7 @@ async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
     responses((status = 200, description = "One of them", body = Model), (status = "4XX", response = crate::openapi::Refused))
 )]
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<impl IntoResponse, ApiError> {
-    Ok(Json(Model::of(app.models.find(&name)?)))
+    let (slot, adapter) = app.models.find_adapted(&name)?;
+    let name = adapted_name(&slot.spec.name, adapter.map(String::as_str));
+    Ok(Json(Model::of(slot, name)))
 }

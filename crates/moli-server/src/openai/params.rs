@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use moli_engine::{GenerateParams, MAX_STOP_STRINGS, SamplerParams};
+use moli_engine::{AdapterScale, GenerateParams, MAX_STOP_STRINGS, SamplerParams};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use crate::bounded;
 use crate::error::ApiError;
+use crate::models::Lease;
 
 /// Most tokens with a bias.
 const MAX_LOGIT_BIAS: usize = 1024;
 
 /// What the engine's parameters are called here.
 pub(crate) const NAMES: &[(&str, &str)] =
-    &[("choices", "n"), ("logprobs", "top_logprobs"), ("deadline", "deadline_ms")];
+    &[("choices", "n"), ("logprobs", "top_logprobs"), ("deadline", "deadline_ms"), ("adapters", "lora")];
 
 /// Defines a request: its own fields, and those of all that have an answer made. (Not by `flatten`: a field that nobody
 /// knows would go unnoticed.)
@@ -68,6 +69,8 @@ macro_rules! request {
             /// The answer ends after so many milliseconds, finished or not.
             #[schema(minimum = 1, format = "uint64")]
             deadline_ms: Option<u64>,
+            /// LoRA adapters that the answer is computed with, and no others.
+            lora: Option<Vec<$crate::openai::params::Lora>>,
             /// The answer comes as it is made, as server-sent events.
             stream: Option<bool>,
             #[serde(default, deserialize_with = "crate::body::object")]
@@ -170,6 +173,37 @@ impl Stop {
             Self::Several(texts) => texts,
         }
     }
+}
+
+/// A LoRA adapter, by its name or its number.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Lora {
+    name: Option<String>,
+    /// Its place among those of the model, from 0.
+    id: Option<usize>,
+    /// What it is multiplied by; 1.
+    #[schema(minimum = 0)]
+    scale: Option<f32>,
+}
+
+/// The adapters that are asked for, as the engine has them.
+pub(crate) fn adapters(
+    lora: Option<Vec<Lora>>,
+    lease: &Lease,
+) -> Result<Option<Vec<AdapterScale>>, ApiError> {
+    let of = |Lora { name, id, scale }: Lora| {
+        let name = match (name, id) {
+            (Some(name), None) => name,
+            (None, Some(id)) => lease.engine.adapters().get(id).cloned().ok_or_else(|| {
+                let message =
+                    format!("lora has the id {id}, and there are {}", lease.engine.adapters().len());
+                ApiError::invalid("lora", message)
+            })?,
+            _ => return Err(ApiError::invalid("lora", "lora has a name or an id for each adapter")),
+        };
+        Ok(AdapterScale { name, scale: scale.unwrap_or(1.0) })
+    };
+    lora.map(|list| list.into_iter().map(of).collect()).transpose()
 }
 
 /// How soon an answer is wanted: there is one way only.

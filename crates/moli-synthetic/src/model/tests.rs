@@ -43,6 +43,7 @@ fn assert_computes(gguf: &Gguf, what: &str) {
         positions: &[0, 1, 2, 3],
         sequences: &[0; 4],
         tables: &[&pages],
+        adapters: &[],
         outputs: &[3],
         states: &[],
     };

@@ -17,6 +17,7 @@ use moli_model::{BackendKind, KvType, LoadOptions};
 use moli_text::EncodeOptions;
 
 use crate::cli::Exit;
+use crate::lora::LoraArgs;
 use crate::options::{ComputeArgs, piece, share};
 use crate::output::{Answers, count, escape, note};
 use crate::{interrupt, load, text_input};
@@ -87,7 +88,8 @@ impl Compare {
 
     /// The predictions of both; `None` if Ctrl-C ended it before there was one.
     fn predictions(&self, text: &str) -> Result<Option<Divergence>> {
-        let engine = |model: &str| load::engine(model, None, Some(self.context), &self.compute);
+        let engine =
+            |model: &str| load::engine(model, None, Some(self.context), &self.compute, &LoraArgs::default());
         let [a, b] = [engine(&self.a)?, engine(&self.b)?];
         // Control tokens that the text happens to spell out are text here.
         let options = EncodeOptions { add_special: true, parse_special: false };
