@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use moli_engine::{Engine, EngineOptions};
+use moli_engine::{Engine, EngineOptions, Scheduling};
 use moli_format::{Gguf, ReadMode};
 use moli_hub::{Hub, HubConfig, Sampling};
 
@@ -48,6 +48,28 @@ pub(crate) fn engine(
     context: Option<usize>,
     compute: &ComputeArgs,
 ) -> Result<Engine> {
+    let draft = draft.map(resolve).transpose()?;
+    engine_with(model, context, compute, EngineOptions { draft, ..compute.engine_options() })
+}
+
+/// The same for many short texts, so many of which are computed together.
+pub(crate) fn engine_for_texts(
+    model: &str,
+    context: Option<usize>,
+    compute: &ComputeArgs,
+    together: usize,
+) -> Result<Engine> {
+    let options = compute.engine_options();
+    let scheduling = Scheduling { max_batch: together, ..options.scheduling };
+    engine_with(model, context, compute, EngineOptions { scheduling, ..options })
+}
+
+fn engine_with(
+    model: &str,
+    context: Option<usize>,
+    compute: &ComputeArgs,
+    options: EngineOptions,
+) -> Result<Engine> {
     // Before the threads are counted and started.
     if let Some(cpus) = &compute.cpu_affinity {
         affinity::restrict(cpus)?;
@@ -55,8 +77,7 @@ pub(crate) fn engine(
     let path = resolve(model)?;
     let shown = || escape(&path.display().to_string()).into_owned();
     let context = context_of(&path, context).with_context(shown)?;
-    let draft = draft.map(resolve).transpose()?;
-    let options = EngineOptions { context, draft, ..compute.engine_options() };
+    let options = EngineOptions { context, ..options };
     let engine = Engine::load(&path, &options).with_context(shown)?;
     if let Some(plan) = engine.plan() {
         let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -58,6 +58,7 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
             tokens: &vec![7; positions.len()],
             positions: &positions,
             sequences: &vec![0; positions.len()],
+            types: &[],
             tables: &[&long],
             outputs: &[0],
             // Hidden states take nothing of their own.
@@ -71,6 +72,7 @@ fn used(gguf: &Gguf, what: Load, kv_type: KvType) -> usize {
         tokens: &rows,
         positions: &vec![0; what.outputs],
         sequences: &rows,
+        types: &[],
         tables: &tables.iter().map(<[u32; 1]>::as_slice).collect::<Vec<_>>(),
         outputs: &rows,
         states: &[],

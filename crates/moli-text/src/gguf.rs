@@ -6,7 +6,7 @@ use crate::special::{SpecialTokens, Strip};
 use crate::spm::ScoredBpe;
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab};
-use crate::{TextError, eog, huggingface};
+use crate::{TextError, encoders, eog, huggingface};
 use moli_format::Metadata;
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ pub(crate) const BOS: &str = "tokenizer.ggml.bos_token_id";
 pub(crate) const EOS: &str = "tokenizer.ggml.eos_token_id";
 const EOT: &str = "tokenizer.ggml.eot_token_id";
 const EOM: &str = "tokenizer.ggml.eom_token_id";
-const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+pub(crate) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
@@ -38,6 +38,7 @@ pub(crate) fn load(metadata: &Metadata) -> Result<Inner, TextError> {
         },
         "gemma4" => spaced(metadata),
         "llama" => sentence_piece(metadata),
+        "bert" => encoders::word_piece(metadata),
         other => Err(TextError::Unsupported { what: MODEL, name: other.to_owned() }),
     }
 }
@@ -63,6 +64,7 @@ fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
         eos: special.eos,
         add_bos,
         closing: special.eos.filter(|_| add_eos),
+        between: None,
         space_prefix: SpacePrefix::Never,
         ends,
         vocab,
@@ -90,6 +92,7 @@ fn spaced(metadata: &Metadata) -> Result<Inner, TextError> {
         // The first files of Gemma 4 say no, and the model is lost without.
         add_bos: add_bos || special.bos.is_some(),
         closing: special.eos.filter(|_| add_eos),
+        between: None,
         space_prefix: SpacePrefix::always(metadata.bool_opt(ADD_SPACE)?.unwrap_or(false)),
         ends,
         vocab,
@@ -127,13 +130,14 @@ fn sentence_piece(metadata: &Metadata) -> Result<Inner, TextError> {
         eos: special.eos,
         add_bos,
         closing: special.eos.filter(|_| add_eos),
+        between: None,
         space_prefix: SpacePrefix::always(metadata.bool_opt(ADD_SPACE)?.unwrap_or(true)),
         ends,
         vocab,
     })
 }
 
-fn vocab(metadata: &Metadata, spelling: Spelling) -> Result<Vocab, TextError> {
+pub(crate) fn vocab(metadata: &Metadata, spelling: Spelling) -> Result<Vocab, TextError> {
     let tokens = metadata.strings(TOKENS)?;
     if tokens.is_empty() {
         return Err(TextError::EmptyVocabulary);

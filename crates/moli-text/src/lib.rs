@@ -14,6 +14,7 @@ mod bpe;
 mod catalogue;
 mod concat;
 mod dumps;
+mod encoders;
 mod eog;
 mod error;
 mod fill;
@@ -36,6 +37,7 @@ mod tokenizer;
 mod tools;
 mod variables;
 mod vocab;
+mod wordpiece;
 
 pub use catalogue::TemplateOrigin;
 pub use error::TextError;

@@ -143,7 +143,8 @@ impl Direct {
         outputs: &[u32],
     ) -> Result<(), ModelError> {
         let tables: Vec<&[u32]> = self.pages.chunks(each.max(1)).take(sequences).collect();
-        let batch = Batch { tokens, positions, sequences: rows, tables: &tables, outputs, states: &[] };
+        let batch =
+            Batch { tokens, positions, sequences: rows, types: &[], tables: &tables, outputs, states: &[] };
         black_box(self.runtime.forward(&batch)?);
         Ok(())
     }

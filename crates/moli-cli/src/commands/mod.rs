@@ -4,12 +4,14 @@ mod bench;
 mod completions;
 mod doctor;
 mod doors;
+mod embed;
 mod health;
 mod inspect;
 mod list;
 mod logits;
 mod perplexity;
 mod pull;
+mod rerank;
 mod rm;
 mod run;
 mod serve;
@@ -25,6 +27,8 @@ pub(crate) enum Command {
     Run(Box<run::Run>),
     Serve(Box<serve::Serve>),
     Health(health::Health),
+    Embed(Box<embed::Embed>),
+    Rerank(Box<rerank::Rerank>),
     Pull(pull::Pull),
     List(list::List),
     Rm(rm::Rm),
@@ -48,6 +52,8 @@ impl Command {
             Self::Run(command) => command.run(),
             Self::Serve(command) => command.run(),
             Self::Health(command) => command.run(),
+            Self::Embed(command) => command.run(),
+            Self::Rerank(command) => command.run(),
             Self::Pull(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Rm(command) => command.run(),

@@ -182,6 +182,7 @@ impl DraftModel {
             tokens: &tokens,
             positions: &positions,
             sequences: &sequences,
+            types: &[],
             tables: &tables,
             outputs: &outputs,
             states: &[],
