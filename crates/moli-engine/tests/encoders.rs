@@ -11,7 +11,7 @@ use moli_engine::{
     CancelToken, EmbedOptions, Engine, EngineError, EngineOptions, GenerateParams, KvType, Pooling,
     Scheduling, Tokenizer,
 };
-use moli_format::{Bytes, Gguf, GgufWriter, ReadMode, Tensor, TensorType};
+use moli_format::{Gguf, GgufWriter, ReadMode, TensorType};
 use moli_kernels::Isa;
 use moli_model::{BackendKind, Batch, LoadOptions, ModelError, Runtime, pages_of};
 use serde_json::{Value as Json, json};
@@ -349,4 +349,58 @@ fn cross_encoders_rank_and_make_no_embeddings() {
     let folder = with_tokenizer("bert_sorts", &[]);
     let error = engine(folder.path(), 1).rank("w1", "w2", &cancel).unwrap_err();
     assert!(error.to_string().contains("3 labels"), "{error}");
+}
+
+/// The folder as a GGUF file of the convention, its matrices of 32 columns or more in q8_0 or as they are.
+fn as_gguf(folder: &Path, quantised: bool, to: &Path) {
+    let gguf = Gguf::open(folder, ReadMode::Map).unwrap();
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata().iter() {
+        if !key.starts_with("tokenizer.huggingface") {
+            writer.meta(key, value.clone());
+        }
+    }
+    // As a converter writes WordPiece: `▁` begins a word, and what continues one has nothing before it.
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁a"];
+    let tokens: Vec<String> =
+        special.iter().map(|token| (*token).to_owned()).chain((0..90).map(|i| format!("▁w{i}"))).collect();
+    let types: Vec<i32> = (0..96).map(|id| if id < 5 { 3 } else { 1 }).collect();
+    writer.meta("tokenizer.ggml.model", "bert");
+    writer.meta("tokenizer.ggml.tokens", tokens);
+    writer.meta("tokenizer.ggml.token_type", types);
+    writer.meta("tokenizer.ggml.unknown_token_id", 1u32);
+    writer.meta("tokenizer.ggml.cls_token_id", 2u32);
+    writer.meta("tokenizer.ggml.seperator_token_id", 3u32);
+    for tensor in gguf.tensors() {
+        let mut values = vec![0.0; tensor.elements()];
+        moli_kernels::dequantize(tensor.ttype, &tensor.data, &mut values).unwrap();
+        let blocks = quantised && tensor.rows() > 1 && tensor.cols().is_multiple_of(32);
+        let ttype = if blocks { TensorType::Q8_0 } else { TensorType::F32 };
+        let mut data = Vec::new();
+        moli_kernels::quantize(ttype, &values, &mut data).unwrap();
+        writer.tensor(&tensor.name, ttype, tensor.dims.as_slice(), data);
+    }
+    writer.write_file(to).unwrap();
+}
+
+#[test]
+fn a_gguf_of_the_convention_gives_what_its_folder_gives() {
+    let folder = with_tokenizer("bert_wide", &[mean_pooling()]);
+    let cancel = CancelToken::new();
+    let text = "W1 w22, w3 ẃ4 unknown a";
+    let embed = |path: &Path| {
+        let engine = engine(path, 2);
+        let ids = engine.encode_for_embedding(text).unwrap();
+        (ids.clone(), engine.embed(&ids, &EmbedOptions::default(), &cancel).unwrap().values)
+    };
+    let (ids, expected) = embed(folder.path());
+    assert_eq!(ids, [2, 7, 28, 1, 9, 10, 1, 5, 3]);
+    let file = folder.path().join("model.gguf");
+    as_gguf(folder.path(), false, &file);
+    assert_eq!(embed(&file), (ids.clone(), expected.clone()));
+    as_gguf(folder.path(), true, &file);
+    let (same, near) = embed(&file);
+    assert_eq!(same, ids);
+    let cosine: f64 = near.iter().zip(&expected).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    assert!(cosine > 0.999 && cosine < 0.999_999_99, "{cosine}");
 }

@@ -298,11 +298,15 @@ const BERT_PARTS: &[(&str, Part)] = &[
     ("output.dense", As("ffn_down")),
     ("output.LayerNorm", As("layer_output_norm")),
 ];
-const NOMIC_BERT_PARTS: &[(&str, Part)] = &join::<9>(&[
-    &ATTENTION,
-    &MLP,
-    &[("post_attention_layernorm", As("attn_output_norm")), ("post_mlp_layernorm", As("layer_output_norm"))],
-]);
+const NOMIC_BERT_PARTS: &[(&str, Part)] = &[
+    ("attn.Wqkv", As("attn_qkv")),
+    ("attn.out_proj", As("attn_output")),
+    ("norm1", As("attn_output_norm")),
+    ("mlp.fc11", As("ffn_up")),
+    ("mlp.fc12", As("ffn_gate")),
+    ("mlp.fc2", As("ffn_down")),
+    ("norm2", As("layer_output_norm")),
+];
 const MODERN_BERT_PARTS: &[(&str, Part)] = &[
     ("attn.Wqkv", As("attn_qkv")),
     ("attn.Wo", As("attn_output")),
@@ -329,7 +333,15 @@ const ROBERTA_ENCODER: Encoder = Encoder {
     ignored: &["embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "lm_head."],
     ..BERT_ENCODER
 };
-const NOMIC_BERT_ENCODER: Encoder = Encoder { layers: "layers.", ..BERT_ENCODER };
+const NOMIC_BERT_ENCODER: Encoder = Encoder {
+    layers: "encoder.layers.",
+    stems: &[
+        ("embeddings.word_embeddings", "token_embd"),
+        ("embeddings.token_type_embeddings", "token_types"),
+        ("emb_ln", "token_embd_norm"),
+    ],
+    ..BERT_ENCODER
+};
 const MODERN_BERT_ENCODER: Encoder = Encoder {
     layers: "layers.",
     stems: &[
