@@ -56,6 +56,8 @@ fn embeddings_are_printed_in_each_format_and_from_each_source() {
 
     let file = &world.file("lines.txt", "w1 w2\nw3\n");
     assert_eq!(world.run(&["embed", model, "-f", file]).ok(), text);
+    // Options may follow the texts.
+    assert_eq!(world.run(&["embed", model, "w1 w2", "w3", "--format", "text"]).ok(), text);
     assert_eq!(world.run_with(&["embed", model], b"w1 w2\nw3").ok(), text);
     let json = world.run(&["embed", model, "-f", file, "--format", "json"]).json();
     let embeddings: Vec<Vec<f32>> = serde_json::from_value(json["embeddings"].clone()).unwrap();

@@ -25,7 +25,7 @@ pub(crate) struct Embed {
     #[arg(value_name = "MODEL")]
     model: String,
     /// The texts [default: the lines of standard input]
-    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(value_name = "TEXT")]
     texts: Vec<String>,
     /// Take the lines of a file as texts
     #[arg(short, long, value_name = "FILE", conflicts_with = "texts")]

@@ -21,10 +21,10 @@ pub(crate) struct Rerank {
     #[arg(value_name = "MODEL")]
     model: String,
     /// The query
-    #[arg(value_name = "QUERY", allow_hyphen_values = true)]
+    #[arg(value_name = "QUERY")]
     query: String,
     /// The documents [default: the lines of standard input]
-    #[arg(value_name = "DOC", allow_hyphen_values = true)]
+    #[arg(value_name = "DOC")]
     documents: Vec<String>,
     /// Take the lines of a file as documents
     #[arg(short, long, value_name = "FILE", conflicts_with = "documents")]
