@@ -32,6 +32,7 @@ impl Work {
             tokens,
             positions: &positions,
             sequences: &vec![0; tokens.len()],
+            types: &[],
             tables: &[&self.pages],
             adapters: &[],
             outputs: &[tokens.len() as u32 - 1],

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use moli_engine::{Engine, EngineOptions};
+use moli_engine::{Engine, EngineOptions, Scheduling};
 use moli_format::{Gguf, ReadMode};
 use moli_hub::{Hub, HubConfig, Sampling};
 
@@ -50,6 +50,33 @@ pub(crate) fn engine(
     compute: &ComputeArgs,
     lora: &LoraArgs,
 ) -> Result<Engine> {
+    let draft = draft.map(resolve).transpose()?;
+    engine_with(
+        model,
+        context,
+        compute,
+        EngineOptions { draft, adapters: lora.adapters(), ..compute.engine_options() },
+    )
+}
+
+/// The same for many short texts, so many of which are computed together.
+pub(crate) fn engine_for_texts(
+    model: &str,
+    context: Option<usize>,
+    compute: &ComputeArgs,
+    together: usize,
+) -> Result<Engine> {
+    let options = compute.engine_options();
+    let scheduling = Scheduling { max_batch: together, ..options.scheduling };
+    engine_with(model, context, compute, EngineOptions { scheduling, ..options })
+}
+
+fn engine_with(
+    model: &str,
+    context: Option<usize>,
+    compute: &ComputeArgs,
+    options: EngineOptions,
+) -> Result<Engine> {
     // Before the threads are counted and started.
     if let Some(cpus) = &compute.cpu_affinity {
         affinity::restrict(cpus)?;
@@ -57,8 +84,7 @@ pub(crate) fn engine(
     let path = resolve(model)?;
     let shown = || escape(&path.display().to_string()).into_owned();
     let context = context_of(&path, context).with_context(shown)?;
-    let draft = draft.map(resolve).transpose()?;
-    let options = EngineOptions { context, draft, adapters: lora.adapters(), ..compute.engine_options() };
+    let options = EngineOptions { context, ..options };
     if let Some(mixture) = options.quantize {
         note!("quantising the weights to {mixture}");
     }

@@ -53,6 +53,8 @@ fn logits(gguf: &Gguf, context: usize) -> Vec<u32> {
         positions: &rows,
         sequences: &vec![0; tokens.len()],
         tables: &[&pages],
+        types: &[],
+        adapters: &[],
         outputs: &rows,
         states: &[],
     };

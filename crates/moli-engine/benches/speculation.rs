@@ -129,6 +129,7 @@ fn steps(path: &Path, threads: usize, rounds: usize) {
             tokens: &tokens,
             positions: &positions,
             sequences: &sequences,
+            types: &[],
             tables: &tables,
             adapters: &[],
             outputs: &outputs,

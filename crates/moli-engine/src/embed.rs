@@ -81,10 +81,13 @@ impl PendingEmbedding {
     }
 }
 
-/// What a file's `pooling_type` says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What a file says of embeddings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Declared {
+    /// `pooling_type`
     pub(crate) pooling: Option<Pooling>,
+    /// Texts to put before others, by their names.
+    pub(crate) prompts: Vec<(String, String)>,
     /// Whether the model ranks documents instead.
     pub(crate) ranks: bool,
 }
@@ -99,13 +102,17 @@ impl Declared {
             Some(1) => Some(Pooling::Mean),
             Some(2) => Some(Pooling::Cls),
             Some(3) => Some(Pooling::Last),
-            Some(4) => return Ok(Self { pooling: None, ranks: true }),
+            Some(4) => return Ok(Self { ranks: true, ..Self::default() }),
             Some(other) => {
                 let allowed = "0 (none), 1 (mean), 2 (cls), 3 (last) or 4 (rank)".to_owned();
                 return Err(ModelError::OutOfRange { key, value: other.to_string(), allowed }.into());
             }
         };
-        Ok(Self { pooling, ranks: false })
+        let strings =
+            |key| Ok::<_, EngineError>(metadata.strings_opt(key)?.into_iter().flat_map(|all| all.iter()));
+        let prompts = strings("moli.prompts.names")?.zip(strings("moli.prompts.texts")?);
+        let prompts = prompts.map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+        Ok(Self { pooling, prompts, ranks: false })
     }
 }
 
@@ -149,11 +156,13 @@ impl Engine {
                 format!("between 1 and the model's {hidden}"),
             ))
         } else {
-            options.pooling.or(model.declared.pooling).ok_or(EngineError::NoPooling)
+            let undeclared =
+                if model.declared.ranks { EngineError::IsAReranker } else { EngineError::NoPooling };
+            options.pooling.or(model.declared.pooling).ok_or(undeclared)
         };
         let pooling = checked.inspect_err(|_| self.count_invalid())?;
         let cut = if options.truncate { truncated(model, ids) } else { None };
-        let pooled = self.submit_pooled(cut.as_deref().unwrap_or(ids), pooling, cancel)?;
+        let pooled = self.submit_pooled(cut.as_deref().unwrap_or(ids), None, pooling, cancel)?;
         Ok(PendingEmbedding { pooled, normalize: options.normalize, dimensions })
     }
 
@@ -161,8 +170,12 @@ impl Engine {
     /// spelt out are recognised.
     ///
     /// # Errors
-    /// [`TextError::Unrepresentable`](moli_text::TextError::Unrepresentable) where the vocabulary lacks a token.
+    /// [`EngineError::EmptyText`], [`TextError::Unrepresentable`](moli_text::TextError::Unrepresentable) where the vocabulary
+    /// lacks a token.
     pub fn encode_for_embedding(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        if text.is_empty() {
+            return Err(EngineError::EmptyText);
+        }
         let options = EncodeOptions { add_special: true, parse_special: true };
         Ok(self.tokenizer().encode(text, options)?)
     }
@@ -172,25 +185,42 @@ impl Engine {
         self.model().declared.pooling
     }
 
-    /// Asks for the pooled hidden state of a text.
+    /// The text that the model's folder has under this name to put before texts: an instruction.
+    ///
+    /// # Errors
+    /// [`EngineError::UnknownPrompt`] with the names that there are.
+    pub fn prompt(&self, name: &str) -> Result<&str, EngineError> {
+        let prompts = &self.model().declared.prompts;
+        match prompts.iter().find(|(known, _)| known == name) {
+            Some((_, text)) => Ok(text),
+            None => Err(EngineError::UnknownPrompt {
+                name: name.to_owned(),
+                known: prompts.iter().map(|(known, _)| known.clone()).collect(),
+            }),
+        }
+    }
+
+    /// Asks for the pooled hidden state of a text, or of two of which the second begins at `second`.
     pub(crate) fn submit_pooled(
         &self,
         ids: &[u32],
+        second: Option<usize>,
         pooling: Pooling,
         cancel: &CancelToken,
     ) -> Result<PendingPooled, EngineError> {
         self.model().check_prompt(ids).inspect_err(|_| self.count_invalid())?;
-        // What follows the last state that is needed is not computed.
+        // What follows the last state that is needed is not computed, where it changes nothing.
         let wanted = match pooling {
             Pooling::Mean => 0..ids.len(),
             Pooling::Cls => 0..1,
             Pooling::Last => ids.len() - 1..ids.len(),
         };
-        let needed = ids.get(..wanted.end).unwrap_or_default().to_vec();
+        let end = if self.model().config.causal { wanted.end } else { ids.len() };
+        let needed = ids.get(..end).unwrap_or_default().to_vec();
         let (sender, pooled) = mpsc::channel();
         let cancel = CancelOnDrop(cancel.child());
         let timeline = Timeline::new(self.next_id(0), needed, Wanted::States(wanted), cancel.0.clone());
-        let timeline = timeline.with_adapters(self.model().adapters.unchosen());
+        let timeline = timeline.with_adapters(self.model().adapters.unchosen()).with_second(second);
         let task = Task::Embed(Pool { sum: Vec::new(), states: 0, cached: None, pooled: sender });
         self.send(vec![Message::Request { timeline: Box::new(timeline), task }])?;
         Ok(PendingPooled { pooled, tokens: ids.len(), _cancel: cancel })
@@ -251,7 +281,7 @@ impl Pool {
 }
 
 /// The text as far as the context goes, if it goes further.
-fn truncated(model: &Arc<Model>, ids: &[u32]) -> Option<Vec<u32>> {
+pub(crate) fn truncated(model: &Arc<Model>, ids: &[u32]) -> Option<Vec<u32>> {
     if ids.len() <= model.context {
         return None;
     }

@@ -105,7 +105,7 @@ impl Engine {
         let runtime = moli_model::load_adapted(gguf, &wished.adapters, options.backend, &load)?;
         let draft = draft_file.as_ref().map(|draft| draft.load(&tokenizer, options)).transpose()?;
         let declared = Declared::of(metadata)?;
-        let ranker = Ranker::of(gguf, runtime.as_ref(), &tokenizer, declared)?;
+        let ranker = Ranker::of(gguf, runtime.as_ref(), &tokenizer, &declared)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let mut model = Model::new(runtime.as_ref(), tokenizer, template, isa)?;
         model.declared = declared;
@@ -164,7 +164,10 @@ impl Engine {
         scheduling: &Scheduling,
     ) -> Result<Self, EngineError> {
         let (pages, page_bytes, rows) = (runtime.pages(), runtime.page_bytes(), runtime.max_rows());
+        let causal = model.config.causal;
         let cache_pages = match scheduling.prefix_cache_limit {
+            // The keys of an encoder's texts depend on what follows: no other text can have them.
+            _ if !causal => 0,
             None => pages,
             Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX).checked_div(page_bytes).unwrap_or(0),
         };
@@ -172,8 +175,9 @@ impl Engine {
             rows,
             outputs: scheduling.outputs().min(rows),
             running: scheduling.max_batch.min(rows),
-            chunk,
+            chunk: if causal { chunk } else { rows },
             shared_chunk: scheduling.shared_chunk.min(chunk),
+            whole: !causal,
             context: model.context,
         };
         let scheduler = Scheduler::new(limits, PagePool::new(pages)?, cache_pages);
@@ -228,7 +232,8 @@ impl Engine {
         // Dropping the answer must not cancel what else the caller's token is for.
         let cancel = cancel.child();
         let checked = model
-            .check_prompt(prompt)
+            .check_head()
+            .and_then(|()| model.check_prompt(prompt))
             .and_then(|()| params.validate(model.config.vocab, model.context))
             .and_then(|()| {
                 let adapters =

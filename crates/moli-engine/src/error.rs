@@ -149,6 +149,27 @@ pub enum EngineError {
         "the model's file names no pooling, so it may be none for embeddings: name mean, cls or last to use it as one"
     )]
     NoPooling,
+    /// Answers were asked of a model that has no output head.
+    #[error(
+        "the model is an encoder, which makes embeddings or scores and no answers: use `moli embed` or `moli rerank`"
+    )]
+    Encoder,
+    /// Embeddings were asked of a model that ranks documents.
+    #[error(
+        "the model ranks documents and is none for embeddings: use `moli rerank`, or name a pooling: mean, cls or last"
+    )]
+    IsAReranker,
+    /// A text to embed that has no characters.
+    #[error("the text is empty: there is nothing to embed")]
+    EmptyText,
+    /// The model has no prompt of this name to put before a text.
+    #[error("the model has no prompt named {name:?}; it has {}", named(known))]
+    UnknownPrompt {
+        /// The name.
+        name: String,
+        /// Those that it has.
+        known: Vec<String>,
+    },
     /// The model can't tell how well a document answers a query.
     #[error("the model is no reranker: {reason}")]
     NotAReranker {
@@ -285,6 +306,10 @@ pub enum EngineError {
     /// A step panicked, so the state of this engine is unknown.
     #[error("a step of this engine failed half-way: load the model again")]
     Poisoned,
+}
+
+fn named(known: &[String]) -> String {
+    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
 }
 
 fn quoted(token: &Option<String>) -> String {

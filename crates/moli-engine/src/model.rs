@@ -65,9 +65,11 @@ impl Model {
                 model: config.vocab,
             });
         }
+        // The texts of an encoder have to be whole in one batch.
+        let whole_rows = if config.causal { usize::MAX } else { runtime.max_rows() };
         Ok(Self {
             description: runtime.description(),
-            context: (runtime.pages() * PAGE_TOKENS).min(config.context_train),
+            context: (runtime.pages() * PAGE_TOKENS).min(config.context_train).min(whole_rows),
             tokenizer,
             template,
             declared: Declared::default(),
@@ -115,6 +117,11 @@ impl Model {
             }
         };
         compiler.compile(grammar)
+    }
+
+    /// Refuses logits of a model that has none.
+    pub(crate) fn check_head(&self) -> Result<(), EngineError> {
+        if self.config.causal { Ok(()) } else { Err(EngineError::Encoder) }
     }
 
     /// What must be right with a prompt before anything is computed.

@@ -47,6 +47,7 @@ pub fn observe(
                 tokens,
                 positions: &positions,
                 sequences: &sequences,
+                types: &[],
                 tables: &[&pages],
                 adapters: &[],
                 outputs: &[],

@@ -1,6 +1,8 @@
-//! Rerankers: how well a document answers a query, by a model that was trained to say "yes" or "no" to it.
+//! Rerankers: how well a document answers a query, by a model that was trained for it.
 //!
-//! The prompt is a fixed text with places for the two; the score is the probability of "yes" against "no" after it. A file
+//! A cross-encoder reads both texts at once, and its classifier has one label: the score is the sigmoid of that.
+//!
+//! A decoder was trained to say "yes" or "no". The prompt is a fixed text with places for the two; the score is the probability of "yes" against "no" after it. A file
 //! made for ranking has both words' rows of the output head as a classifier of its own (`cls.output.weight`); of another, the
 //! rows are taken from the output head.
 
@@ -8,7 +10,7 @@ use moli_format::{Gguf, Metadata};
 use moli_model::{Classifier, Runtime};
 use moli_text::{RenderedPrompt, Tokenizer};
 
-use crate::embed::{Declared, PendingPooled, Pooled, Pooling};
+use crate::embed::{Declared, PendingPooled, Pooled, Pooling, truncated};
 use crate::math::exp;
 use crate::{CancelToken, Engine, EngineError};
 
@@ -48,11 +50,12 @@ impl Engine {
     /// # Errors
     /// As [`submit_rank`](Self::submit_rank) and [`PendingRank::wait`].
     pub fn rank(&self, query: &str, document: &str, cancel: &CancelToken) -> Result<Rank, EngineError> {
-        self.submit_rank(query, document, cancel)?.wait()
+        self.submit_rank(query, document, false, cancel)?.wait()
     }
 
     /// Asks for a score without waiting for it: several that are asked for together are computed together, and what their
-    /// prompts begin with is computed once.
+    /// prompts begin with is computed once. With `truncate` a cross-encoder's document is cut where the context ends; the prompt of
+    /// a decoder is never cut, since the question is at its end.
     ///
     /// # Errors
     /// Nothing is computed where there is one: [`EngineError::NotAReranker`], [`EngineError::PromptTooLong`],
@@ -61,12 +64,24 @@ impl Engine {
         &self,
         query: &str,
         document: &str,
+        truncate: bool,
         cancel: &CancelToken,
     ) -> Result<PendingRank, EngineError> {
-        let texts = [("query", query), ("document", document)];
-        let prompt = RenderedPrompt::fill(&self.ranker()?.template, self.tokenizer(), &texts)?;
-        let ids = self.tokenizer().encode_prompt(&prompt)?;
-        let pooled = self.submit_pooled(&ids, Pooling::Last, cancel)?;
+        let pooled = match &self.ranker()?.asked {
+            Asked::Pair { pooling } => {
+                let (mut ids, second) = self.tokenizer().encode_pair(query, document)?;
+                if truncate && second < self.context() {
+                    ids = truncated(self.model(), &ids).unwrap_or(ids);
+                }
+                self.submit_pooled(&ids, Some(second), *pooling, cancel)?
+            }
+            Asked::Prompt { template, .. } => {
+                let texts = [("query", query), ("document", document)];
+                let prompt = RenderedPrompt::fill(template, self.tokenizer(), &texts)?;
+                let ids = self.tokenizer().encode_prompt(&prompt)?;
+                self.submit_pooled(&ids, None, Pooling::Last, cancel)?
+            }
+        };
         Ok(PendingRank { engine: self.clone(), pooled })
     }
 
@@ -84,12 +99,17 @@ impl Engine {
 /// What makes scores of texts.
 #[derive(Debug)]
 pub(crate) struct Ranker {
-    /// With `{query}` and `{document}` in it.
-    template: String,
+    asked: Asked,
     classifier: Classifier,
-    /// Rows of the classifier.
-    yes: usize,
-    no: usize,
+}
+
+/// How both texts come to the model.
+#[derive(Debug)]
+enum Asked {
+    /// As a pair. The score is made of the hidden state of this pooling.
+    Pair { pooling: Pooling },
+    /// In a prompt with `{query}` and `{document}` in it; the words are rows of the classifier.
+    Prompt { template: String, yes: usize, no: usize },
 }
 
 const WORDS: [&str; 2] = ["yes", "no"];
@@ -109,9 +129,12 @@ impl Ranker {
         gguf: &Gguf,
         runtime: &dyn Runtime,
         tokenizer: &Tokenizer,
-        declared: Declared,
+        declared: &Declared,
     ) -> Result<Result<Self, String>, EngineError> {
         let metadata = gguf.metadata();
+        if !runtime.config().causal {
+            return Self::cross_encoder(metadata, runtime, tokenizer);
+        }
         let is_qwen3 = metadata.architecture()?.starts_with("qwen3");
         let own = metadata.str_opt("tokenizer.chat_template.rerank")?;
         let classifier = match runtime.classifier() {
@@ -139,14 +162,39 @@ impl Ranker {
                 Err("its template named \"rerank\" has no place for {query} or {document}".to_owned()),
             );
         }
-        Ok(Ok(Self { template: template.to_owned(), classifier, yes, no }))
+        let asked = Asked::Prompt { template: template.to_owned(), yes, no };
+        Ok(Ok(Self { asked, classifier }))
     }
 
-    /// The softmax of both words' logits, at "yes". `state`: `[hidden]`.
+    /// The same of an encoder.
+    fn cross_encoder(
+        metadata: &Metadata,
+        runtime: &dyn Runtime,
+        tokenizer: &Tokenizer,
+    ) -> Result<Result<Self, String>, EngineError> {
+        let Some(classifier) = runtime.classifier() else {
+            return Ok(Err("it is an encoder without a classifier: it makes embeddings".to_owned()));
+        };
+        if classifier.count() != 1 {
+            let (count, labels) = (classifier.count(), classifier.labels());
+            return Ok(Err(format!("its classifier has {count} labels {labels:?}, not one")));
+        }
+        if !tokenizer.joins_pairs() {
+            return Ok(Err("its tokenizer does not say how two texts are joined".to_owned()));
+        }
+        let mean = metadata.bool_opt("moli.classifier.mean")?.unwrap_or(false);
+        let asked = Asked::Pair { pooling: if mean { Pooling::Mean } else { Pooling::Cls } };
+        Ok(Ok(Self { asked, classifier: classifier.clone() }))
+    }
+
+    /// The sigmoid of the label's score, or the softmax of both words' logits, at "yes". `state`: `[hidden]`.
     fn score(&self, state: &[f32]) -> f32 {
         let scores = self.classifier.scores(state);
         let logit = |row: usize| f64::from(scores.get(row).copied().unwrap_or_default());
-        let above = logit(self.yes) - logit(self.no);
+        let above = match self.asked {
+            Asked::Pair { .. } => logit(0),
+            Asked::Prompt { yes, no, .. } => logit(yes) - logit(no),
+        };
         let odds = exp(-above.abs());
         (if above >= 0.0 { 1.0 / (1.0 + odds) } else { odds / (1.0 + odds) }) as f32
     }

@@ -122,6 +122,7 @@ impl Session {
         positions: &[usize],
         mut row: impl FnMut(usize, &[f32]),
     ) -> Result<(), EngineError> {
+        self.engine.model().check_head()?;
         self.engine.model().check_prompt(ids)?;
         if let Some(pair) = positions.windows(2).find(|pair| pair.first() >= pair.last()) {
             return Err(EngineError::parameter("positions", format!("{pair:?}"), "strictly rising"));

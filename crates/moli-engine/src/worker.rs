@@ -72,6 +72,7 @@ pub(crate) struct Worker {
     tokens: Vec<u32>,
     positions: Vec<u32>,
     sequences: Vec<u32>,
+    types: Vec<u32>,
     outputs: Vec<u32>,
     states: Vec<u32>,
 }
@@ -92,6 +93,7 @@ impl Worker {
             tokens: Vec::new(),
             positions: Vec::new(),
             sequences: Vec::new(),
+            types: Vec::new(),
             outputs: Vec::new(),
             states: Vec::new(),
         }
@@ -282,8 +284,9 @@ impl Worker {
 
     /// Runs one batch, and hands its logits and hidden states to those who want them.
     fn compute(&mut self, spans: &[Span]) -> Result<(), EngineError> {
-        let Self { runtime, scheduler, tokens, positions, sequences, outputs, states, .. } = self;
+        let Self { runtime, scheduler, tokens, positions, sequences, types, outputs, states, .. } = self;
         tokens.clear();
+        types.clear();
         positions.clear();
         sequences.clear();
         outputs.clear();
@@ -298,14 +301,25 @@ impl Worker {
             tokens.extend(rows.skip(start).take(span.positions.len()));
             positions.extend(span.positions.clone().map(|position| position as u32));
             sequences.resize(tokens.len(), tables.len() as u32);
+            if runtime.config().token_types > 1 {
+                types.extend(span.positions.clone().map(|position| timeline.kind(position)));
+            }
             outputs.extend(span.outputs.iter().map(|&place| first + (place - start) as u32));
             states.extend(span.states.clone().map(|place| first + (place - start) as u32));
             tables.push(timeline.pages());
             adapters.push(timeline.adapters());
         }
         let (vocab, hidden) = (runtime.config().vocab, runtime.config().hidden);
-        let batch =
-            Batch { tokens, positions, sequences, tables: &tables, adapters: &adapters, outputs, states };
+        let batch = Batch {
+            tokens,
+            positions,
+            sequences,
+            types,
+            tables: &tables,
+            adapters: &adapters,
+            outputs,
+            states,
+        };
         let Computed { logits, states: mut rest_of_states } = runtime.forward(&batch)?;
         let expected = outputs.len().saturating_mul(vocab);
         if logits.len() != expected {

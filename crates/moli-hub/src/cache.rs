@@ -226,6 +226,9 @@ impl Cache {
         create_folder(&folder)?;
         remove_if_there(&folder.join(MANIFEST))?;
         for (from, name) in files {
+            if let Some((inner, _)) = name.split_once('/') {
+                create_folder(&folder.join(inner))?;
+            }
             fs::rename(from, folder.join(name)).map_err(|e| HubError::io("rename", from, e))?;
         }
         let text = toml::to_string(manifest).map_err(|e| HubError::Catalogue {

@@ -11,6 +11,7 @@ use crate::names::{check_file_name, check_name};
 
 /// Every file in `models/`, compiled in (a test compares this list with the folder).
 const BUILT_IN: &[(&str, &str)] = &[
+    ("all-minilm-l6-v2.toml", include_str!("../../../models/all-minilm-l6-v2.toml")),
     ("gemma-3-270m.toml", include_str!("../../../models/gemma-3-270m.toml")),
     ("qwen2.5-0.5b-instruct.toml", include_str!("../../../models/qwen2.5-0.5b-instruct.toml")),
     ("qwen2.5-1.5b-instruct.toml", include_str!("../../../models/qwen2.5-1.5b-instruct.toml")),
@@ -134,7 +135,7 @@ pub enum Source {
         /// One `http` or `https` address for each file.
         urls: Vec<String>,
     },
-    /// Python wheels, whose members are joined in this order into the model's only file.
+    /// Python wheels, whose members are the files; those of one file are joined in this order.
     Wheel {
         /// The members.
         parts: Vec<WheelPart>,
@@ -151,6 +152,19 @@ pub struct WheelPart {
     pub version: String,
     /// The member's path inside the wheel.
     pub member: String,
+    /// The file that it is, or a part of; the first where absent.
+    #[serde(default)]
+    pub file: Option<String>,
+}
+
+impl WheelPart {
+    /// Whether it is this file, or a part of it, among all of the model's.
+    pub(crate) fn is_of(&self, file: &FileSpec, all: &[FileSpec]) -> bool {
+        match &self.file {
+            Some(name) => *name == file.name,
+            None => all.first().is_some_and(|first| first.name == file.name),
+        }
+    }
 }
 
 impl Source {
@@ -163,10 +177,12 @@ impl Source {
             Self::Hf { repo, .. } => format!("hf {repo}"),
             Self::Modelscope { repo, .. } => format!("modelscope {repo}"),
             Self::Url { urls } => format!("url {}", urls.first().map(String::as_str).unwrap_or_default()),
-            Self::Wheel { parts } => format!(
-                "wheel {}",
-                parts.iter().map(|p| format!("{}=={}", p.package, p.version)).collect::<Vec<_>>().join(", ")
-            ),
+            Self::Wheel { parts } => {
+                let mut wheels: Vec<_> =
+                    parts.iter().map(|p| format!("{}=={}", p.package, p.version)).collect();
+                wheels.dedup();
+                format!("wheel {}", wheels.join(", "))
+            }
         }
     }
 }
@@ -216,8 +232,16 @@ impl Entry {
                 }
                 Source::Hf { .. } | Source::Modelscope { .. } => self.files.len(),
                 Source::Url { urls } => urls.len(),
-                Source::Wheel { parts } if parts.is_empty() => 0,
-                Source::Wheel { .. } => 1,
+                Source::Wheel { parts } => {
+                    let unknown =
+                        |part: &&WheelPart| !self.files.iter().any(|file| part.is_of(file, &self.files));
+                    if let Some(part) = parts.iter().find(unknown) {
+                        let file = part.file.as_deref().unwrap_or_default();
+                        return Err(format!("a member is of file {file}, which the model has not"));
+                    }
+                    let has_part = |file: &&FileSpec| parts.iter().any(|part| part.is_of(file, &self.files));
+                    self.files.iter().filter(has_part).count()
+                }
             };
             if count != self.files.len() {
                 return Err(format!(

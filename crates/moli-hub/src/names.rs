@@ -26,9 +26,14 @@ pub(crate) fn check_name(name: &str) -> Result<(), HubError> {
     Ok(())
 }
 
-/// Refuses a file name that would leave its folder, or take the manifest's place.
+/// Refuses a file name that would leave its folder, or take the manifest's place. It may be in one folder of its own.
 pub(crate) fn check_file_name(name: &str) -> Result<(), HubError> {
-    check_name(name)?;
+    for part in name.splitn(2, '/') {
+        check_name(part).map_err(|error| match error {
+            HubError::InvalidName { reason, .. } => HubError::InvalidName { name: name.to_owned(), reason },
+            other => other,
+        })?;
+    }
     if name.eq_ignore_ascii_case(crate::cache::MANIFEST) {
         return Err(HubError::InvalidName {
             name: name.to_owned(),

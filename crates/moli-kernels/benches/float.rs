@@ -98,6 +98,7 @@ fn attention(c: &mut Criterion) {
                             tables: &[&table],
                             sequences: &sequences,
                             positions: &positions,
+                            lengths: None,
                             heads,
                             kv_heads,
                             head_dim,

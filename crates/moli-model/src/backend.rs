@@ -24,7 +24,7 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// `c` in `c * tanh(score / c)`.
     pub soft_cap: Option<f32>,
-    /// Keys that a query sees, itself included; `None`: all.
+    /// Keys that a query sees, itself included, and of a whole text so many on either side; `None`: all.
     pub window: Option<usize>,
 }
 
@@ -35,6 +35,8 @@ pub struct Rows<'a> {
     pub positions: &'a [u32],
     /// Index into `tables` of each row.
     pub sequences: &'a [u32],
+    /// Tokens of each sequence where its rows attend to all of them; `None`: attention is causal.
+    pub lengths: Option<&'a [u32]>,
     /// Pages of the sequences, in order of position.
     pub tables: &'a [&'a [u32]],
     /// Where each row's own key and value go.
@@ -181,7 +183,7 @@ pub trait Backend: Send {
         rows: &Rows<'_>,
     ) -> Result<(), ModelError>;
 
-    /// Causal attention of each row over its own sequence, `out: [rows, heads * head_dim]`. `sinks`, `[heads]`: the score of a
+    /// Attention of each row over its own sequence, `out: [rows, heads * head_dim]`. `sinks`, `[heads]`: the score of a
     /// further key of each head, whose value is 0.
     #[allow(clippy::too_many_arguments, reason = "they are what attention is of")]
     fn attention(

@@ -72,6 +72,7 @@ impl CandleBackend {
         spec: &AttentionSpec,
         pages: &[u32],
         positions: &[u32],
+        whole: bool,
     ) -> candle_core::Result<candle_core::Tensor> {
         let rows = positions.len();
         let keys = positions.iter().max().map_or(0, |&last| last as usize + 1);
@@ -103,7 +104,7 @@ impl CandleBackend {
         let mask = positions.iter().flat_map(|&position| {
             let (position, window) = (position as usize, spec.window.unwrap_or(usize::MAX));
             (0..keys).map(move |key| {
-                let seen = key <= position && position - key < window;
+                let seen = (whole || key <= position) && position.abs_diff(key) < window;
                 if seen { 0.0 } else { f32::NEG_INFINITY }
             })
         });
@@ -415,7 +416,17 @@ impl Backend for CandleBackend {
             let positions = &rows.positions[first..first + len];
             let part = q
                 .narrow(0, first, len)
-                .and_then(|q| self.attend(&q, sinks, &cache.layers[layer], spec, pages, positions))
+                .and_then(|q| {
+                    self.attend(
+                        &q,
+                        sinks,
+                        &cache.layers[layer],
+                        spec,
+                        pages,
+                        positions,
+                        rows.lengths.is_some(),
+                    )
+                })
                 .during("attention")?;
             attended.push(part);
             first += len;
@@ -433,6 +444,7 @@ impl Backend for CandleBackend {
         let product = || match activation {
             Activation::Silu => gate.silu()? * up,
             Activation::GeluTanh => gate.gelu()? * up,
+            Activation::GeluErf => gate.gelu_erf()? * up,
             Activation::SwigluClamped => {
                 let clamped = gate.minimum(7.0)?;
                 let factor = ((&clamped * -1.702)?.exp()? + 1.0)?.recip()?;
@@ -447,6 +459,7 @@ impl Backend for CandleBackend {
         let activated = match activation {
             Activation::Silu => x.silu(),
             Activation::GeluTanh => x.gelu(),
+            Activation::GeluErf => x.gelu_erf(),
             Activation::SwigluClamped => return Err(ModelError::NoGate),
         };
         *x = activated.during("activation")?;

@@ -269,6 +269,7 @@ impl Backend for CpuBackend {
             tables: rows.tables,
             sequences: rows.sequences,
             positions: rows.positions,
+            lengths: rows.lengths,
             heads: spec.heads,
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
@@ -289,6 +290,7 @@ impl Backend for CpuBackend {
         match activation {
             Activation::Silu => self.kernels.swiglu(&self.pool, gate.data_mut(), up.data()),
             Activation::GeluTanh => self.kernels.geglu(&self.pool, gate.data_mut(), up.data()),
+            Activation::GeluErf => self.kernels.geglu_erf(&self.pool, gate.data_mut(), up.data()),
             Activation::SwigluClamped => {
                 self.kernels.swiglu_clamped(&self.pool, gate.data_mut(), up.data());
             }
@@ -300,6 +302,7 @@ impl Backend for CpuBackend {
         match activation {
             Activation::Silu => self.kernels.silu(&self.pool, x.data_mut()),
             Activation::GeluTanh => self.kernels.gelu(&self.pool, x.data_mut()),
+            Activation::GeluErf => self.kernels.gelu_erf(&self.pool, x.data_mut()),
             Activation::SwigluClamped => return Err(ModelError::NoGate),
         }
         Ok(())

@@ -1,10 +1,10 @@
 //! The forward pass.
 //!
-//! One transformer decoder, read top to bottom from `Decoder::compute`; what differs between architectures is a field of
+//! One transformer, read top to bottom from `Decoder::compute`; what differs between architectures is a field of
 //! [`Config`] or an optional tensor. Every buffer is allocated when the model is loaded.
 //!
-//! One arithmetic: a row's result depends on its own token, position and earlier keys and values only, bit for bit,
-//! whatever else is in the batch and however the prompt was cut into batches.
+//! One arithmetic: a row's result depends on its own token, position and earlier keys and values only (of an encoder, on those
+//! of its whole text), bit for bit, whatever else is in the batch and however the prompt was cut into batches.
 
 use moli_format::{Adapter, Gguf};
 use moli_kernels::{KvSlot, RopeAngles};
@@ -31,6 +31,9 @@ pub struct Decoder<B: Backend> {
     angles: RopeAngles,
     angles_local: RopeAngles,
     slots: Vec<KvSlot>,
+    /// Of an encoder's batch: the tokens of each sequence, and each token's kind.
+    lengths: Vec<u32>,
+    types: Vec<u32>,
 }
 
 /// Activations of one batch; every buffer is `[rows, …]`.
@@ -156,6 +159,7 @@ impl<B: Backend> Decoder<B> {
         backend.reserve(max_rows, Adapters::<B>::widest_input(adapters, &config))?;
         let adapters = Adapters::new(&backend, &config, adapters, max_rows)?;
         let scratch = Scratch::new(&backend, &config, max_rows)?;
+        let whole_rows = if config.causal { 0 } else { max_rows };
         let pages = pages_of(options.context);
         let cache = backend.cache(config.layers, pages, config.kv_heads, config.head_dim, options.kv_type)?;
         Ok(Self {
@@ -170,10 +174,12 @@ impl<B: Backend> Decoder<B> {
             pages,
             max_rows,
             slots: Vec::with_capacity(max_rows),
+            lengths: Vec::with_capacity(whole_rows),
+            types: Vec::with_capacity(whole_rows),
         })
     }
 
-    /// Logits and hidden states of the wanted rows. `self.slots` and the batch have been checked.
+    /// Logits and hidden states of the wanted rows. What `check` finds out of the batch is there.
     fn compute(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
         let Self { backend: b, config: c, weights: w, adapters: a, scratch: s, cache, .. } = self;
         let (angles, angles_local) = (&mut self.angles, &mut self.angles_local);
@@ -181,6 +187,7 @@ impl<B: Backend> Decoder<B> {
             positions: batch.positions,
             sequences: batch.sequences,
             tables: batch.tables,
+            lengths: (!c.causal).then_some(&*self.lengths),
             slots: &self.slots,
         };
         a.set(batch);
@@ -190,6 +197,16 @@ impl<B: Backend> Decoder<B> {
         }
 
         b.embed(&w.token_embd, batch.tokens, c.embedding_scale, &mut s.x)?;
+        for (table, indices) in [(&w.token_types, &*self.types), (&w.position_embd, batch.positions)] {
+            if let Some(table) = table {
+                b.embed(table, indices, 1.0, &mut s.h)?;
+                b.add(&mut s.x, &s.h)?;
+            }
+        }
+        if let Some(norm) = &w.embedding_norm {
+            b.norm(&s.x, norm, c.norm_eps, &mut s.h)?;
+            std::mem::swap(&mut s.x, &mut s.h);
+        }
         for (i, layer) in w.layers.iter().enumerate() {
             // Attention: which earlier tokens matter here, and what they say.
             let angles = if c.window_of(i).is_some() { &*angles_local } else { &*angles };
@@ -236,16 +253,16 @@ impl<B: Backend> Decoder<B> {
         if !batch.states.is_empty() {
             // The layers' buffers are free by now.
             b.select(&s.x, batch.states, &mut s.h)?;
-            b.norm(&s.h, &w.output_norm, c.norm_eps, &mut s.normed)?;
-            computed.states = b.download(&s.normed, &mut s.downloaded_states)?;
+            let states = normed(b, &s.h, w.output_norm.as_ref(), c.norm_eps, &mut s.normed)?;
+            computed.states = b.download(states, &mut s.downloaded_states)?;
         }
         if batch.outputs.is_empty() {
             return Ok(computed);
         }
         // The output head is a large matrix: only the rows that were asked for go through it.
         b.select(&s.x, batch.outputs, &mut s.last)?;
-        b.norm(&s.last, &w.output_norm, c.norm_eps, &mut s.last_normed)?;
-        a.project(b, &s.last_normed, Some(batch.outputs), &mut [(&w.output, &mut s.logits)])?;
+        let last = normed(b, &s.last, w.output_norm.as_ref(), c.norm_eps, &mut s.last_normed)?;
+        a.project(b, last, Some(batch.outputs), &mut [(&w.output, &mut s.logits)])?;
         if c.logit_scale != 1.0 {
             b.scale(&mut s.logits, c.logit_scale)?;
         }
@@ -284,6 +301,7 @@ impl<B: Backend> Decoder<B> {
             }
         }
         self.adapters.check(batch)?;
+        self.check_whole(batch)?;
         self.slots.clear();
         for (&position, &sequence) in batch.positions.iter().zip(batch.sequences) {
             let Some(table) = batch.tables.get(sequence as usize) else {
@@ -302,6 +320,42 @@ impl<B: Backend> Decoder<B> {
                     let allowed = format!("below the {} of its pages", table.len() * PAGE_TOKENS);
                     return bad("position", position as usize, allowed);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is said of the tokens of an encoder, whose texts have to be whole.
+    fn check_whole(&mut self, batch: &Batch<'_>) -> Result<(), ModelError> {
+        let Self { config, lengths, types, .. } = self;
+        let bad = |what, actual, allowed: String| Err(ModelError::Batch { what, actual, allowed });
+        let rows = batch.tokens.len();
+        if ![0, rows].contains(&batch.types.len()) {
+            return bad("types", batch.types.len(), format!("as long as tokens, {rows}, or empty"));
+        }
+        if let Some(&kind) = batch.types.iter().find(|&&kind| kind as usize >= config.token_types) {
+            return bad("type", kind as usize, format!("below the model's {} kinds", config.token_types));
+        }
+        if config.causal {
+            return Ok(());
+        }
+        types.clear();
+        types.extend(batch.types);
+        types.resize(rows, 0);
+        lengths.clear();
+        if !batch.outputs.is_empty() {
+            return bad("outputs", batch.outputs.len(), "none: an encoder has no output head".to_owned());
+        }
+        lengths.resize(batch.tables.len(), 0);
+        for (&position, &sequence) in batch.positions.iter().zip(batch.sequences) {
+            let Some(length) = lengths.get_mut(sequence as usize) else { continue };
+            if position != *length {
+                return bad("position", position as usize, format!("{length}: an encoder's text is whole"));
+            }
+            *length += 1;
+            if *length as usize > config.context_train {
+                let allowed = format!("below the model's context of {}", config.context_train);
+                return bad("position", position as usize, allowed);
             }
         }
         Ok(())
@@ -390,21 +444,30 @@ fn normed<'a, B: Backend>(
     }
 }
 
-/// Adds `s.normed`, through its norm where there is one, to the residual stream.
+/// Adds `s.normed` to the residual stream, through its norm where there is one, or the sum through it.
 fn add_to_stream<B: Backend>(
     b: &mut B,
     c: &Config,
     norm: Option<&Norm<B::Vector>>,
     s: &mut Scratch<B>,
 ) -> Result<(), ModelError> {
-    if let Some(norm) = norm {
+    if let Some(norm) = norm
+        && !c.sum_norm
+    {
         b.norm(&s.normed, norm, c.norm_eps, &mut s.h)?;
         std::mem::swap(&mut s.h, &mut s.normed);
     }
     if c.residual_scale != 1.0 {
         b.scale(&mut s.normed, c.residual_scale)?;
     }
-    b.add(&mut s.x, &s.normed)
+    b.add(&mut s.x, &s.normed)?;
+    if let Some(norm) = norm
+        && c.sum_norm
+    {
+        b.norm(&s.x, norm, c.norm_eps, &mut s.h)?;
+        std::mem::swap(&mut s.x, &mut s.h);
+    }
+    Ok(())
 }
 
 /// The feed-forward network of a layer, of `s.x` into `s.normed`.

@@ -53,7 +53,9 @@ impl Footprint {
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
 
         let vectors = gguf.tensors().filter(|tensor| {
-            tensor.rows() == 1 || tensor.name.ends_with(".bias") || tensor.name == "cls.output.weight"
+            tensor.rows() == 1
+                || tensor.name.ends_with(".bias")
+                || ["cls.weight", "cls.output.weight"].contains(&tensor.name.as_str())
         });
         let values = vectors.fold(0u64, |sum, tensor| sum.saturating_add(floats(tensor.elements())));
         // Lists grow as their elements are found, and double when they are full.
@@ -96,6 +98,8 @@ impl Footprint {
             Activations::bytes(max_rows, widest),
             angles,
             (size_of::<KvSlot>() as u64).saturating_mul(max_rows as u64),
+            // Of an encoder the sequences' lengths and the tokens' kinds.
+            floats(if config.causal { 0 } else { 2 * max_rows }),
         ];
 
         let heads = (config.heads, config.kv_heads);

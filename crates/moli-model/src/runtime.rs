@@ -10,7 +10,7 @@ use crate::{ActivationSquares, Adapted, Classifier, Config, KvType, ModelError};
 /// Most rows of logits that one forward pass returns: 64 rows of a vocabulary of 262,144 are 64 MiB.
 pub const MAX_OUTPUTS: usize = 64;
 
-/// The rows of one forward pass. All slices but `tables`, `adapters`, `outputs` and `states` have one element per row.
+/// The rows of one forward pass. All slices but `types`, `tables`, `adapters`, `outputs` and `states` have one element per row.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Token ids.
@@ -19,12 +19,14 @@ pub struct Batch<'a> {
     pub positions: &'a [u32],
     /// Index into `tables` of each token's sequence.
     pub sequences: &'a [u32],
+    /// The kind of each token, of a model that has [several](Config::token_types); empty: all are of the first.
+    pub types: &'a [u32],
     /// KV pages of the sequences, in order of position: those of the batch's positions, and all before them that attention
     /// looks at.
     pub tables: &'a [&'a [u32]],
     /// The adapters of the sequences, a list for each of the `tables`; empty: nobody has one. Their order is of no matter.
     pub adapters: &'a [&'a [Adapted]],
-    /// Rows whose logits are wanted, at most [`MAX_OUTPUTS`].
+    /// Rows whose logits are wanted, at most [`MAX_OUTPUTS`]; none of an encoder.
     pub outputs: &'a [u32],
     /// Rows whose hidden state after the last norm is wanted: what an embedding is made of. At most as many as there are rows.
     pub states: &'a [u32],
@@ -41,7 +43,8 @@ pub struct Computed<'a> {
 
 /// A loaded model: weights, KV pages and scratch.
 ///
-/// Keys and values of positions below a row's own must have been computed before, in this batch or an earlier one.
+/// Keys and values of positions below a row's own must have been computed before, in this batch or an earlier one. The texts of
+/// an encoder ([`Config::causal`] is false) are whole in one batch, each from its first token on.
 pub trait Runtime: Send {
     /// The model's hyperparameters.
     fn config(&self) -> &Config;

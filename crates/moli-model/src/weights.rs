@@ -9,7 +9,7 @@ use std::ops::Range;
 use moli_format::{Adapter, Bytes, Gguf, Tensor, TensorType};
 
 use crate::adapter::LowRank;
-use crate::classifier::MAX_LABELS;
+use crate::classifier::{Dense, MAX_LABELS};
 use crate::{Backend, Classifier, Config, Experts, Latent, ModelError, QkNorm};
 
 /// A matrix `[outputs, inputs]` and, where the model has one, a bias of `[outputs]`.
@@ -129,11 +129,17 @@ pub struct Mixture<B: Backend> {
 pub struct Weights<B: Backend> {
     /// Embeddings, `[vocab, hidden]`.
     pub token_embd: B::Matrix,
+    /// What is added at each position, `[positions, hidden]`.
+    pub position_embd: Option<B::Matrix>,
+    /// What is added for each kind of token, `[kinds, hidden]`.
+    pub token_types: Option<B::Matrix>,
+    /// The norm of the embeddings.
+    pub embedding_norm: Option<Norm<B::Vector>>,
     /// The blocks, in order.
     pub layers: Vec<Layer<B>>,
     /// The last norm.
-    pub output_norm: Norm<B::Vector>,
-    /// Logits, `[vocab, hidden]`; the embeddings again in models that tie them.
+    pub output_norm: Option<Norm<B::Vector>>,
+    /// Logits, `[vocab, hidden]`; the embeddings again in models that tie them, and in encoders, which have no logits.
     pub output: Linear<B>,
     /// Factors on the rotary wavelengths, `[rope.dims / 2]` (Llama 3.1; LongRoPE, arXiv:2402.13753).
     pub rope_factors: Option<Vec<f32>>,
@@ -164,7 +170,14 @@ impl<B: Backend> Weights<B> {
             layers.push(loader.layer(i)?);
         }
         let token_embd = loader.matrix("token_embd.weight", vocab, hidden)?;
-        let output_norm = loader.norm("output_norm", hidden)?;
+        let position_embd = loader.positions()?;
+        let token_types = match config.token_types {
+            0 => None,
+            kinds => Some(loader.matrix("token_types.weight", kinds, hidden)?),
+        };
+        let mut norm = |wanted: bool, stem| wanted.then(|| loader.norm(stem, hidden)).transpose();
+        let embedding_norm = norm(config.embedding_norm, "token_embd_norm")?;
+        let output_norm = norm(config.final_norm, "output_norm")?;
         let output = if gguf.tensor("output.weight").is_some() {
             loader.linear("output", vocab, hidden, Bias::Optional)?
         } else {
@@ -174,7 +187,17 @@ impl<B: Backend> Weights<B> {
         let rope_factors = loader.rope_factors(context)?;
         let classifier = loader.classifier()?;
         loader.all_used()?;
-        Ok(Self { token_embd, layers, output_norm, output, rope_factors, classifier })
+        Ok(Self {
+            token_embd,
+            position_embd,
+            token_types,
+            embedding_norm,
+            layers,
+            output_norm,
+            output,
+            rope_factors,
+            classifier,
+        })
     }
 }
 
@@ -204,15 +227,20 @@ impl<'a, B: Backend> Loader<'a, B> {
         let norm = |loader: &mut Self, wanted: bool, stem: &str| {
             wanted.then(|| loader.norm(&name(stem), hidden)).transpose()
         };
+        let [behind_attn, behind_ffn] = match config.sum_norm {
+            true => ["attn_output_norm", "layer_output_norm"],
+            false => ["post_attention_norm", "post_ffw_norm"],
+        };
+        let behind = config.post_norm || config.sum_norm;
         Ok(Layer {
-            attn_norm: norm(self, config.pre_norm, "attn_norm")?,
+            attn_norm: norm(self, config.pre_norm && (i > 0 || !config.embedding_norm), "attn_norm")?,
             attention: match &config.latent {
                 Some(latent) => Attention::Latent(Box::new(self.latent(i, latent)?)),
                 None => self.heads(i)?,
             },
             sinks: config.sinks.then(|| self.vector(&name("attn_sinks.weight"), config.heads)).transpose()?,
             o: self.linear(&name("attn_output"), hidden, config.attended_width(), Bias::Optional)?,
-            post_attn_norm: norm(self, config.post_norm, "post_attention_norm")?,
+            post_attn_norm: norm(self, behind, behind_attn)?,
             ffn_norm: norm(self, config.pre_norm, before_ffn)?,
             ffn: match &config.experts {
                 Some(experts) if self.has(&name("ffn_gate_inp.weight")) => {
@@ -220,8 +248,18 @@ impl<'a, B: Backend> Loader<'a, B> {
                 }
                 _ => FeedForward::Dense(self.mlp(&name("ffn"), "", config.ffn)?),
             },
-            post_ffn_norm: norm(self, config.post_norm, "post_ffw_norm")?,
+            post_ffn_norm: norm(self, behind, behind_ffn)?,
         })
+    }
+
+    /// The learned positions, of which there may be more than the model was trained for.
+    fn positions(&mut self) -> Result<Option<B::Matrix>, ModelError> {
+        let name = "position_embd.weight";
+        if !self.config.learned_positions {
+            return Ok(None);
+        }
+        let rows = self.gguf.tensor(name).map_or(0, Tensor::rows);
+        self.matrix(name, rows.max(self.config.context_train), self.config.hidden).map(Some)
     }
 
     fn heads(&mut self, i: usize) -> Result<Attention<B>, ModelError> {
@@ -453,9 +491,20 @@ impl<'a, B: Backend> Loader<'a, B> {
                 allowed: format!("at most {MAX_LABELS}"),
             });
         }
-        let weight = finite(self.tensor(name, &[self.config.hidden, labels])?)?;
+        let hidden = self.config.hidden;
+        let weight = finite(self.tensor(name, &[hidden, labels])?)?;
         let bias = self.has(bias).then(|| self.floats(bias, labels)).transpose()?;
-        Classifier::new(self.gguf.metadata(), labels, weight, bias).map(Some)
+        let dense = if self.has("cls.weight") { Some(self.dense(hidden)?) } else { None };
+        Classifier::new(self.gguf.metadata(), labels, dense, weight, bias).map(Some)
+    }
+
+    /// The layer before a classifier.
+    fn dense(&mut self, hidden: usize) -> Result<Dense, ModelError> {
+        let mut vector = |name| self.has(name).then(|| self.floats(name, hidden)).transpose();
+        let (bias, gain, norm_bias) =
+            (vector("cls.bias")?, vector("cls.norm.weight")?, vector("cls.norm.bias")?);
+        let weight = finite(self.tensor("cls.weight", &[hidden, hidden])?)?;
+        Ok(Dense { weight, bias, norm: gain.map(|gain| (gain, norm_bias, self.config.norm_eps)) })
     }
 
     fn linear(&mut self, stem: &str, rows: usize, cols: usize, bias: Bias) -> Result<Linear<B>, ModelError> {

@@ -85,6 +85,7 @@ fn logits(runtime: &mut dyn Runtime, ids: &[u32], chunk: usize) -> Result<Vec<Ve
             tokens,
             positions: &positions,
             sequences: &vec![0; tokens.len()],
+            types: &[],
             tables: &[&pages],
             adapters: &[],
             outputs: &outputs,

@@ -28,6 +28,7 @@ fn logits(gguf: &Gguf) -> Vec<f32> {
         tokens: &tokens,
         positions: &rows,
         sequences: &vec![0; tokens.len()],
+        types: &[],
         tables: &[&pages],
         adapters: &[],
         outputs: &rows,

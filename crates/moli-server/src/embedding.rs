@@ -73,7 +73,7 @@ impl App {
         let cancel = CancelOnDrop::default();
         let token = cancel.0.clone();
         let rank = move |engine: &Engine| {
-            let submit = |document: &String| engine.submit_rank(&query, document, &token);
+            let submit = |document: &String| engine.submit_rank(&query, document, false, &token);
             in_windows(documents, submit, |pending| pending.wait())
         };
         self.compute(lease, rank).await

@@ -154,6 +154,9 @@ impl From<EngineError> for ApiError {
                 bad("no_chat_template", None)
             }
             EngineError::NoPooling => bad("no_pooling", Some("pooling".into())),
+            EngineError::Encoder => bad("not_a_generator", Some("model".into())),
+            EngineError::IsAReranker => bad("not_an_embedder", Some("model".into())),
+            EngineError::EmptyText => bad("empty_input", Some("input".into())),
             EngineError::NotAReranker { .. } => bad("not_a_reranker", Some("model".into())),
             EngineError::UnknownToolFormat => bad("unsupported", Some("tools".into())),
             EngineError::InvalidGrammar { .. }

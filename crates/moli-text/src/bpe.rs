@@ -74,7 +74,7 @@ impl RankedBpe {
             *slot = match vocab.spelling() {
                 Spelling::ByteLevel => token(vocab, char_of_byte(byte).encode_utf8(&mut [0; 4])),
                 Spelling::SentencePiece if options.byte_fallback => token(vocab, &format!("<0x{byte:02X}>")),
-                Spelling::SentencePiece => None,
+                Spelling::SentencePiece | Spelling::WordPiece => None,
             };
         }
         Ok(Self { merges, bytes, options })
@@ -99,7 +99,7 @@ impl RankedBpe {
             spelled.clear();
             match vocab.spelling() {
                 Spelling::ByteLevel => spelled.extend(piece.bytes().map(char_of_byte)),
-                Spelling::SentencePiece => spelled.push_str(piece),
+                Spelling::SentencePiece | Spelling::WordPiece => spelled.push_str(piece),
             }
             if let Some(id) = token(vocab, spelled) {
                 out.push(id);

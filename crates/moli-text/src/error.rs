@@ -122,6 +122,9 @@ pub enum TextError {
         /// Its text.
         merge: String,
     },
+    /// Two texts are to be joined, and the tokenizer does not say how.
+    #[error("the tokenizer does not say how two texts are joined")]
+    NoPairs,
     /// An id that isn't in the vocabulary.
     #[error("{id} is not a token id: the vocabulary has {vocab} tokens")]
     UnknownId {

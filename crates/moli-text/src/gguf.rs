@@ -6,7 +6,7 @@ use crate::special::{SpecialTokens, Strip};
 use crate::spm::ScoredBpe;
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab};
-use crate::{TextError, eog, huggingface};
+use crate::{TextError, encoders, eog, huggingface};
 use moli_format::Metadata;
 use std::collections::HashMap;
 
@@ -45,6 +45,7 @@ pub(crate) fn load(metadata: &Metadata) -> Result<Inner, TextError> {
         },
         "gemma4" => spaced(metadata),
         "llama" => sentence_piece(metadata),
+        "bert" => encoders::word_piece(metadata),
         other => Err(TextError::Unsupported { what: MODEL, name: other.to_owned() }),
     }?;
     inner.ends.extend(huggingface::ids(metadata, huggingface::ENDS, inner.vocab.len())?);
@@ -76,6 +77,7 @@ fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
         eos: special.eos,
         add_bos,
         closing: special.eos.filter(|_| add_eos),
+        between: None,
         space_prefix: SpacePrefix::Never,
         ends,
         vocab,
@@ -103,6 +105,7 @@ fn spaced(metadata: &Metadata) -> Result<Inner, TextError> {
         // The first files of Gemma 4 say no, and the model is lost without.
         add_bos: add_bos || special.bos.is_some(),
         closing: special.eos.filter(|_| add_eos),
+        between: None,
         space_prefix: space_prefix(metadata, false)?,
         ends,
         vocab,
@@ -149,13 +152,14 @@ fn sentence_piece(metadata: &Metadata) -> Result<Inner, TextError> {
         eos: special.eos,
         add_bos,
         closing: special.eos.filter(|_| add_eos),
+        between: None,
         space_prefix: space_prefix(metadata, true)?,
         ends,
         vocab,
     })
 }
 
-fn vocab(metadata: &Metadata, spelling: Spelling) -> Result<Vocab, TextError> {
+pub(crate) fn vocab(metadata: &Metadata, spelling: Spelling) -> Result<Vocab, TextError> {
     let tokens = metadata.strings(TOKENS)?;
     if tokens.is_empty() {
         return Err(TextError::EmptyVocabulary);

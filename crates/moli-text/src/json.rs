@@ -8,13 +8,14 @@ use crate::pretokenize::{Behavior, GPT2, PreTokenizer, Stage};
 use crate::special::{SpecialTokens, Strip};
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab, parse_byte_token};
-use crate::{TextError, eog};
+use crate::{TextError, encoders, eog};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 /// What a `tokenizer.json` says in its own terms, for whoever writes it in others.
+#[derive(Default)]
 pub(crate) struct Parts<'a> {
     /// Pairs of texts, the most urgent first.
     pub(crate) merges: Vec<(&'a str, &'a str)>,
@@ -46,8 +47,12 @@ pub(crate) fn read<'a>(root: &'a Value, config: &Value) -> Result<(Inner, Parts<
     } else {
         ""
     });
-    if kind != "BPE" {
-        return Err(unsupported("tokenizer.json model", kind));
+    match kind {
+        "BPE" => {}
+        "WordPiece" => {
+            return encoders::word_piece_of_json(root, model, config).map(|inner| (inner, Parts::default()));
+        }
+        _ => return Err(unsupported("tokenizer.json model", kind)),
     }
     for part in ["continuing_subword_prefix", "end_of_word_suffix"] {
         if model.get(part).and_then(Value::as_str).is_some_and(|text| !text.is_empty()) {
@@ -92,7 +97,7 @@ pub(crate) fn read<'a>(root: &'a Value, config: &Value) -> Result<(Inner, Parts<
         merges,
     };
     let bpe = RankedBpe::new(&vocab, parts.merges.iter().copied(), options)?;
-    let (begins, finishes) = post_processor(root, &vocab);
+    let Around { begins, between, finishes } = Around::read(root, &vocab);
     let add_bos = config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(begins.is_some());
     let closing = match config.get("add_eos_token").and_then(Value::as_bool) {
         Some(wanted) => finishes.or(eos).filter(|_| wanted),
@@ -109,6 +114,7 @@ pub(crate) fn read<'a>(root: &'a Value, config: &Value) -> Result<(Inner, Parts<
         merger,
         add_bos: add_bos && bos.is_some(),
         closing,
+        between,
         bos,
         eos,
         space_prefix: if normalizer.prepend { SpacePrefix::Always } else { pre.prepend },
@@ -123,7 +129,11 @@ pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
     if is_nfc(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
 }
 
-fn vocab(root: &Value, model: &Value, spelling: Spelling) -> Result<(Vocab, HashMap<u32, Strip>), TextError> {
+pub(crate) fn vocab(
+    root: &Value,
+    model: &Value,
+    spelling: Spelling,
+) -> Result<(Vocab, HashMap<u32, Strip>), TextError> {
     let tokens = model.get("vocab").and_then(Value::as_object).ok_or_else(|| bad("no vocabulary"))?;
     let empty = Vec::new();
     let added = root.get("added_tokens").and_then(Value::as_array).unwrap_or(&empty);
@@ -341,7 +351,7 @@ fn behavior(part: &Value) -> Result<Behavior, TextError> {
 }
 
 /// BOS and EOS from the configuration, or else the usual texts. A text that isn't a token is an error.
-fn special(
+pub(crate) fn special(
     config: &Value,
     key: &'static str,
     vocab: &Vocab,
@@ -357,16 +367,52 @@ fn special(
     }
 }
 
-/// The token that a template post-processor puts before a single text, and the one behind it.
-fn post_processor(root: &Value, vocab: &Vocab) -> (Option<u32>, Option<u32>) {
-    let Some(post) = root.get("post_processor") else { return (None, None) };
-    for part in sequence(post, "processors") {
-        if let Some(single) = part.get("single").and_then(Value::as_array) {
-            let id = |value: Option<&Value>| vocab.id(value?.pointer("/SpecialToken/id")?.as_str()?);
-            return (id(single.first()), id(single.last()));
+/// What a post-processor puts around texts.
+#[derive(Default)]
+pub(crate) struct Around {
+    /// Before a text.
+    pub(crate) begins: Option<u32>,
+    /// Between two of them.
+    pub(crate) between: Option<Vec<u32>>,
+    /// Behind the last.
+    pub(crate) finishes: Option<u32>,
+}
+
+impl Around {
+    pub(crate) fn read(root: &Value, vocab: &Vocab) -> Self {
+        let Some(post) = root.get("post_processor") else { return Self::default() };
+        for part in sequence(post, "processors") {
+            let own = |key: &str| vocab.id(part.get(key)?.get(0)?.as_str()?);
+            match kind(part) {
+                "BertProcessing" | "RobertaProcessing" => {
+                    let sep = own("sep");
+                    let count = if kind(part) == "BertProcessing" { 1 } else { 2 };
+                    return Self {
+                        begins: own("cls"),
+                        between: sep.map(|sep| vec![sep; count]),
+                        finishes: sep,
+                    };
+                }
+                _ => {}
+            }
+            if let Some(single) = part.get("single").and_then(Value::as_array) {
+                let id = |value: Option<&Value>| vocab.id(value?.pointer("/SpecialToken/id")?.as_str()?);
+                let is_text = |value: &Value| value.get("Sequence").is_some();
+                let pair = part.get("pair").and_then(Value::as_array);
+                let between = pair.and_then(|pair| {
+                    let mut inner = pair.iter().skip_while(|value| !is_text(value)).skip(1);
+                    let between: Option<Vec<u32>> = inner
+                        .by_ref()
+                        .take_while(|value| !is_text(value))
+                        .map(|value| id(Some(value)))
+                        .collect();
+                    between.filter(|between| !between.is_empty())
+                });
+                return Self { begins: id(single.first()), between, finishes: id(single.last()) };
+            }
         }
+        Self::default()
     }
-    (None, None)
 }
 
 /// The parts of a `Sequence`, or the one part that it is.
@@ -377,18 +423,18 @@ fn sequence<'a>(value: &'a Value, parts: &str) -> Vec<&'a Value> {
     }
 }
 
-fn kind(value: &Value) -> &str {
+pub(crate) fn kind(value: &Value) -> &str {
     value.get("type").and_then(Value::as_str).unwrap_or("")
 }
 
-fn flag(value: &Value, key: &str, default: bool) -> bool {
+pub(crate) fn flag(value: &Value, key: &str, default: bool) -> bool {
     value.get(key).and_then(Value::as_bool).unwrap_or(default)
 }
 
-fn bad(message: impl Into<String>) -> TextError {
+pub(crate) fn bad(message: impl Into<String>) -> TextError {
     TextError::Json { message: message.into() }
 }
 
-fn unsupported(what: &'static str, name: &str) -> TextError {
+pub(crate) fn unsupported(what: &'static str, name: &str) -> TextError {
     TextError::Unsupported { what, name: name.to_owned() }
 }

@@ -15,6 +15,7 @@ mod bpe;
 mod catalogue;
 mod concat;
 mod dumps;
+mod encoders;
 mod eog;
 mod error;
 mod export;
@@ -38,6 +39,7 @@ mod tokenizer;
 mod tools;
 mod variables;
 mod vocab;
+mod wordpiece;
 
 pub use catalogue::TemplateOrigin;
 pub use error::TextError;

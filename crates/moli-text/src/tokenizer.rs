@@ -5,6 +5,7 @@ use crate::pretokenize::PreTokenizer;
 use crate::special::{Fragment, SpecialTokens};
 use crate::spm::ScoredBpe;
 use crate::vocab::{SPACE, Spelling, TokenKind, Vocab};
+use crate::wordpiece::WordPiece;
 use crate::{RenderedPrompt, TextError, TextStream};
 use moli_format::Metadata;
 use std::borrow::Cow;
@@ -35,6 +36,8 @@ pub(crate) enum Merger {
     Scored(ScoredBpe),
     /// Whole stretches of text with `▁` for spaces, by ranked merges.
     Ranked(RankedBpe),
+    /// Words, by their longest beginnings.
+    Words(WordPiece),
 }
 
 pub(crate) struct Inner {
@@ -46,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) add_bos: bool,
     /// What comes behind a text: EOS in most models, where there is something.
     pub(crate) closing: Option<u32>,
+    /// What comes between two texts that a model reads together; `None`: nothing says it.
+    pub(crate) between: Option<Vec<u32>>,
     pub(crate) space_prefix: SpacePrefix,
     pub(crate) ends: BTreeSet<u32>,
 }
@@ -74,7 +79,7 @@ impl Tokenizer {
     }
 
     /// Builds the tokenizer that a GGUF's `tokenizer.ggml.*` keys describe: byte-level BPE (`gpt2`), SentencePiece
-    /// BPE (`llama`) and the ranked merges with spaces of `gemma4`.
+    /// BPE (`llama`), the ranked merges with spaces of `gemma4`, and WordPiece (`bert`).
     ///
     /// # Errors
     /// Every way in which the metadata can be incomplete, contradictory or unknown; see [`TextError`].
@@ -105,6 +110,29 @@ impl Tokenizer {
             ids.extend(inner.closing);
         }
         Ok(ids)
+    }
+
+    /// The ids of two texts that a model reads together, and where the second begins: with the tokens that the model wants
+    /// before, between and behind them. Control tokens that are spelt out are ordinary text.
+    ///
+    /// # Errors
+    /// [`TextError::NoPairs`] where nothing says how they are joined; else as [`encode`](Self::encode).
+    pub fn encode_pair(&self, first: &str, second: &str) -> Result<(Vec<u32>, usize), TextError> {
+        let inner = &*self.inner;
+        let between = inner.between.as_ref().ok_or(TextError::NoPairs)?;
+        let mut ids = Vec::with_capacity((first.len() + second.len()) / 3 + 4);
+        ids.extend(inner.bos.filter(|_| inner.add_bos));
+        inner.encode(first, false, &[], &mut ids)?;
+        ids.extend(between);
+        let start = ids.len();
+        inner.encode(second, false, &[], &mut ids)?;
+        ids.extend(inner.closing);
+        Ok((ids, start))
+    }
+
+    /// Whether it is known how a model wants two texts: see [`encode_pair`](Self::encode_pair).
+    pub fn joins_pairs(&self) -> bool {
+        self.inner.between.is_some()
     }
 
     /// The ids of a chat prompt: control tokens where the template wrote them and nowhere else. BOS comes first where
@@ -292,6 +320,10 @@ impl Inner {
             }
             Merger::Scored(merger) => {
                 merger.encode(&self.vocab, &self.escape(text, prefix), ids);
+                Ok(())
+            }
+            Merger::Words(words) => {
+                words.encode(&self.vocab, text, ids);
                 Ok(())
             }
             Merger::Ranked(bpe) => bpe.encode(&self.vocab, &self.escape(text, prefix), scratch, ids),

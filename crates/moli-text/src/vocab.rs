@@ -1,6 +1,7 @@
 //! The vocabulary: token texts in one buffer, their types, and the way from text to id.
 
 use crate::TextError;
+use crate::wordpiece::CONTINUES;
 use hashbrown::HashTable;
 
 /// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
@@ -37,6 +38,8 @@ pub(crate) enum Spelling {
     ByteLevel,
     /// UTF-8, with `▁` for a space and `<0xHH>` tokens for single bytes.
     SentencePiece,
+    /// UTF-8, with `##` before what continues a word; before all else is a space.
+    WordPiece,
 }
 
 /// The character that SentencePiece writes for a space.
@@ -136,6 +139,15 @@ impl Vocab {
                     rest = &rest[at + SPACE.len_utf8()..];
                 }
                 out.extend_from_slice(rest.as_bytes());
+            }
+            (TokenKind::Normal | TokenKind::Unused, Spelling::WordPiece) => {
+                match text.strip_prefix(CONTINUES) {
+                    Some(rest) => out.extend_from_slice(rest.as_bytes()),
+                    None => {
+                        out.push(b' ');
+                        out.extend_from_slice(text.as_bytes());
+                    }
+                }
             }
             (TokenKind::Normal, Spelling::ByteLevel) => {
                 // `check_byte_level` has seen that every character has a byte.

@@ -147,6 +147,7 @@ impl Direct {
             tokens,
             positions,
             sequences: rows,
+            types: &[],
             tables: &tables,
             adapters: &[],
             outputs,

@@ -173,6 +173,7 @@ fn each(
             tokens,
             positions: &positions,
             sequences: &vec![0; tokens.len()],
+            types: &[],
             tables: &[&pages],
             adapters: &[],
             outputs: &outputs,

@@ -6,6 +6,7 @@ mod completions;
 mod convert;
 mod doctor;
 mod doors;
+mod embed;
 mod health;
 mod imatrix;
 mod inspect;
@@ -15,6 +16,7 @@ mod merge;
 mod perplexity;
 mod pull;
 mod quantize;
+mod rerank;
 mod rm;
 mod run;
 mod serve;
@@ -30,6 +32,8 @@ pub(crate) enum Command {
     Run(Box<run::Run>),
     Serve(Box<serve::Serve>),
     Health(health::Health),
+    Embed(Box<embed::Embed>),
+    Rerank(Box<rerank::Rerank>),
     Pull(pull::Pull),
     List(list::List),
     Rm(rm::Rm),
@@ -58,6 +62,8 @@ impl Command {
             Self::Run(command) => command.run(),
             Self::Serve(command) => command.run(),
             Self::Health(command) => command.run(),
+            Self::Embed(command) => command.run(),
+            Self::Rerank(command) => command.run(),
             Self::Pull(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Rm(command) => command.run(),

@@ -261,6 +261,8 @@ impl<'a> Model<'a> {
     fn prefix_pages(&self, settings: &Settings, limit: u64) -> u64 {
         let page = self.page_bytes(settings.kv_type).max(1);
         match self.options.prefix_cache_bytes {
+            // A prefix cache would never have anything.
+            _ if !self.config.causal => 0,
             Some(bytes) => bytes / page,
             None => (pages_of(settings.context) as u64).min(limit / PREFIX_SHARE / page),
         }
@@ -318,7 +320,11 @@ impl<'a> Model<'a> {
     /// Rows of a batch: a chunk of a prompt, and a row for each who is at the answer.
     fn max_rows(&self, settings: &Settings) -> usize {
         let tokens = settings.pages().saturating_mul(PAGE_TOKENS as u64);
-        let rows = self.options.prefill_chunk.saturating_add(outputs(self.options.max_batch));
+        // The text of an encoder has to be whole in one batch, and has no outputs.
+        let rows = match self.config.causal {
+            true => self.options.prefill_chunk.saturating_add(outputs(self.options.max_batch)),
+            false => self.options.prefill_chunk.max(settings.context),
+        };
         rows.min(usize::try_from(tokens).unwrap_or(usize::MAX))
     }
 

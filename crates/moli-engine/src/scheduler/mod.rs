@@ -55,6 +55,8 @@ pub(crate) struct Limits {
     pub(crate) shared_chunk: usize,
     /// Tokens of a timeline.
     pub(crate) context: usize,
+    /// Whether all rows of a timeline must be in one batch, as an encoder's: there, each token sees all.
+    pub(crate) whole: bool,
 }
 
 /// The tokens of one request and where their keys and values are.
@@ -71,6 +73,8 @@ pub(crate) struct Timeline {
     /// Guesses of the next tokens, for the next step only.
     drafts: Vec<u32>,
     adapters: Chosen,
+    /// Where the second of two texts begins, if there are two.
+    second: Option<usize>,
     wanted: Wanted,
     deadline: Option<Instant>,
     cancel: CancelToken,
@@ -95,6 +99,7 @@ impl Timeline {
             parent: None,
             drafts: Vec::new(),
             adapters: Chosen::default(),
+            second: None,
             wanted,
             deadline: None,
             cancel,
@@ -103,6 +108,17 @@ impl Timeline {
             paused: false,
             admitted: false,
         }
+    }
+
+    /// Two texts, the second of which begins here.
+    pub(crate) fn with_second(mut self, second: Option<usize>) -> Self {
+        self.second = second;
+        self
+    }
+
+    /// The kind of the token at a position: which of two texts it is in.
+    pub(crate) fn kind(&self, position: usize) -> u32 {
+        u32::from(self.second.is_some_and(|second| position >= second))
     }
 
     pub(crate) fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
@@ -383,7 +399,7 @@ impl Scheduler {
             let Some(timeline) = self.running.get(&id) else { return };
             let start = timeline.computed;
             let known = timeline.wanted.end_within(timeline.tokens.len(), start, room.rows, room.outputs);
-            if known <= start {
+            if known <= start || self.limits.whole && known < timeline.tokens.len() {
                 return;
             }
             // Drafts follow where all that is known is computed in this step.

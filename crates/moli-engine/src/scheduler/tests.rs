@@ -103,6 +103,7 @@ impl World {
             chunk,
             shared_chunk: chunk.div_ceil(2),
             context: pages * P,
+            whole: false,
         };
         Self {
             scheduler: Scheduler::new(limits.clone(), PagePool::new(pages).unwrap(), cache),

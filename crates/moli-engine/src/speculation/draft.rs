@@ -184,6 +184,7 @@ impl DraftModel {
             tokens: &tokens,
             positions: &positions,
             sequences: &sequences,
+            types: &[],
             tables: &tables,
             adapters: &[],
             outputs: &outputs,

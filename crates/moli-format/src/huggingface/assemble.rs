@@ -1,6 +1,6 @@
 //! The tensors of a folder by the names of the convention.
 
-use super::family::{Part, Special};
+use super::family::{Encoder, Part, Special};
 use super::shards::Shards;
 use super::{HuggingFaceError, Model};
 use super::{data, harmony};
@@ -15,6 +15,8 @@ const PREFIXES: &[&str] = &[
     "language_model.",
     "model.",
     "ernie.",
+    "bert.",
+    "roberta.",
 ];
 /// The parts of a model that also sees or hears, none of which its language model needs.
 const SENSES: &[&str] = &[
@@ -69,13 +71,17 @@ impl Assembly<'_> {
         }
         // A tensor of nothing could have any number of rows.
         data::dims(&tensor.name, &tensor.shape)?;
-        if let Some((layer, part)) = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
+        let layers = self.model.family.encoder.map_or("layers.", |encoder| encoder.layers);
+        if let Some((layer, part)) = name.strip_prefix(layers).and_then(|rest| rest.split_once('.')) {
             let layer: u32 = layer.parse().map_err(|_| self.unknown(tensor))?;
             if layer < self.model.layers {
                 return self.part(layer, part, tensor);
             }
             let ahead = self.model.family.special == Special::DeepSeek;
             return if ahead { Ok(()) } else { Err(self.unknown(tensor).into()) };
+        }
+        if let Some(encoder) = self.model.family.encoder {
+            return self.around(encoder, name, tensor);
         }
         let new = match name {
             "embed_tokens.weight" | "tok_embeddings.weight" => "token_embd.weight",
@@ -97,6 +103,21 @@ impl Assembly<'_> {
         self.keep(new.to_owned(), tensor)
     }
 
+    /// A tensor of an encoder that is in no layer.
+    fn around(&mut self, encoder: &Encoder, name: &str, tensor: &SafeTensor) -> Result<(), FormatError> {
+        let (stem, end) = ending(name);
+        let Some(new) = encoder.stem(stem, self.model.sorts) else {
+            let ignored = encoder.ignored.iter().any(|beginning| name.starts_with(beginning));
+            return if ignored { Ok(()) } else { Err(self.unknown(tensor).into()) };
+        };
+        let unused = self.model.unused_positions as usize;
+        if new == "position_embd" && unused > 0 {
+            let rows = tensor.shape.first().map_or(0, |rows| rows.saturating_sub(unused));
+            return self.keep(format!("{new}.{end}"), &data::rows(tensor, unused, rows)?);
+        }
+        self.keep(format!("{new}.{end}"), tensor)
+    }
+
     /// The error for a tensor whose name means nothing here.
     fn unknown(&self, tensor: &SafeTensor) -> HuggingFaceError {
         let model_type = self.model.family.model_types.join(" or ");
@@ -114,11 +135,7 @@ impl Assembly<'_> {
         let parts = self.model.family.parts;
         let find =
             |stem: &str| parts.iter().find_map(|(pattern, part)| Some((*part, matches(pattern, stem)?)));
-        // Some names have no `weight` behind them.
-        let (stem, end) = match name.rsplit_once('.') {
-            Some((stem, end @ ("weight" | "bias"))) => (stem, end),
-            _ => (name, "weight"),
-        };
+        let (stem, end) = ending(name);
         let (part, expert) = find(stem).ok_or_else(|| self.unknown(tensor))?;
         let behind = expert.map(|expert| format!(".{expert}")).unwrap_or_default();
         let new = |stem: &str| format!("blk.{layer}.{stem}{behind}.{end}");
@@ -197,6 +214,16 @@ impl Assembly<'_> {
 /// A name without what may stand before those of the language model.
 pub(super) fn without_prefix(name: &str) -> &str {
     PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
+}
+
+/// A name's stem and whether it is of a weight or a bias, which the norms of the first libraries named otherwise. Some names
+/// have nothing behind them.
+fn ending(name: &str) -> (&str, &'static str) {
+    match name.rsplit_once('.') {
+        Some((stem, "weight" | "gamma")) => (stem, "weight"),
+        Some((stem, "bias" | "beta")) => (stem, "bias"),
+        _ => (name, "weight"),
+    }
 }
 
 /// Whether a part's name is of this pattern, and the number in the place of its `*`.

@@ -18,6 +18,8 @@ pub(super) struct Family {
     pub(super) halves: bool,
     /// Which layers have a sliding window if `layer_types` does not say it.
     pub(super) window: Window,
+    /// What is around the layers of an encoder.
+    pub(super) encoder: Option<&'static Encoder>,
     /// The parts of a layer.
     pub(super) parts: &'static [(&'static str, Part)],
     /// Fields of [`SENSITIVE`] that are read.
@@ -104,6 +106,33 @@ pub(super) enum Special {
     DeepSeek,
     GptOss,
     Baichuan,
+    /// Post-norm encoders with kinds of token; positions are learned.
+    Bert,
+    /// The same with learned positions that begin behind the padding's id.
+    Roberta,
+    /// The same with rotary positions.
+    NomicBert,
+    ModernBert,
+}
+
+/// An encoder's tensors beside those of its layers, by their stems, and what is left out.
+pub(super) struct Encoder {
+    /// What stands before the number of a layer.
+    pub(super) layers: &'static str,
+    /// Old and new stems.
+    pub(super) stems: &'static [(&'static str, &'static str)],
+    /// The same of a model that sorts texts.
+    pub(super) classifier: &'static [(&'static str, &'static str)],
+    /// Beginnings of what is left out: heads that guess words.
+    pub(super) ignored: &'static [&'static str],
+}
+
+impl Encoder {
+    /// The new stem of a tensor, of a model that sorts texts or not.
+    pub(super) fn stem(&self, stem: &str, sorts: bool) -> Option<&'static str> {
+        let classifier = if sorts { self.classifier } else { &[] };
+        self.stems.iter().chain(classifier).find(|(old, _)| *old == stem).map(|(_, new)| *new)
+    }
 }
 
 use Part::As;
@@ -266,6 +295,71 @@ const INTERNLM2_PARTS: &[(&str, Part)] = &[
 const BAICHUAN_PARTS: &[(&str, Part)] =
     &join::<7>(&[&MLP, &NORMS, &[("self_attn.W_pack", Part::Qkv), ("self_attn.o_proj", As("attn_output"))]]);
 
+const BERT_PARTS: &[(&str, Part)] = &[
+    ("attention.self.query", As("attn_q")),
+    ("attention.self.key", As("attn_k")),
+    ("attention.self.value", As("attn_v")),
+    ("attention.output.dense", As("attn_output")),
+    ("attention.output.LayerNorm", As("attn_output_norm")),
+    ("intermediate.dense", As("ffn_up")),
+    ("output.dense", As("ffn_down")),
+    ("output.LayerNorm", As("layer_output_norm")),
+];
+const NOMIC_BERT_PARTS: &[(&str, Part)] = &[
+    ("attn.Wqkv", As("attn_qkv")),
+    ("attn.out_proj", As("attn_output")),
+    ("norm1", As("attn_output_norm")),
+    ("mlp.fc11", As("ffn_up")),
+    ("mlp.fc12", As("ffn_gate")),
+    ("mlp.fc2", As("ffn_down")),
+    ("norm2", As("layer_output_norm")),
+];
+const MODERN_BERT_PARTS: &[(&str, Part)] = &[
+    ("attn.Wqkv", As("attn_qkv")),
+    ("attn.Wo", As("attn_output")),
+    ("attn_norm", As("attn_norm")),
+    ("mlp_norm", As("ffn_norm")),
+    ("mlp.Wi", As("ffn_up")),
+    ("mlp.Wo", As("ffn_down")),
+];
+
+const BERT_STEMS: &[(&str, &str)] = &[
+    ("embeddings.word_embeddings", "token_embd"),
+    ("embeddings.position_embeddings", "position_embd"),
+    ("embeddings.token_type_embeddings", "token_types"),
+    ("embeddings.LayerNorm", "token_embd_norm"),
+];
+const BERT_ENCODER: Encoder = Encoder {
+    layers: "encoder.layer.",
+    stems: BERT_STEMS,
+    classifier: &[("pooler.dense", "cls"), ("classifier", "cls.output")],
+    ignored: &["embeddings.position_ids", "pooler.", "cls."],
+};
+const ROBERTA_ENCODER: Encoder = Encoder {
+    classifier: &[("classifier.dense", "cls"), ("classifier.out_proj", "cls.output")],
+    ignored: &["embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "lm_head."],
+    ..BERT_ENCODER
+};
+const NOMIC_BERT_ENCODER: Encoder = Encoder {
+    layers: "encoder.layers.",
+    stems: &[
+        ("embeddings.word_embeddings", "token_embd"),
+        ("embeddings.token_type_embeddings", "token_types"),
+        ("emb_ln", "token_embd_norm"),
+    ],
+    ..BERT_ENCODER
+};
+const MODERN_BERT_ENCODER: Encoder = Encoder {
+    layers: "layers.",
+    stems: &[
+        ("embeddings.tok_embeddings", "token_embd"),
+        ("embeddings.norm", "token_embd_norm"),
+        ("final_norm", "output_norm"),
+    ],
+    classifier: &[("head.dense", "cls"), ("head.norm", "cls.norm"), ("classifier", "cls.output")],
+    ignored: &["head.", "decoder."],
+};
+
 /// Tables one after the other; `N` is the sum of their lengths.
 const fn join<const N: usize>(tables: &[&[(&'static str, Part)]]) -> [(&'static str, Part); N] {
     let mut all = [("", Part::Qkv); N];
@@ -286,6 +380,7 @@ const fn join<const N: usize>(tables: &[&[(&'static str, Part)]]) -> [(&'static 
 /// Fields that change what a model computes, with the number, or truth value as a number, that changes nothing (a field
 /// that is absent never does). A family that does not read one refuses any other value.
 pub(super) const SENSITIVE: &[(&str, f64)] = &[
+    ("add_cross_attention", 0.0),
     ("alibi", 0.0),
     ("attention_chunk_size", 0.0),
     ("attention_multiplier", 1.0),
@@ -294,6 +389,7 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("dim_model_base", 0.0),
     ("embedding_multiplier", 1.0),
     ("final_logit_softcapping", 0.0),
+    ("is_decoder", 0.0),
     ("kv_lora_rank", 0.0),
     ("logit_scale", 1.0),
     ("logits_scaling", 1.0),
@@ -328,6 +424,7 @@ const PLAIN: Family = Family {
     tied: false,
     halves: false,
     window: Window::Late,
+    encoder: None,
     parts: LLAMA_PARTS,
     reads: &[],
     special: Special::None,
@@ -387,6 +484,18 @@ const GRANITE_FACTORS: &[&str] = &[
     "logits_scaling",
     "num_local_experts",
 ];
+
+const GELU: &[&str] = &["gelu"];
+const BERT: Family = Family {
+    model_types: &["bert"],
+    architecture: "bert",
+    activations: GELU,
+    defaults: &[("layer_norm_eps", 1e-12), ("type_vocab_size", 2.0)],
+    encoder: Some(&BERT_ENCODER),
+    parts: BERT_PARTS,
+    special: Special::Bert,
+    ..PLAIN
+};
 
 static FAMILIES: &[Family] = &[
     Family { model_types: &["llama"], architecture: "llama", halves: true, ..PLAIN },
@@ -613,6 +722,39 @@ static FAMILIES: &[Family] = &[
         parts: STARCODER2_PARTS,
         ..PLAIN
     },
+    BERT,
+    Family {
+        model_types: &["roberta", "xlm-roberta", "camembert"],
+        defaults: &[("layer_norm_eps", 1e-12), ("type_vocab_size", 2.0), ("pad_token_id", 1.0)],
+        encoder: Some(&ROBERTA_ENCODER),
+        special: Special::Roberta,
+        ..BERT
+    },
+    Family {
+        model_types: &["nomic_bert"],
+        architecture: "nomic-bert",
+        activations: SILU,
+        defaults: &[("layer_norm_eps", 1e-12), ("type_vocab_size", 2.0), ("rope_theta", 1e3)],
+        encoder: Some(&NOMIC_BERT_ENCODER),
+        parts: NOMIC_BERT_PARTS,
+        special: Special::NomicBert,
+        ..BERT
+    },
+    Family {
+        model_types: &["modernbert"],
+        architecture: "modern-bert",
+        activations: GELU,
+        defaults: &[
+            ("norm_eps", 1e-5),
+            ("rope_theta", 1.6e5),
+            ("local_attention", 128.0),
+            ("global_attn_every_n_layers", 3.0),
+        ],
+        encoder: Some(&MODERN_BERT_ENCODER),
+        parts: MODERN_BERT_PARTS,
+        special: Special::ModernBert,
+        ..BERT
+    },
 ];
 
 /// Those that become this architecture.
@@ -633,11 +775,12 @@ pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError
     })
 }
 
-/// The first model type of an architecture.
-pub(super) fn of_architecture(architecture: &str) -> Result<&'static str, HuggingFaceError> {
-    let family = FAMILIES.iter().find(|family| family.architecture == architecture);
+/// The first model type of an architecture. There is no way back to an encoder's folder yet.
+pub(super) fn model_type_of(architecture: &str) -> Result<&'static str, HuggingFaceError> {
+    let decoders = || FAMILIES.iter().filter(|family| family.encoder.is_none());
+    let family = decoders().find(|family| family.architecture == architecture);
     family.and_then(|family| family.model_types.first().copied()).ok_or_else(|| {
-        let mut known: Vec<&str> = FAMILIES.iter().map(|family| family.architecture).collect();
+        let mut known: Vec<&str> = decoders().map(|family| family.architecture).collect();
         known.dedup();
         HuggingFaceError::NoModelType { architecture: architecture.to_owned(), supported: known.join(", ") }
     })

@@ -71,6 +71,16 @@ impl<'a> Fields<'a> {
         self.map.get(field).filter(|value| !value.is_null())
     }
 
+    /// How many fields there are.
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Their names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.map.keys().map(String::as_str)
+    }
+
     /// The object in a field.
     pub(super) fn object(&self, field: &str) -> Result<Option<Self>, HuggingFaceError> {
         match self.get(field) {
@@ -114,6 +124,14 @@ impl<'a> Fields<'a> {
     /// A count that must be there.
     pub(super) fn need_count(&self, field: &str) -> Result<u32, HuggingFaceError> {
         self.count(field)?.ok_or_else(|| self.missing(field))
+    }
+
+    /// A count from 0 to [`MAX_SIZE`] that must be there.
+    pub(super) fn need_size_from_zero(&self, field: &str) -> Result<u32, HuggingFaceError> {
+        match self.need_count(field)? {
+            size if size <= MAX_SIZE => Ok(size),
+            _ => Err(self.wrong(field, "an integer from 0 to 65536")),
+        }
     }
 
     /// A count from 1 to [`MAX_SIZE`], which may size what is allocated.

@@ -118,7 +118,7 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
     let name = whole.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
     let (mut entries, mut extra) = describe(&model, name.as_deref())?;
     text::write(folder, &model, mode, &mut entries)?;
-    pooling::write(folder, mode, &mut entries)?;
+    pooling::write(folder, &model, mode, &mut entries)?;
 
     let shards = Shards::open(folder, mode)?;
     let mut tensors = assemble::tensors(&model, &shards)?;
@@ -142,7 +142,9 @@ fn describe(model: &Model<'_>, name: Option<&str>) -> Result<(Entries, Vec<Tenso
     }
     let mut tensors = Vec::new();
     parameters::write(model, &mut entries)?;
-    rope::write(model, &mut entries, &mut tensors)?;
+    if !matches!(model.family.special, Special::Bert | Special::Roberta) {
+        rope::write(model, &mut entries, &mut tensors)?;
+    }
     Ok((entries, tensors))
 }
 
@@ -165,6 +167,10 @@ struct Model<'a> {
     tied: Option<bool>,
     /// Whether the rows of the output layer are to be divided by their length.
     unit_output: bool,
+    /// Whether it is an encoder that sorts texts.
+    sorts: bool,
+    /// Positions at the table's beginning that no token has.
+    unused_positions: u32,
 }
 
 impl<'a> Model<'a> {
@@ -190,7 +196,17 @@ impl<'a> Model<'a> {
             (Some(inner), Some(outer)) if inner != outer => None,
             (inner, outer) => Some(inner.or(outer).unwrap_or(family.tied)),
         };
+        // An encoder has no output layer.
+        let tied = if family.encoder.is_some() { Some(true) } else { tied };
+        let architectures = root.texts("architectures")?.unwrap_or_default();
+        let sorts = architectures.first().is_some_and(|name| name.ends_with("ForSequenceClassification"));
+        let unused_positions = match family.special {
+            Special::Roberta => fields.need_size_from_zero("pad_token_id")? + 1,
+            _ => 0,
+        };
         Ok(Self {
+            sorts: sorts && family.encoder.is_some(),
+            unused_positions,
             layers: fields.need_size("num_hidden_layers")?,
             hidden,
             heads,
@@ -222,6 +238,16 @@ impl Entries {
     /// A key of the architecture: `llama.` before it.
     fn put(&mut self, key: &str, value: impl Into<Value>) {
         self.entries.push((format!("{}.{key}", self.architecture), value.into()));
+    }
+
+    /// Lowers a count of the architecture, if it is there.
+    fn lower(&mut self, key: &str, most: u32) {
+        let key = format!("{}.{key}", self.architecture);
+        for (_, value) in self.entries.iter_mut().filter(|(name, _)| *name == key) {
+            if let Value::U32(count) = value {
+                *count = most.min(*count);
+            }
+        }
     }
 
     /// A float of the architecture, rounded to single precision as files have it.

@@ -11,7 +11,9 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     refuse(model)?;
     let fields = &model.fields;
     entries.put("block_count", model.layers);
-    entries.put("context_length", fields.need_count("max_position_embeddings")?);
+    const POSITIONS: &str = "max_position_embeddings";
+    let context = fields.need_count(POSITIONS)?.checked_sub(model.unused_positions);
+    entries.put("context_length", context.ok_or_else(|| fields.wrong(POSITIONS, "above pad_token_id"))?);
     entries.put("embedding_length", model.hidden);
     entries.put("feed_forward_length", fields.need_count("intermediate_size")?);
     entries.put("vocab_size", fields.need_count("vocab_size")?);
@@ -21,15 +23,60 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
         entries.put("attention.key_length", model.head_dim);
         entries.put("attention.value_length", model.head_dim);
     }
-    match fields.number("norm_epsilon")? {
+    let epsilon = match model.family.encoder {
+        Some(_) if model.family.special == Special::ModernBert => Some(fields.need_number("norm_eps")?),
+        Some(_) => Some(fields.need_number("layer_norm_eps")?),
+        None => fields.number("norm_epsilon")?,
+    };
+    match epsilon {
         Some(epsilon) => entries.float("attention.layer_norm_epsilon", epsilon),
         None => entries.float("attention.layer_norm_rms_epsilon", fields.need_number("rms_norm_eps")?),
     }
     if model.family.halves {
         entries.plain("moli.rope.halves", true);
     }
+    if model.family.encoder.is_some() {
+        return encoder(model, entries);
+    }
     window(model, entries)?;
     special(model, entries)
+}
+
+/// What encoders have.
+fn encoder(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    entries.put("attention.causal", false);
+    if model.family.special == Special::ModernBert {
+        entries.put("attention.sliding_window", fields.need_count("local_attention")?);
+        let slides = match layer_kinds(model)? {
+            Some(kinds) => kinds,
+            None => match fields.need_count("global_attn_every_n_layers")? {
+                0 => return Err(fields.wrong("global_attn_every_n_layers", "a positive integer")),
+                period => (0..model.layers).map(|layer| !layer.is_multiple_of(period)).collect(),
+            },
+        };
+        entries.put("attention.sliding_window_pattern", slides);
+    } else {
+        if fields.text("position_embedding_type")?.is_some_and(|kind| kind != "absolute") {
+            return Err(fields.unsupported("position_embedding_type"));
+        }
+        entries.plain("tokenizer.ggml.token_type_count", fields.need_count("type_vocab_size")?);
+    }
+    if !model.sorts {
+        return Ok(());
+    }
+    // Ranks, in the convention.
+    entries.put("pooling_type", 4u32);
+    if fields.text("classifier_activation")?.is_some_and(|activation| activation != "gelu") {
+        return Err(fields.unsupported("classifier_activation"));
+    }
+    entries.plain("moli.classifier.mean", fields.text("classifier_pooling")? == Some("mean"));
+    if let Some(labels) = fields.object("id2label")? {
+        let name = |id: usize| labels.text(&id.to_string()).map(|name| name.unwrap_or_default().to_owned());
+        let names = (0..labels.len()).map(name).collect::<Result<Vec<_>, _>>()?;
+        entries.put("classifier.output_labels", names);
+    }
+    Ok(())
 }
 
 /// What asks for a computation that this architecture's decoder does not do.
@@ -138,7 +185,12 @@ fn layer_kinds(model: &Model<'_>) -> Result<Option<Vec<bool>>, HuggingFaceError>
 fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
     let fields = &model.fields;
     match model.family.special {
-        Special::None | Special::Baichuan => Ok(()),
+        Special::None
+        | Special::Baichuan
+        | Special::Bert
+        | Special::Roberta
+        | Special::NomicBert
+        | Special::ModernBert => Ok(()),
         Special::Gemma => {
             if let Some(scalar) = positive(fields, "query_pre_attn_scalar")? {
                 entries.float("attention.scale", scalar.sqrt().recip());

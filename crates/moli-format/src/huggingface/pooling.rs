@@ -1,10 +1,12 @@
-//! How a folder of sentence-transformers makes an embedding of a text: `modules.json` and `1_Pooling/config.json`.
+//! How a folder of sentence-transformers makes an embedding of a text: `modules.json`, `1_Pooling/config.json`, the most tokens
+//! in `sentence_bert_config.json` and the prompts in `config_sentence_transformers.json`.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Entries, HuggingFaceError, fields};
+use super::fields::Fields;
+use super::{Entries, HuggingFaceError, Model, fields};
 use crate::{FormatError, ReadMode};
 
 /// Bytes of either file, at most. Real ones have a few hundred.
@@ -12,6 +14,8 @@ const MAX_FILE: u64 = 1 << 20;
 const MODULES: &str = "modules.json";
 const FOLDER: &str = "1_Pooling";
 const CONFIG: &str = "1_Pooling/config.json";
+const LENGTH: &str = "sentence_bert_config.json";
+const PROMPTS: &str = "config_sentence_transformers.json";
 /// The ways that are computed: the field of the older files, its name in the newer ones, its number in GGUF.
 const MODES: [(&str, &str, u32); 3] = [
     ("pooling_mode_mean_tokens", "mean", 1),
@@ -20,13 +24,57 @@ const MODES: [(&str, &str, u32); 3] = [
 ];
 
 /// Writes what the folder says; one of a chat model says nothing.
-pub(super) fn write(folder: &Path, mode: ReadMode, entries: &mut Entries) -> Result<(), FormatError> {
+pub(super) fn write(
+    folder: &Path,
+    model: &Model<'_>,
+    mode: ReadMode,
+    entries: &mut Entries,
+) -> Result<(), FormatError> {
+    let object = |file: &str| fields::json::<Map<String, Value>>(&folder.join(file), MAX_FILE, mode);
+    if let Some(map) = object(LENGTH)? {
+        let most = Fields::new(&map).count("max_seq_length").map_err(|error| in_file(LENGTH, error))?;
+        if let Some(most) = most.filter(|&most| most > 0) {
+            entries.lower("context_length", most);
+        }
+    }
+    if let Some(map) = object(PROMPTS)? {
+        prompts(&Fields::new(&map), entries).map_err(|error| in_file(PROMPTS, error))?;
+    }
+    if model.sorts {
+        return Ok(());
+    }
     if let Some(modules) = fields::json::<Vec<Value>>(&folder.join(MODULES), MAX_FILE, mode)? {
         modules.iter().try_for_each(check)?;
     }
-    let config: Option<Map<String, Value>> = fields::json(&folder.join(CONFIG), MAX_FILE, mode)?;
-    if let Some(config) = config {
+    if let Some(config) = object(CONFIG)? {
         entries.put("pooling_type", pooling(&config)?);
+    }
+    Ok(())
+}
+
+/// The error about a field of this file.
+fn in_file(file: &'static str, error: HuggingFaceError) -> HuggingFaceError {
+    match error {
+        HuggingFaceError::WrongField { field, value, .. } => {
+            HuggingFaceError::UnsupportedEmbedding { file, field, value }
+        }
+        error => error,
+    }
+}
+
+/// The texts that may be put before others, by their names.
+fn prompts(config: &Fields<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let Some(prompts) = config.object("prompts")? else { return Ok(()) };
+    let (mut names, mut texts) = (Vec::new(), Vec::new());
+    for name in prompts.names() {
+        if let Some(text) = prompts.text(name)? {
+            names.push(name.to_owned());
+            texts.push(text.to_owned());
+        }
+    }
+    if !names.is_empty() {
+        entries.plain("moli.prompts.names", names);
+        entries.plain("moli.prompts.texts", texts);
     }
     Ok(())
 }

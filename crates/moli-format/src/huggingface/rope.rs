@@ -20,7 +20,7 @@ pub(super) fn write(
     };
     let base = base(fields, kinds.global.as_ref())?.ok_or_else(|| fields.missing("rope_theta"))?;
     entries.float("rope.freq_base", base);
-    if model.family.architecture == "gemma3" {
+    if ["gemma3", "modern-bert"].contains(&model.family.architecture) {
         let local = match &kinds.local {
             Some(local) => {
                 if !matches!(kind(local)?, "default") {
@@ -28,7 +28,10 @@ pub(super) fn write(
                 }
                 local.number("rope_theta")?
             }
-            None => fields.number("rope_local_base_freq")?,
+            None => match fields.number("rope_local_base_freq")? {
+                Some(local) => Some(local),
+                None => fields.number("local_rope_theta")?,
+            },
         };
         entries.float("rope.freq_base_swa", local.unwrap_or(1e4));
     } else if let Some(local) = &kinds.local
@@ -68,7 +71,10 @@ fn base(fields: &Fields<'_>, parameters: Option<&Fields<'_>>) -> Result<Option<f
     let inner = parameters.map(|parameters| parameters.number("rope_theta")).transpose()?.flatten();
     let base = match inner {
         Some(base) => Some(base),
-        None => fields.number("rope_theta")?,
+        None => match fields.number("global_rope_theta")? {
+            Some(base) => Some(base),
+            None => fields.number("rope_theta")?,
+        },
     };
     match base {
         Some(base) if base <= 0.0 => Err(fields.wrong("rope_theta", "a number above 0")),

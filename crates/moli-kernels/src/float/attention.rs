@@ -45,8 +45,10 @@ pub struct AttentionArgs<'a> {
     pub tables: &'a [&'a [u32]],
     /// `[rows]`: each row's sequence, an index into `tables`.
     pub sequences: &'a [u32],
-    /// `[rows]`: a row attends to the keys at positions up to and including its own.
+    /// `[rows]`: a row attends to the keys at positions up to and including its own, if `lengths` does not say otherwise.
     pub positions: &'a [u32],
+    /// For each sequence the number of its positions: each of its rows attends to all of them, those behind it too.
+    pub lengths: Option<&'a [u32]>,
     /// Query heads; a multiple of `kv_heads`.
     pub heads: usize,
     /// Key and value heads; query head `h` uses key head `h / (heads / kv_heads)`.
@@ -57,7 +59,7 @@ pub struct AttentionArgs<'a> {
     pub scale: f32,
     /// Scores become `cap * tanh(score / cap)`.
     pub soft_cap: Option<f32>,
-    /// A sliding window of this many positions, the row's own included; at least 1.
+    /// A sliding window of this many positions, the row's own included; at least 1. With `lengths`, so many on each side.
     pub window: Option<usize>,
     /// `[heads]`: scores of a further key of each head, whose value is 0 (attention sinks, arXiv:2508.10925).
     pub sinks: Option<&'a [f32]>,
@@ -67,7 +69,10 @@ impl AttentionArgs<'_> {
     /// The positions that `row` attends to.
     fn keys(&self, row: usize) -> Range<usize> {
         let end = self.positions[row] as usize + 1;
-        self.window.map_or(0, |window| end.saturating_sub(window))..end
+        let first = self.window.map_or(0, |window| end.saturating_sub(window));
+        let Some(lengths) = self.lengths else { return first..end };
+        let last = self.window.map_or(usize::MAX, |window| end.saturating_add(window - 1));
+        first..last.min(lengths[self.sequences[row] as usize] as usize)
     }
 
     /// The pages that `row` attends to, as indices into its sequence's table.
@@ -98,6 +103,7 @@ impl AttentionArgs<'_> {
             ("attention queries", all, self.q.len()),
             ("attention output", all, out.len()),
             ("attention sequences", rows, self.sequences.len()),
+            ("attention lengths", self.tables.len(), self.lengths.map_or(self.tables.len(), <[u32]>::len)),
             ("attention sinks", self.heads, self.sinks.map_or(self.heads, <[f32]>::len)),
             ("attention values", pages, self.v_pages.count(self.kv_heads, self.head_dim)),
         ] {
@@ -113,6 +119,10 @@ impl AttentionArgs<'_> {
             let table = table.ok_or_else(|| shape("attention sequence", self.tables.len(), sequence))?;
             let (mut first, mut end) = (usize::MAX, 0);
             for row in run {
+                let position = self.positions[row];
+                if let Some(length) = self.lengths.map(|all| all[sequence]).filter(|&end| position >= end) {
+                    return Err(shape("attention position", length as usize, position as usize));
+                }
                 let pages = self.pages(row);
                 (first, end) = (first.min(pages.start), end.max(pages.end));
                 work =

@@ -77,6 +77,14 @@ plain! {
         scalar::gelu(x);
     }
 
+    fn geglu_erf(gate: &mut [f32], up: &[f32]) {
+        scalar::geglu_erf(gate, up);
+    }
+
+    fn gelu_erf(x: &mut [f32]) {
+        scalar::gelu_erf(x);
+    }
+
     fn rope_halves(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
         scalar::rope_halves(row, head_dim, cos, sin);
     }

@@ -38,6 +38,8 @@ use crate::{Isa, KernelError, Kernels, Pool};
 use attention::{Block, Scratch};
 use half::f16;
 
+pub use math::{gelu_erf, tanh};
+
 /// A rotation of one row: `(row, head_dim, cos, sin)`.
 type Rope = fn(&mut [f32], usize, &[f32], &[f32]);
 
@@ -58,6 +60,8 @@ pub(crate) struct FloatOps {
     swiglu_clamped: fn(&mut [f32], &[f32]),
     silu: fn(&mut [f32]),
     gelu: fn(&mut [f32]),
+    geglu_erf: fn(&mut [f32], &[f32]),
+    gelu_erf: fn(&mut [f32]),
     rope_halves: Rope,
     rope_interleaved: Rope,
     max: fn(&[f32]) -> f32,
@@ -88,6 +92,8 @@ impl FloatOps {
                 swiglu_clamped: avx2::swiglu_clamped,
                 silu: avx2::silu,
                 gelu: avx2::gelu,
+                geglu_erf: avx2::geglu_erf,
+                gelu_erf: avx2::gelu_erf,
                 rope_halves: avx2::rope_halves,
                 rope_interleaved: avx2::rope_interleaved,
                 max: avx2::max,
@@ -120,6 +126,8 @@ impl FloatOps {
                 swiglu_clamped: scalar::swiglu_clamped,
                 silu: scalar::silu,
                 gelu: scalar::gelu,
+                geglu_erf: scalar::geglu_erf,
+                gelu_erf: scalar::gelu_erf,
                 rope_halves: scalar::rope_halves,
                 rope_interleaved: scalar::rope_interleaved,
                 max: scalar::max,
@@ -306,6 +314,16 @@ impl Kernels {
     /// x = gelu(x), elementwise, by its tanh form.
     pub fn gelu(&self, pool: &Pool, x: &mut [f32]) {
         parallel::pieces(pool, x, 64, &|_, x| (self.float.gelu)(x));
+    }
+
+    /// gate = gelu(gate) * up, elementwise, with GELU by its error function (arXiv:1606.08415).
+    pub fn geglu_erf(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
+        self.pairwise(pool, gate, up, self.float.geglu_erf);
+    }
+
+    /// x = gelu(x), elementwise, by its error function.
+    pub fn gelu_erf(&self, pool: &Pool, x: &mut [f32]) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.gelu_erf)(x));
     }
 
     /// to += from * factor, elementwise, each product and sum rounded once.

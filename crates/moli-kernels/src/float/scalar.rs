@@ -142,6 +142,22 @@ pub(super) fn swiglu_clamped(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// gate = gelu(gate) * up, gelu by erf.
+#[inline(always)]
+pub(super) fn geglu_erf(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = math::gelu_erf(*g) * u;
+    }
+}
+
+/// x = gelu(x), by erf.
+#[inline(always)]
+pub(super) fn gelu_erf(x: &mut [f32]) {
+    for x in x {
+        *x = math::gelu_erf(*x);
+    }
+}
+
 /// x = silu(x).
 #[inline(always)]
 pub(super) fn silu(x: &mut [f32]) {

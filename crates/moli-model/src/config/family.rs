@@ -15,12 +15,22 @@ pub(super) struct Family {
     pub(super) rope_base: f32,
     /// The layers that rotate.
     pub(super) rotated: Rotated,
+    /// Whether the layers with a window have a rotary base of their own.
+    pub(super) local_base: bool,
+    /// Whether a token sees those before it only.
+    pub(super) causal: bool,
+    pub(super) learned_positions: bool,
+    /// Kinds of token, where the file does not say.
+    pub(super) token_types: usize,
+    pub(super) embedding_norm: bool,
     /// LayerNorm with a bias instead of RMS norm.
     pub(super) layer_norm: bool,
     /// Whether attention and the feed-forward network read the residual stream through a norm.
     pub(super) pre_norm: bool,
     /// Whether what they give goes through a norm.
     pub(super) post_norm: bool,
+    /// Whether the residual stream goes through a norm after each sum, and so needs none at the end.
+    pub(super) sum_norm: bool,
     pub(super) qk_norm: QkNorm,
     /// Whether Q, K and V must have biases.
     pub(super) qkv_bias: bool,
@@ -47,6 +57,8 @@ pub(super) enum Windows {
     All,
     /// All but every `n`th.
     AllBut(usize),
+    /// All but the first of each `n`.
+    Global(usize),
 }
 
 /// The layers with a rotary embedding, where the file does not say.
@@ -57,6 +69,7 @@ pub(super) enum Rotated {
     AllBut(usize),
     /// Those with a window, or all if there is none.
     Windowed,
+    None,
 }
 
 /// Llama without its order of rotated elements.
@@ -65,9 +78,15 @@ const PLAIN: Family = Family {
     rope: RopeStyle::Halves,
     rope_base: 1e4,
     rotated: Rotated::All,
+    local_base: false,
+    causal: true,
+    learned_positions: false,
+    token_types: 0,
+    embedding_norm: false,
     layer_norm: false,
     pre_norm: true,
     post_norm: false,
+    sum_norm: false,
     qk_norm: QkNorm::None,
     qkv_bias: false,
     sinks: false,
@@ -86,8 +105,25 @@ const INTERLEAVED: Family = Family { rope: RopeStyle::Interleaved, ..PLAIN };
 /// Gemma, the first (arXiv:2403.08295).
 const GEMMA: Family = Family { activation: Activation::GeluTanh, root_scale: true, ..PLAIN };
 
+/// BERT (arXiv:1810.04805), RoBERTa and XLM-RoBERTa.
+const BERT: Family = Family {
+    name: "bert",
+    rotated: Rotated::None,
+    causal: false,
+    learned_positions: true,
+    token_types: 2,
+    embedding_norm: true,
+    layer_norm: true,
+    pre_norm: false,
+    sum_norm: true,
+    qkv_bias: true,
+    activation: Activation::GeluErf,
+    gated: false,
+    ..PLAIN
+};
+
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 23] = [
+pub(super) const FAMILIES: [Family; 26] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -99,6 +135,7 @@ pub(super) const FAMILIES: [Family; 23] = [
     Family {
         name: "gemma3",
         rope_base: 1e6,
+        local_base: true,
         post_norm: true,
         qk_norm: QkNorm::Head,
         windows: Windows::AllBut(6),
@@ -142,6 +179,28 @@ pub(super) const FAMILIES: [Family; 23] = [
         activation: Activation::GeluTanh,
         gated: false,
         windows: Windows::All,
+        ..PLAIN
+    },
+    BERT,
+    Family {
+        name: "nomic-bert",
+        rotated: Rotated::All,
+        learned_positions: false,
+        qkv_bias: false,
+        activation: Activation::Silu,
+        gated: true,
+        ..BERT
+    },
+    // arXiv:2412.13663.
+    Family {
+        name: "modern-bert",
+        rope_base: 1.6e5,
+        local_base: true,
+        causal: false,
+        embedding_norm: true,
+        layer_norm: true,
+        activation: Activation::GeluErf,
+        windows: Windows::Global(3),
         ..PLAIN
     },
 ];

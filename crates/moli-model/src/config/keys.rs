@@ -116,7 +116,7 @@ impl Keys<'_> {
     }
 
     /// Features that files can ask for and that the decoder does not compute.
-    pub(super) fn refuse_unsupported(&self, layers: usize) -> Result<(), ModelError> {
+    pub(super) fn refuse_unsupported(&self, layers: usize, causal: bool) -> Result<(), ModelError> {
         if let Some(value) = self.factor("attention.clamp_kqv")? {
             return Err(self.unsupported("attention.clamp_kqv", value));
         }
@@ -125,8 +125,8 @@ impl Keys<'_> {
                 return Err(self.unsupported(suffix, value));
             }
         }
-        if self.flag("attention.causal")? == Some(false) {
-            return Err(self.unsupported("attention.causal", false));
+        if let Some(other) = self.flag("attention.causal")?.filter(|&told| told != causal) {
+            return Err(self.unsupported("attention.causal", other));
         }
         // The 13B alone has no rotary embedding but ALiBi, and no key that says so.
         if self.architecture == "baichuan" && layers == 40 {
@@ -145,7 +145,7 @@ impl Keys<'_> {
         let window = "attention.sliding_window";
         let pattern = self.flags("attention.sliding_window_pattern", layers)?;
         // A window as long as the context hides nothing, but where layers differ by it in their rotary embedding too.
-        let differ = pattern.is_some() || matches!(family.windows, Windows::AllBut(_));
+        let differ = pattern.is_some() || matches!(family.windows, Windows::AllBut(_) | Windows::Global(_));
         let tokens = match self.metadata.u64_opt(&self.key(window))? {
             None | Some(0) => return Ok(None),
             Some(tokens) if tokens >= context_train as u64 && !differ => return Ok(None),
@@ -155,8 +155,11 @@ impl Keys<'_> {
             (Some(pattern), _) => pattern,
             (None, Windows::All) => vec![true; layers],
             (None, Windows::AllBut(period)) => all_but(period, layers),
+            (None, Windows::Global(period)) => (0..layers).map(|layer| layer % period > 0).collect(),
             (None, Windows::Refused) => return Err(self.unsupported(window, tokens)),
         };
+        // Of an encoder the number is that of the tokens on both sides.
+        let tokens = if family.causal { tokens } else { tokens / 2 + 1 };
         Ok(Some(SlidingWindow { tokens, layers }))
     }
 
@@ -172,6 +175,7 @@ impl Keys<'_> {
             return Ok(flags);
         }
         Ok(match (family.rotated, window) {
+            (Rotated::None, _) => vec![false; layers],
             (Rotated::AllBut(period), _) => all_but(period, layers),
             (Rotated::Windowed, Some(window)) => window.layers.clone(),
             _ => vec![true; layers],

@@ -26,7 +26,7 @@ const MAX_WIDTH: usize = 1 << 20;
 const MAX_CONTEXT: usize = 1 << 26;
 const MAX_EXPERTS: usize = 1 << 10;
 
-/// A transformer decoder's hyperparameters.
+/// A transformer's hyperparameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `general.architecture`.
@@ -53,6 +53,17 @@ pub struct Config {
     pub vocab: usize,
     /// The context that the model was trained for, in tokens.
     pub context_train: usize,
+    /// Whether a token sees those before it only. Where not, the model is an encoder: a text is computed whole, in one batch,
+    /// and there is no output head.
+    pub causal: bool,
+    /// Whether a learned vector for each position is added to the embeddings.
+    pub learned_positions: bool,
+    /// Kinds of token, each of which has a vector that is added to the embeddings; 0: there are none.
+    pub token_types: usize,
+    /// Whether the embeddings go through a norm, which is the first layer's own where layers begin with one.
+    pub embedding_norm: bool,
+    /// Whether there is a norm after the last layer.
+    pub final_norm: bool,
     /// LayerNorm with a bias instead of RMS norm.
     pub layer_norm: bool,
     /// Added to the mean square, or the variance, in a norm.
@@ -87,6 +98,8 @@ pub struct Config {
     pub pre_norm: bool,
     /// Whether what they give goes through a norm.
     pub post_norm: bool,
+    /// Whether the residual stream goes through a norm after each of the two is added to it (arXiv:1706.03762).
+    pub sum_norm: bool,
     /// Whether Q, K and V must have biases.
     pub qkv_bias: bool,
 }
@@ -109,6 +122,8 @@ pub enum Activation {
     Silu,
     /// GELU by its tanh form (arXiv:1606.08415).
     GeluTanh,
+    /// GELU by its error function.
+    GeluErf,
     /// `min(x, 7) * sigmoid(1.702 x)`, whose partner is between -7 and 7 and has 1 added (arXiv:2508.10925).
     SwigluClamped,
 }
@@ -116,7 +131,7 @@ pub enum Activation {
 /// Layers whose queries see only the latest `tokens` keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlidingWindow {
-    /// Keys that a query sees, itself included.
+    /// Keys that a query sees, itself included; of an encoder, so many on either side.
     pub tokens: usize,
     /// Per layer: whether the window applies.
     pub layers: Vec<bool>,
@@ -147,7 +162,7 @@ impl Config {
         }
 
         let layers = keys.size("block_count", None, MAX_LAYERS)?;
-        keys.refuse_unsupported(layers)?;
+        keys.refuse_unsupported(layers, family.causal)?;
         let hidden = keys.size("embedding_length", None, MAX_WIDTH)?;
         let heads = keys.size("attention.head_count", None, MAX_HEADS)?;
         let latent = if family.latent { Some(Latent::read(&keys)?) } else { None };
@@ -172,7 +187,7 @@ impl Config {
 
         let rope = Rope::read(&keys, family, latent.map_or(head_dim, |latent| latent.rotated))?;
         let window = keys.sliding_window(family, layers, context_train)?;
-        let rope_local = if family.name == "gemma3" {
+        let rope_local = if family.local_base {
             // The window never reaches positions that need stretching.
             let base = keys.positive("rope.freq_base_swa", Some(1e4))?;
             Rope { base, position_divisor: 1.0, yarn: None, magnitude: 1.0, ..rope }
@@ -201,6 +216,14 @@ impl Config {
             latent,
             vocab,
             context_train,
+            causal: family.causal,
+            learned_positions: family.learned_positions,
+            token_types: match metadata.u32_opt("tokenizer.ggml.token_type_count")? {
+                Some(count) if family.token_types > 0 => count as usize,
+                _ => family.token_types,
+            },
+            embedding_norm: family.embedding_norm,
+            final_norm: !family.sum_norm,
             layer_norm: family.layer_norm,
             norm_eps,
             rope,
@@ -218,6 +241,7 @@ impl Config {
             qk_norm: family.qk_norm,
             pre_norm: family.pre_norm,
             post_norm: family.post_norm,
+            sum_norm: family.sum_norm,
             qkv_bias: family.qkv_bias,
             architecture,
         })

@@ -42,6 +42,7 @@ fn assert_computes(gguf: &Gguf, what: &str) {
         tokens: &[1, 2, 3, 4],
         positions: &[0, 1, 2, 3],
         sequences: &[0; 4],
+        types: &[],
         tables: &[&pages],
         adapters: &[],
         outputs: &[3],

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use moli_format::{Metadata, StringArray, Value};
 
-use super::merges_from_text;
+use super::{WORD_PIECE, merges_from_text};
 use crate::gguf::{
     ADD_BOS, ADD_EOS, ADD_SPACE, BOS, EOM, EOS, EOT, IGNORE_MERGES, LEFT_STRIP, MERGES, MODEL, NFC, PRE,
     RIGHT_STRIP, SCORES, SPACE_PREFIX, TOKENS, TYPES, UNKNOWN,
@@ -44,6 +44,9 @@ pub fn gguf_tokenizer(metadata: &Metadata, rows: Option<usize>) -> Result<Option
     match inner.vocab.spelling() {
         Spelling::ByteLevel => made.byte_level(&parts)?,
         Spelling::SentencePiece => made.sentence_piece(&inner, &parts, rows)?,
+        Spelling::WordPiece => {
+            return Err(TextError::Inexpressible { form: FORM, what: WORD_PIECE.to_owned() });
+        }
     }
     made.tokens(&inner.vocab, parts.unknown, rows)?;
     made.special(&mut inner, metadata)?;

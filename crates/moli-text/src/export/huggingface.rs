@@ -3,7 +3,7 @@
 use moli_format::Metadata;
 use serde_json::{Map, Value, json};
 
-use super::merges_from_text;
+use super::{WORD_PIECE, merges_from_text};
 use crate::gguf::{self, MODEL, PRE, SCORES, UNKNOWN};
 use crate::pretokenize::{self, GPT2};
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
@@ -52,6 +52,9 @@ pub fn huggingface_tokenizer(metadata: &Metadata) -> Result<HuggingFaceTokenizer
             byte_level(metadata.str_opt(PRE)?.unwrap_or("default"), *nfc, bpe.ignores_merges())?
         }
         Merger::Scored(_) | Merger::Ranked(_) => spaced(inner.space_prefix, unknown.as_deref()),
+        Merger::Words(_) => {
+            return Err(TextError::Inexpressible { form: "tokenizer.json", what: WORD_PIECE.to_owned() });
+        }
     };
     let merges = if metadata.str(MODEL)? == "llama" {
         scored(&inner.vocab, &metadata.f32s(SCORES)?)

@@ -8,6 +8,9 @@ use crate::vocab::{SPACE, TokenKind, Vocab};
 pub use gguf::{GgufTokenizer, gguf_tokenizer};
 pub use huggingface::{HuggingFaceTokenizer, huggingface_tokenizer};
 
+/// What is not put into the other form.
+const WORD_PIECE: &str = "WordPiece, the words of encoders";
+
 /// Whether a SentencePiece token can come about by merging. Tokens that the user defined are found before anything merges, but
 /// for those with `▁`, which a text has as a space.
 fn merges_from_text(vocab: &Vocab, id: u32) -> bool {

@@ -144,7 +144,13 @@ fn window(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
 fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     let keys = source.keys();
     match source.family.special {
-        Special::None | Special::Baichuan => Ok(()),
+        // The encoders among them have no way back.
+        Special::None
+        | Special::Baichuan
+        | Special::Bert
+        | Special::Roberta
+        | Special::NomicBert
+        | Special::ModernBert => Ok(()),
         Special::Gemma => {
             let scale = match keys.float("attention.scale")? {
                 Some(scale) => scale,

@@ -107,7 +107,7 @@ impl<'a> Source<'a> {
             "llama" if keys.count("expert_count")?.is_some_and(|count| count > 0) => "mixtral",
             "llama" if keys.count("attention.sliding_window")?.is_some_and(|tokens| tokens > 0) => "mistral",
             "deepseek2" if keys.count("expert_gating_func")? == Some(2) => "deepseek_v3",
-            _ => family::of_architecture(architecture)?,
+            _ => family::model_type_of(architecture)?,
         };
         let family = family::find(model_type)?;
         let (hidden, heads) = (keys.need("embedding_length")?, keys.need("attention.head_count")?);

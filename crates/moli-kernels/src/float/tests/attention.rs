@@ -134,6 +134,8 @@ struct Shape {
     window: Option<usize>,
     /// The first head's sink; each further head's is 1 more.
     sink: Option<f32>,
+    /// Tokens of each sequence, where a row attends to all of them.
+    whole: Option<u32>,
 }
 
 impl Shape {
@@ -147,6 +149,7 @@ fn attend(k: &Kernels, pool: &Pool, cache: &Cache, shape: Shape, rows: &[(u32, u
     let tables: Vec<&[u32]> = cache.tables.iter().map(Vec::as_slice).collect();
     let (sequences, positions): (Vec<u32>, Vec<u32>) = rows.iter().copied().unzip();
     let sinks = shape.sinks();
+    let lengths = shape.whole.map(|length| vec![length; tables.len()]);
     let args = AttentionArgs {
         q,
         k_pages: cache.k.pages(),
@@ -154,6 +157,7 @@ fn attend(k: &Kernels, pool: &Pool, cache: &Cache, shape: Shape, rows: &[(u32, u
         tables: &tables,
         sequences: &sequences,
         positions: &positions,
+        lengths: lengths.as_deref(),
         heads: shape.heads,
         kv_heads: shape.kv_heads,
         head_dim: shape.head_dim,
@@ -172,6 +176,8 @@ fn reference(cache: &Cache, shape: Shape, (sequence, position): (u32, u32), q: &
     let Shape { heads, kv_heads, head_dim: dim, soft_cap, window, .. } = shape;
     let end = position as usize + 1;
     let start = window.map_or(0, |w| end.saturating_sub(w));
+    let end =
+        shape.whole.map_or(end, |length| window.map_or(usize::MAX, |w| end + w - 1).min(length as usize));
     let mut out = Vec::new();
     for head in 0..heads {
         let entry = |key: usize| {
@@ -201,7 +207,8 @@ fn reference(cache: &Cache, shape: Shape, (sequence, position): (u32, u32), q: &
 }
 
 fn shapes() -> Vec<Shape> {
-    let base = Shape { heads: 9, kv_heads: 3, head_dim: 64, soft_cap: None, window: None, sink: None };
+    let base =
+        Shape { heads: 9, kv_heads: 3, head_dim: 64, soft_cap: None, window: None, sink: None, whole: None };
     let mut shapes = vec![base];
     shapes.extend([80, 96, 128, 256, 40, 5].map(|head_dim| Shape {
         heads: 4,
@@ -221,6 +228,13 @@ fn shapes() -> Vec<Shape> {
     shapes.push(Shape { heads: 6, kv_heads: 2, sink: Some(-1.5), ..base });
     shapes.push(Shape { heads: 2, kv_heads: 1, sink: Some(6.0), window: Some(40), ..base });
     shapes.push(Shape { heads: 2, kv_heads: 2, soft_cap: Some(30.0), ..base });
+    shapes.extend([None, Some(1), Some(33), Some(600)].map(|window| Shape {
+        heads: 4,
+        kv_heads: 2,
+        window,
+        whole: Some(1045),
+        ..base
+    }));
     shapes
 }
 
@@ -236,7 +250,8 @@ fn attention_is_near_f64_and_agrees_between_instruction_sets() {
     let mut random = Random(17);
     for (kind, shape) in KINDS.into_iter().flat_map(|kind| shapes().into_iter().map(move |s| (kind, s))) {
         let cache = Cache::new(kind, &mut random, 2, shape.kv_heads, shape.head_dim);
-        let rows = edge_rows();
+        let mut rows = edge_rows();
+        rows.retain(|&(_, position)| shape.whole.is_none_or(|length| position < length));
         let row_len = shape.heads * shape.head_dim;
         let q = random.floats(rows.len() * row_len, 2.0);
         let got = attend(&plain, &Pool::new(1), &cache, shape, &rows, &q);
@@ -284,7 +299,8 @@ fn attention_has_the_same_bits_in_any_batch_and_on_any_threads() {
 #[test]
 fn attention_shows_nan_where_it_is_seen_and_only_there() {
     let (plain, others) = kernels();
-    let shape = Shape { heads: 2, kv_heads: 1, head_dim: 64, soft_cap: None, window: None, sink: None };
+    let shape =
+        Shape { heads: 2, kv_heads: 1, head_dim: 64, soft_cap: None, window: None, sink: None, whole: None };
     for k in others.iter().chain([&plain]) {
         for (kind, soft_cap) in KINDS.into_iter().flat_map(|kind| [(kind, None), (kind, Some(5.0))]) {
             let shape = Shape { soft_cap, ..shape };
@@ -327,6 +343,7 @@ fn attention_refuses_what_does_not_fit() {
         tables: &[&table],
         sequences: &[0, 0],
         positions: &[0, 40],
+        lengths: None,
         heads: 1,
         kv_heads: 1,
         head_dim: 16,
@@ -355,6 +372,10 @@ fn attention_refuses_what_does_not_fit() {
     let fewer = KvPages::Q8_0 { quants: &quants, scales: &scales[1..] };
     assert_eq!(what(AttentionArgs { v_pages: fewer, ..args }), "attention values");
     assert_eq!(what(AttentionArgs { window: Some(0), ..args }), "attention heads");
+    assert_eq!(what(AttentionArgs { lengths: Some(&[41]), ..args }), "fits");
+    assert_eq!(what(AttentionArgs { lengths: Some(&[40]), ..args }), "attention position");
+    assert_eq!(what(AttentionArgs { lengths: Some(&[97]), ..args }), "attention page table");
+    assert_eq!(what(AttentionArgs { lengths: Some(&[]), ..args }), "attention lengths");
     assert_eq!(what(AttentionArgs { kv_heads: 0, ..args }), "attention heads");
     assert_eq!(what(AttentionArgs { sinks: Some(&[]), ..args }), "attention sinks");
     assert_eq!(what(AttentionArgs { head_dim: usize::MAX, heads: 2, ..args }), "attention rows");
@@ -458,7 +479,8 @@ fn q8_0_is_near_f16() {
     let k = others.last().unwrap_or(&plain);
     let mut random = Random(47);
     for head_dim in [64, 80, 128] {
-        let shape = Shape { heads: 4, kv_heads: 2, head_dim, soft_cap: None, window: None, sink: None };
+        let shape =
+            Shape { heads: 4, kv_heads: 2, head_dim, soft_cap: None, window: None, sink: None, whole: None };
         let mut caches = KINDS.map(|kind| Cache::new(kind, &mut Random(53), 1, 2, head_dim));
         let tokens = SEQUENCE_PAGES * PAGE_TOKENS;
         let slot =

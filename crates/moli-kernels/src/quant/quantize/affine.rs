@@ -108,13 +108,7 @@ impl Fit {
 
     /// The best line for the assignment to a line.
     #[inline(always)]
-    fn of<const N: usize>(
-        x: &[f32; N],
-        w: &[f32; N],
-        line: (f32, f32),
-        most: f32,
-        highest: f32,
-    ) -> Self {
+    fn of<const N: usize>(x: &[f32; N], w: &[f32; N], line: (f32, f32), most: f32, highest: f32) -> Self {
         let moments = Moments::new(x, w, line, most);
         let line = moments.line(highest);
         Self { line, moments, gain: moments.gain(line) }
@@ -151,7 +145,11 @@ pub(super) fn alone(block: &Block<32>, most: f32) -> Line {
 
 /// Sub-blocks of `N` whose scales and minima are at most `limit`.
 #[inline(always)]
-pub(super) fn together<const N: usize, const S: usize>(block: &Block<256>, most: f32, limit: f32) -> Lines<S> {
+pub(super) fn together<const N: usize, const S: usize>(
+    block: &Block<256>,
+    most: f32,
+    limit: f32,
+) -> Lines<S> {
     let (xs, ws) = (block.x.as_chunks::<N>().0, block.w.as_chunks::<N>().0);
     let mut fits: [Fit; S] = std::array::from_fn(|i| Fit::new(&xs[i], &ws[i], most, false));
     let multiples = Multiples { low: 0.0, high: limit };
@@ -161,7 +159,8 @@ pub(super) fn together<const N: usize, const S: usize>(block: &Block<256>, most:
     for _ in 0..COMMON_ROUNDS {
         let (d_half, dmin_half) = (block.half(d), block.half(dmin));
         let common = (d_half.1, dmin_half.1);
-        let chosen: [_; S] = std::array::from_fn(|i| choose(&xs[i], &ws[i], &fits[i], common, most, multiples));
+        let chosen: [_; S] =
+            std::array::from_fn(|i| choose(&xs[i], &ws[i], &fits[i], common, most, multiples));
         let total = chosen.iter().map(|c| c.0).sum();
         if total >= best.0 {
             break;
@@ -179,7 +178,13 @@ pub(super) fn together<const N: usize, const S: usize>(block: &Block<256>, most:
         let (factor, min) = (inverse(d * chosen[i].0), -dmin * chosen[i].1);
         *q = x.map(|v| whole((v - min) * factor, 0.0, most) as u8);
     }
-    Lines { d: d_half, dmin: dmin_half, scales: chosen.map(|c| c.0 as u8), mins: chosen.map(|c| c.1 as u8), q }
+    Lines {
+        d: d_half,
+        dmin: dmin_half,
+        scales: chosen.map(|c| c.0 as u8),
+        mins: chosen.map(|c| c.1 as u8),
+        q,
+    }
 }
 
 /// The error with the best multiples of the common scales near a fit, and these multiples.

@@ -84,11 +84,7 @@ pub fn quantize_rows(
     }
     if let Some(importance) = importance {
         if importance.len() != cols {
-            return Err(KernelError::Length {
-                what: "importance",
-                expected: cols,
-                actual: importance.len(),
-            });
+            return Err(KernelError::Length { what: "importance", expected: cols, actual: importance.len() });
         }
         if let Some(column) = importance.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
             return Err(KernelError::Importance { column });
@@ -104,7 +100,13 @@ pub fn quantize_rows(
     #[cfg(target_arch = "x86_64")]
     if crate::isa::Avx2::new().is_some() {
         #[target_feature(enable = "avx2")]
-        fn with_avx2(ttype: TensorType, x: &[f32], cols: usize, importance: Option<&[f32]>, out: &mut Vec<u8>) {
+        fn with_avx2(
+            ttype: TensorType,
+            x: &[f32],
+            cols: usize,
+            importance: Option<&[f32]>,
+            out: &mut Vec<u8>,
+        ) {
             searched(ttype, x, cols, importance, out);
         }
         // SAFETY: this processor has AVX2.

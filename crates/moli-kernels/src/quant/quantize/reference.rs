@@ -104,9 +104,8 @@ fn q8_0(x: &[f32; 32], out: &mut Vec<u8>) {
 fn lines<const N: usize, const S: usize>(x: &[f32; 256], most: i32, limit: i32) -> Lines<S> {
     let xs = x.as_chunks::<N>().0;
     let low: [f32; S] = std::array::from_fn(|i| xs[i].iter().copied().fold(0.0, f32::min));
-    let step: [f32; S] = std::array::from_fn(|i| {
-        (xs[i].iter().copied().fold(0.0, f32::max) - low[i]) / most as f32
-    });
+    let step: [f32; S] =
+        std::array::from_fn(|i| (xs[i].iter().copied().fold(0.0, f32::max) - low[i]) / most as f32);
     let (d_half, d) = half(step.iter().copied().fold(0.0, f32::max) / limit as f32);
     let (dmin_half, dmin) = half(low.iter().fold(0.0, |a: f32, low| a.max(-low)) / limit as f32);
     let scales = step.map(|step| clamped(step * inverse(d), 0, limit));
@@ -124,7 +123,6 @@ fn signed<L: Levels, const N: usize, const S: usize>(x: &[f32; 256], limit: i32)
     let step: [f32; S] = std::array::from_fn(|i| extreme(&xs[i]) / L::EDGES[0]);
     let (d_half, d) = half(extreme(&step) / -(limit as f32));
     let scales = step.map(|step| clamped(step * inverse(d), -limit, limit - 1));
-    let numbers =
-        std::array::from_fn(|k| L::number(L::nearest(x[k] * inverse(d * scales[k / N] as f32))));
+    let numbers = std::array::from_fn(|k| L::number(L::nearest(x[k] * inverse(d * scales[k / N] as f32))));
     Scaled { d: d_half, scales: scales.map(|s| s as i8), numbers }
 }

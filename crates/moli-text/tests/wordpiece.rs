@@ -1,0 +1,168 @@
+//! WordPiece against the `tokenizers` crate, and as a GGUF has it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+
+use moli_format::{Bytes, Gguf, GgufWriter};
+use moli_text::{EncodeOptions, TextError, Tokenizer};
+use serde_json::{Value, json};
+
+const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+const WITH_SPECIAL: EncodeOptions = EncodeOptions { add_special: true, parse_special: true };
+
+/// The texts of the recorded embeddings: of many scripts, with marks, control characters and emoji.
+fn texts() -> Vec<String> {
+    let all: Vec<Value> = serde_json::from_str(include_str!("../../../tests/fixtures/minilm.json")).unwrap();
+    let mut texts: Vec<String> = all.iter().map(|case| case["text"].as_str().unwrap().to_owned()).collect();
+    let more = [
+        "",
+        " ",
+        "\u{85}\u{a0}\u{2028}x",
+        "İI",
+        "ǅ ΑΣ",
+        "[CLS] in [SEP] text [MASK]",
+        "\u{e000}\u{301}",
+        "¿¡«»—…",
+        "a\u{300}b",
+    ];
+    texts.extend(more.map(String::from));
+    texts
+}
+
+/// Every second character that the texts have after cleaning and before, alone and behind others, and some words.
+fn tokens() -> Vec<String> {
+    let mut made = BTreeSet::new();
+    for text in texts() {
+        for c in text.chars().chain(text.to_lowercase().chars()) {
+            if !c.is_whitespace() && u32::from(c) % 5 != 3 {
+                made.extend([c.to_string(), format!("##{c}")]);
+            }
+        }
+        for word in text.split_whitespace().filter(|word| word.is_ascii() && word.len() > 3) {
+            made.extend([word.to_lowercase(), word[..3].to_owned(), format!("##{}", &word[1..3])]);
+        }
+    }
+    made.retain(|token| !SPECIAL.contains(&token.as_str()) && token != "##");
+    SPECIAL.iter().map(|token| (*token).to_owned()).chain(made).collect()
+}
+
+fn file(lowercase: bool, strip_accents: Option<bool>, longest: usize) -> String {
+    let tokens = tokens();
+    let vocab: serde_json::Map<String, Value> =
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+    let added = |(id, token): (usize, &&str)| {
+        json!({"id": id, "content": token, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false})
+    };
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": SPECIAL.iter().enumerate().map(added).collect::<Vec<_>>(),
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": strip_accents, "lowercase": lowercase},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+            "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
+                "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}},
+        "decoder": null,
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": longest, "vocab": vocab},
+    })
+    .to_string()
+}
+
+#[test]
+fn ids_are_those_of_the_tokenizers_crate() {
+    for (lowercase, strip_accents, longest) in
+        [(true, None, 100), (false, None, 100), (true, Some(false), 100), (false, Some(true), 7)]
+    {
+        let json = file(lowercase, strip_accents, longest);
+        let oracle = tokenizers::Tokenizer::from_bytes(json.as_bytes()).unwrap();
+        let own = Tokenizer::from_json(json.as_bytes(), None).unwrap();
+        let mut unknown = 0;
+        for text in texts() {
+            let expected = oracle.encode(text.as_str(), true).unwrap();
+            let found = own.encode(&text, WITH_SPECIAL).unwrap();
+            assert_eq!(found, expected.get_ids(), "{text:?}, lowercase {lowercase}");
+            unknown += found.iter().filter(|&&id| id == 1).count();
+            let pair = oracle.encode((text.as_str(), "the second, text"), true).unwrap();
+            if !text.contains('[') {
+                let (found, second) = own.encode_pair(&text, "the second, text").unwrap();
+                assert_eq!(found, pair.get_ids(), "{text:?}");
+                let kinds: Vec<u32> = (0..found.len()).map(|at| u32::from(at >= second)).collect();
+                assert_eq!(kinds, pair.get_type_ids(), "{text:?}");
+            }
+        }
+        assert!(unknown > 100, "{unknown}");
+    }
+}
+
+#[test]
+fn a_gguf_gives_the_same_ids() {
+    let json = file(true, None, 100);
+    let own = Tokenizer::from_json(json.as_bytes(), None).unwrap();
+    // No capital letters: with them, a vocabulary is taken for one of text that keeps its case.
+    let tokens = tokens();
+    let has_capitals = |token: &String| token.chars().any(char::is_uppercase);
+    let stored: Vec<String> = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| match token.strip_prefix("##") {
+            _ if id < SPECIAL.len() => token.clone(),
+            _ if has_capitals(token) => format!("[unused{id}]"),
+            Some(rest) => rest.to_owned(),
+            None => format!("▁{token}"),
+        })
+        .collect();
+    let mut file = Vec::new();
+    GgufWriter::new()
+        .meta("general.architecture", "bert")
+        .meta("tokenizer.ggml.model", "bert")
+        .meta("tokenizer.ggml.tokens", stored.clone())
+        .meta(
+            "tokenizer.ggml.token_type",
+            (0..stored.len()).map(|id| if id < 5 { 3 } else { 1 }).collect::<Vec<i32>>(),
+        )
+        .write(&mut file)
+        .unwrap();
+    let gguf = Gguf::from_bytes(&Bytes::from_vec(file)).unwrap();
+    let converted = Tokenizer::from_gguf(gguf.metadata()).unwrap();
+    for text in texts() {
+        let ids = converted.encode(&text, WITH_SPECIAL).unwrap();
+        assert_eq!(ids, own.encode(&text, WITH_SPECIAL).unwrap(), "{text:?}");
+    }
+    let (ids, second) = converted.encode_pair("a", "b").unwrap();
+    assert_eq!((ids.len(), second), (5, 3));
+}
+
+#[test]
+fn parts_that_are_not_computed_are_named() {
+    let json: Value = serde_json::from_str(&file(true, None, 100)).unwrap();
+    for (part, value) in [
+        ("normalizer", json!({"type": "NFKC"})),
+        ("pre_tokenizer", json!({"type": "Whitespace"})),
+        (
+            "model",
+            json!({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "continuing_subword_prefix": "@@"}),
+        ),
+    ] {
+        let mut json = json.clone();
+        json[part] = value;
+        let error = Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap_err();
+        assert!(matches!(error, TextError::Unsupported { .. }), "{part}: {error}");
+    }
+    let mut json = json;
+    json["model"]["unk_token"] = json!("[NONE]");
+    let error = Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap_err();
+    assert!(error.to_string().contains("[NONE]"), "{error}");
+    json["model"]["unk_token"] = json!("[UNK]");
+    json["post_processor"] = Value::Null;
+    let tokenizer = Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap();
+    assert!(!tokenizer.joins_pairs());
+    assert!(matches!(tokenizer.encode_pair("a", "b").unwrap_err(), TextError::NoPairs));
+}
