@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use moli_engine::{
     CancelToken, EmbedOptions, Engine, EngineError, EngineOptions, GenerateParams, KvType, Pooling,
-    Scheduling, Tokenizer,
 };
 use moli_format::{Gguf, GgufWriter, ReadMode, TensorType};
 use moli_kernels::Isa;
