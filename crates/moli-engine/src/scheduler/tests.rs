@@ -373,3 +373,31 @@ fn an_empty_scheduler_plans_nothing() {
     world.step();
     assert!(world.scheduler.is_idle());
 }
+
+#[test]
+fn whole_texts_share_a_step_and_are_never_cut() {
+    let limits =
+        Limits { rows: 10, outputs: 8, running: 8, chunk: 10, shared_chunk: 5, context: 10, whole: true };
+    let mut scheduler = Scheduler::new(limits, PagePool::new(16).unwrap(), 0);
+    for (arrival, length) in [4, 9, 5, 10, 1].into_iter().enumerate() {
+        let id = Id::new(0, arrival as u64);
+        let wanted = Wanted::States(0..length);
+        scheduler.submit(Timeline::new(id, vec![1; length], wanted, CancelToken::new()));
+    }
+    let mut steps = Vec::new();
+    while !scheduler.is_idle() && steps.len() < 9 {
+        let spans = scheduler.plan(Instant::now()).spans;
+        for span in &spans {
+            assert_eq!(
+                (span.positions.clone(), span.states.clone()),
+                (0..span.positions.end, 0..span.positions.end)
+            );
+            scheduler.advance(span.id, span.positions.end);
+            assert!(scheduler.get(span.id).unwrap().is_computed());
+            scheduler.finish(span.id).unwrap();
+        }
+        steps.push(spans.iter().map(|span| span.positions.end).collect::<Vec<_>>());
+    }
+    assert_eq!(steps, [vec![4, 5, 1], vec![9], vec![10]]);
+    assert_eq!((scheduler.cached_pages(), scheduler.pool().available()), (0, 16));
+}
