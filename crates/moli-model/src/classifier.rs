@@ -35,7 +35,7 @@ impl Dense {
     fn apply(&self, state: &[f32]) -> Vec<f32> {
         let made = product(&self.weight, self.bias.as_deref(), state);
         let Some((gain, bias, eps)) = &self.norm else {
-            return made.map(|x| moli_kernels::tanh(x)).collect();
+            return made.map(moli_kernels::tanh).collect();
         };
         let x: Vec<f64> = made.map(|x| f64::from(moli_kernels::gelu_erf(x))).collect();
         let mean = x.iter().sum::<f64>() / x.len() as f64;

@@ -383,17 +383,15 @@ impl Around {
         let Some(post) = root.get("post_processor") else { return Self::default() };
         for part in sequence(post, "processors") {
             let own = |key: &str| vocab.id(part.get(key)?.get(0)?.as_str()?);
-            match kind(part) {
-                "BertProcessing" | "RobertaProcessing" => {
-                    let sep = own("sep");
-                    let count = if kind(part) == "BertProcessing" { 1 } else { 2 };
-                    return Self {
-                        begins: own("cls"),
-                        between: sep.map(|sep| vec![sep; count]),
-                        finishes: sep,
-                    };
-                }
-                _ => {}
+            let separators = match kind(part) {
+                "BertProcessing" => 1,
+                "RobertaProcessing" => 2,
+                _ => 0,
+            };
+            if separators > 0 {
+                let sep = own("sep");
+                let between = sep.map(|sep| vec![sep; separators]);
+                return Self { begins: own("cls"), between, finishes: sep };
             }
             if let Some(single) = part.get("single").and_then(Value::as_array) {
                 let id = |value: Option<&Value>| vocab.id(value?.pointer("/SpecialToken/id")?.as_str()?);

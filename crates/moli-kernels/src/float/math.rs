@@ -91,7 +91,7 @@ fn erf(x: f32) -> f32 {
     // From here on the nearest f32 is 1. Written so that a NaN passes.
     let a = if a > 3.95 { 3.95 } else { a };
     // -ln(1 - erf(a)) / a by a polynomial, whose greatest error of erf is 2.2e-8.
-    let p = a.mul_add(3.144_011_9e-5, -3.088_017_1e-4);
+    let p = a.mul_add(3.144_012e-5, -3.088_017e-4);
     let p = p.mul_add(a, 1.032_399_7e-3);
     let p = p.mul_add(a, 5.369_368_6e-4);
     let p = p.mul_add(a, -1.958_396_3e-2);
