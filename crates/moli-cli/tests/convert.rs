@@ -42,7 +42,9 @@ fn a_quantised_model_with_its_tokenizer_to_a_folder() {
     let world = World::new();
     let model = world.chat_model();
     world.run(&["convert", &model, "folder"]).ok();
-    let tokens = |model: &str| world.run(&["tokenize", model, "-p", "a b, <|im_end|>", "--json"]).json()["ids"].clone();
+    let tokens = |model: &str| {
+        world.run(&["tokenize", model, "-p", "a b, <|im_end|>", "--json"]).json()["ids"].clone()
+    };
     assert_eq!(tokens("./folder"), tokens(&model));
     let config = std::fs::read_to_string(world.path("folder/tokenizer_config.json")).unwrap();
     assert!(config.contains("add_generation_prompt"), "{config}");
@@ -86,7 +88,8 @@ fn a_model_that_cannot_be_converted_leaves_nothing() {
     let pre = world.model("pre.gguf", |file| file.meta("tokenizer.ggml.pre", "strange"));
     world.run(&["convert", &pre, "out"]).fails(1, &["strange"]);
     world.run(&["convert", &pre, "out", "--no-tokenizer"]).ok();
-    let left: Vec<_> = std::fs::read_dir(world.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(world.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_str().unwrap().contains("part")), "{left:?}");
     assert!(!world.path("out.gguf").exists());
 }
