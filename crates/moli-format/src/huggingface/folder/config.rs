@@ -75,6 +75,8 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
         config.put("hidden_activation", activation);
     }
     config.put("tie_word_embeddings", source.model.tensor("output.weight").is_none());
+    // Some classes have a default beyond a small vocabulary.
+    config.put("pad_token_id", Json::Null);
     biases(source, &mut config);
     window(source, &mut config)?;
     special(source, &mut config)?;
@@ -164,7 +166,10 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
                 }
             };
             let scalar = inverse(f64::from(scale).powi(-2), scale, |scalar| scalar.sqrt().recip() as f32);
-            config.put("query_pre_attn_scalar", scalar);
+            // transformers wants an integer.
+            let whole = scalar.fract() == 0.0;
+            config
+                .put("query_pre_attn_scalar", if whole { Json::from(scalar as u64) } else { scalar.into() });
             for field in ["attn_logit_softcapping", "final_logit_softcapping"] {
                 let cap = keys.float(field)?.map_or(Json::Null, |cap| decimal(cap).into());
                 config.put(field, cap);
