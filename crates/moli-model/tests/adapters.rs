@@ -284,8 +284,7 @@ fn experts_are_adapted_in_every_form() {
     // The model with its experts in one tensor.
     // `blk.0.ffn_up.3.weight`
     let is_one = |name: &str| name.split('.').count() == 5;
-    let mut tensors: Vec<Tensor> =
-        singly.tensors().filter(|tensor| !is_one(&tensor.name)).cloned().collect();
+    let mut tensors: Vec<Tensor> = singly.tensors().filter(|tensor| !is_one(&tensor.name)).cloned().collect();
     for layer in 0..singly.metadata().u32("llama.block_count").unwrap() {
         for stem in ["ffn_gate", "ffn_up", "ffn_down"] {
             let name = |expert| format!("blk.{layer}.{stem}.{expert}.weight");
