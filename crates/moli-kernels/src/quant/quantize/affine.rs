@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::block::{Block, LANES, inverse, map, sums, whole};
+use super::block::{Block, LANES, inverse, least, map, sums, whole};
 use super::scales::Multiples;
 
 /// A block with one step and one minimum.
@@ -80,8 +80,7 @@ impl Fit {
     /// The best found. `signed` if the minimum may be above 0.
     #[inline(always)]
     fn new<const N: usize>(x: &[f32; N], w: &[f32; N], most: f32, signed: bool) -> Self {
-        let low = x.iter().fold(x[0], |low, v| if *v < low { *v } else { low });
-        let high = x.iter().fold(x[0], |high, v| if *v > high { *v } else { high });
+        let [low, high] = range(x);
         let low = if signed || low < 0.0 { low } else { 0.0 };
         // From the lowest value, so that little cancels.
         let y = map(x, |v| v - low);
@@ -153,6 +152,14 @@ fn assigned<const N: usize>(
     sums
 }
 
+/// The lowest and the highest value.
+#[inline(always)]
+fn range<const N: usize>(x: &[f32; N]) -> [f32; 2] {
+    let low = x.iter().fold(x[0], |low, v| if *v < low { *v } else { low });
+    let high = x.iter().fold(x[0], |high, v| if *v > high { *v } else { high });
+    [low, high]
+}
+
 /// The weighted squared errors of several lines.
 #[inline(always)]
 fn errors<const N: usize>(
@@ -177,17 +184,29 @@ fn errors<const N: usize>(
 /// A block of its own.
 #[inline(always)]
 pub(super) fn alone(block: &Block<32>, most: f32) -> Line {
-    let (step, min) = Fit::new(&block.x, &block.w, most, true).line;
-    let (step_half, step) = block.half(step);
-    let moments = Moments::new(&block.x, &block.w, (step, min), most);
-    let (min_half, min) = block.half((moments.x - step * moments.q) / moments.w);
-    let factor = inverse(step);
-    Line { step: step_half, min: min_half, q: map(&block.x, |v| whole((v - min) * factor, 0.0, most) as u8) }
+    let (x, w) = (&block.x, &block.w);
+    let Fit { line, moments } = Fit::new(x, w, most, true);
+    let [low, high] = range(x);
+    // Half-precision steps about the best, each with its minimum; and the range.
+    let (mut steps, mut mins) = ([(f16::ZERO, 0.0); LANES], [(f16::ZERO, 0.0); LANES]);
+    for lane in 1..LANES {
+        steps[lane] = block.half(line.0 * (1.0 + (lane as f32 - 8.0) * f32::from(f16::EPSILON)));
+        mins[lane] = block.half((moments.x - steps[lane].1 * moments.q) / moments.w);
+    }
+    (steps[0], mins[0]) = (block.half((high - low) / most), block.half(low));
+    let errors = errors(x, w, &map(&steps, |step| step.1), &map(&mins, |min| min.1), most);
+    let lane = least(&errors);
+    let (factor, min) = (inverse(steps[lane].1), mins[lane].1);
+    Line { step: steps[lane].0, min: mins[lane].0, q: map(x, |v| whole((v - min) * factor, 0.0, most) as u8) }
 }
 
 /// Sub-blocks of `N` whose scales and minima are at most `limit`.
 #[inline(always)]
-pub(super) fn together<const N: usize, const S: usize>(block: &Block<256>, most: f32, limit: f32) -> Lines<S> {
+pub(super) fn together<const N: usize, const S: usize>(
+    block: &Block<256>,
+    most: f32,
+    limit: f32,
+) -> Lines<S> {
     let (xs, ws) = (block.x.as_chunks::<N>().0, block.w.as_chunks::<N>().0);
     let mut fits = [Fit::default(); S];
     for i in 0..S {
@@ -231,7 +250,13 @@ pub(super) fn together<const N: usize, const S: usize>(block: &Block<256>, most:
         let (factor, min) = (inverse(d * chosen[i].0), -dmin * chosen[i].1);
         *q = map(x, |v| whole((v - min) * factor, 0.0, most) as u8);
     }
-    Lines { d: d_half, dmin: dmin_half, scales: map(&chosen, |c| c.0 as u8), mins: map(&chosen, |c| c.1 as u8), q }
+    Lines {
+        d: d_half,
+        dmin: dmin_half,
+        scales: map(&chosen, |c| c.0 as u8),
+        mins: map(&chosen, |c| c.1 as u8),
+        q,
+    }
 }
 
 /// The error with the best multiples of the common scales near a fit, and these multiples.
@@ -244,7 +269,6 @@ fn choose<const N: usize>(
     most: f32,
     multiples: Multiples,
 ) -> (f32, (f32, f32)) {
-    let mut best = (f32::INFINITY, (0.0, 0.0));
     let scale = (fit.line.0 * inverse(d)).floor();
     let (mut scales, mut mins) = ([0.0; LANES], [0.0; LANES]);
     for lane in 0..LANES {
@@ -254,12 +278,8 @@ fn choose<const N: usize>(
         mins[lane] = multiples.nearest((-min * inverse(dmin)).floor() + (lane % 4) as f32 - 1.0);
     }
     let errors = errors(x, w, &map(&scales, |scale| d * scale), &map(&mins, |min| -dmin * min), most);
-    for lane in 0..LANES {
-        if errors[lane] < best.0 {
-            best = (errors[lane], (scales[lane], mins[lane]));
-        }
-    }
-    best
+    let lane = least(&errors);
+    (errors[lane], (scales[lane], mins[lane]))
 }
 
 /// The common scales with the least error for assignments and multiples.

@@ -22,7 +22,7 @@ pub(super) struct Block<const N: usize> {
     inverse: f32,
 }
 
-/// The least weight beside the greatest: it decides where all others are 0 (in a sub-block without importance), and nowhere else.
+/// What keeps weights above 0, beside the greatest of about 1: it decides in sub-blocks that have no other, and nowhere else.
 const FLOOR: f32 = 1e-6;
 
 impl<const N: usize> Block<N> {
@@ -38,14 +38,14 @@ impl<const N: usize> Block<N> {
         let [squares] = sums::<N, 1>(|i| [x[i] * x[i]]);
         let mean = squares / N as f32;
         let mut w = match weighting {
-            Weighting::Magnitude => map(&x, |v| mean.sqrt() + v.abs()),
+            Weighting::Magnitude => map(&x, |v| mean.sqrt() + v.abs() + FLOOR),
             Weighting::Square => map(&x, |v| v * v + mean / 2.0 + FLOOR),
         };
         if let Some(importance) = importance {
             let total = self::most(importance);
             if total > 0.0 {
                 for i in 0..N {
-                    w[i] = (importance[i] / total).max(FLOOR) * (2.0 * mean + x[i] * x[i]).sqrt();
+                    w[i] = (importance[i] / total).max(FLOOR) * (2.0 * mean + x[i] * x[i] + FLOOR).sqrt();
                 }
             }
         }
@@ -110,6 +110,18 @@ pub(super) fn whole(v: f32, low: f32, high: f32) -> f32 {
     let v = if v > low { v } else { low };
     let v = if v < high { v } else { high };
     (v + ROUNDER) - ROUNDER
+}
+
+/// Where the least is.
+#[inline(always)]
+pub(super) fn least<const N: usize>(of: &[f32; N]) -> usize {
+    let mut least = 0;
+    for i in 1..N {
+        if of[i] < of[least] {
+            least = i;
+        }
+    }
+    least
 }
 
 /// The inverse, or 0 for 0.

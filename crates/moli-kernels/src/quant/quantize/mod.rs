@@ -7,6 +7,8 @@
 //! The searches are ours and not candle's, which is an optional dependency of minutes to build, has none for IQ4_NL and IQ4_XS,
 //! and whose scales of Q2_K, Q4_K and Q5_K without importance come from an older search than llama.cpp's.
 
+#![allow(clippy::needless_range_loop)] // Lanes and sub-blocks are the same place in several arrays.
+
 mod affine;
 mod block;
 mod pack;
@@ -88,11 +90,7 @@ pub fn quantize_rows(
     }
     if let Some(importance) = importance {
         if importance.len() != cols {
-            return Err(KernelError::Length {
-                what: "importance",
-                expected: cols,
-                actual: importance.len(),
-            });
+            return Err(KernelError::Length { what: "importance", expected: cols, actual: importance.len() });
         }
         if let Some(column) = importance.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
             return Err(KernelError::Importance { column });
@@ -108,7 +106,13 @@ pub fn quantize_rows(
     #[cfg(target_arch = "x86_64")]
     if crate::isa::Avx2::new().is_some() {
         #[target_feature(enable = "avx2")]
-        fn with_avx2(ttype: TensorType, x: &[f32], cols: usize, importance: Option<&[f32]>, out: &mut Vec<u8>) {
+        fn with_avx2(
+            ttype: TensorType,
+            x: &[f32],
+            cols: usize,
+            importance: Option<&[f32]>,
+            out: &mut Vec<u8>,
+        ) {
             searched(ttype, x, cols, importance, out);
         }
         // SAFETY: this processor has AVX2.

@@ -96,7 +96,8 @@ pub(super) fn q6_k(block: &Scaled<16>, out: &mut Vec<u8>) {
 /// IQ4_XS.
 pub(super) fn iq4_xs(block: &Scaled<8>, out: &mut Vec<u8>) {
     let scales = block.scales.map(|scale| (scale + 32) as u8);
-    let high = scales.iter().enumerate().fold(0u16, |bits, (i, scale)| bits | u16::from(scale >> 4) << (2 * i));
+    let high =
+        scales.iter().enumerate().fold(0u16, |bits, (i, scale)| bits | u16::from(scale >> 4) << (2 * i));
     out.extend(block.d.to_le_bytes());
     out.extend(high.to_le_bytes());
     out.extend((0..4).map(|i| scales[2 * i] & 15 | scales[2 * i + 1] << 4));

@@ -7,7 +7,7 @@ use moli_format::TensorType;
 use super::affine::{Line, Lines};
 use super::block::inverse;
 use super::pack;
-use super::signed::{Even, Iq4, Levels, Scaled, Single};
+use super::signed::{Even, Iq4, Levels, Scaled, Single, extreme};
 
 /// Appends the whole blocks of `x`, of a type in [`QUANTIZABLE`](super::QUANTIZABLE).
 pub(super) fn quantize(ttype: TensorType, x: &[f32], out: &mut Vec<u8>) {
@@ -40,11 +40,6 @@ pub(super) fn quantize(ttype: TensorType, x: &[f32], out: &mut Vec<u8>) {
 #[inline(always)]
 fn clamped(v: f32, low: i32, high: i32) -> i32 {
     (v.round() as i32).clamp(low, high)
-}
-
-/// The element of the greatest magnitude, with its sign.
-fn extreme(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |most: f32, v| if v.abs() > most.abs() { *v } else { most })
 }
 
 /// As the file will hold it, and as the number that this is.
@@ -104,9 +99,8 @@ fn q8_0(x: &[f32; 32], out: &mut Vec<u8>) {
 fn lines<const N: usize, const S: usize>(x: &[f32; 256], most: i32, limit: i32) -> Lines<S> {
     let xs = x.as_chunks::<N>().0;
     let low: [f32; S] = std::array::from_fn(|i| xs[i].iter().copied().fold(0.0, f32::min));
-    let step: [f32; S] = std::array::from_fn(|i| {
-        (xs[i].iter().copied().fold(0.0, f32::max) - low[i]) / most as f32
-    });
+    let step: [f32; S] =
+        std::array::from_fn(|i| (xs[i].iter().copied().fold(0.0, f32::max) - low[i]) / most as f32);
     let (d_half, d) = half(step.iter().copied().fold(0.0, f32::max) / limit as f32);
     let (dmin_half, dmin) = half(low.iter().fold(0.0, |a: f32, low| a.max(-low)) / limit as f32);
     let scales = step.map(|step| clamped(step * inverse(d), 0, limit));
@@ -124,7 +118,6 @@ fn signed<L: Levels, const N: usize, const S: usize>(x: &[f32; 256], limit: i32)
     let step: [f32; S] = std::array::from_fn(|i| extreme(&xs[i]) / L::EDGES[0]);
     let (d_half, d) = half(extreme(&step) / -(limit as f32));
     let scales = step.map(|step| clamped(step * inverse(d), -limit, limit - 1));
-    let numbers =
-        std::array::from_fn(|k| L::number(L::nearest(x[k] * inverse(d * scales[k / N] as f32))));
+    let numbers = std::array::from_fn(|k| L::number(L::nearest(x[k] * inverse(d * scales[k / N] as f32))));
     Scaled { d: d_half, scales: scales.map(|s| s as i8), numbers }
 }

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::block::{Block, LANES, inverse, map, sums, whole};
+use super::block::{Block, LANES, inverse, least, map, sums, whole};
 use super::scales::Multiples;
 use crate::quant::levels::IQ4_LEVELS;
 
@@ -80,7 +80,7 @@ const ROUNDS: usize = 2;
 /// Rounds of choosing the multiples and fitting the common scale to them.
 const COMMON_ROUNDS: usize = 3;
 
-/// Multiples tried for a sub-block.
+/// Multiples, or half-precision steps, tried about the best.
 const NEAR: usize = 8;
 
 /// The best step found for some values, and the weighted sum of their levels' squares.
@@ -93,7 +93,7 @@ struct Fit {
 impl Fit {
     #[inline(always)]
     fn new<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> Self {
-        let extreme = x.iter().fold(0.0f32, |most, v| if v.abs() > most.abs() { *v } else { most });
+        let extreme = extreme(x);
         // How much less the error is than that of zeros.
         let mut gain = 0.0;
         let mut best = Self::default();
@@ -133,6 +133,12 @@ impl Fit {
     }
 }
 
+/// The value of the greatest magnitude, with its sign.
+#[inline(always)]
+pub(super) fn extreme<const N: usize>(x: &[f32; N]) -> f32 {
+    x.iter().fold(0.0f32, |most, v| if v.abs() > most.abs() { *v } else { most })
+}
+
 /// The weighted sums of values by levels and of the levels' squares, for several steps (by their inverses).
 #[inline(always)]
 fn assigned<L: Levels, const N: usize>(
@@ -169,9 +175,16 @@ fn errors<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], steps: &[f32; N
 /// A block of its own.
 #[inline(always)]
 pub(super) fn alone<L: Levels>(block: &Block<32>) -> Single {
-    let (half, step) = block.half(Fit::new::<L, 32>(&block.x, &block.w).step);
+    let x = &block.x;
+    let step = Fit::new::<L, 32>(x, &block.w).step;
+    // Half-precision steps about the best, and the one that brings the extreme to the lowest level.
+    let mut steps = [block.half(extreme(x) / L::EDGES[0]); NEAR];
+    for (lane, near) in steps.iter_mut().enumerate().skip(1) {
+        *near = block.half(step * (1.0 + (lane as f32 - 4.0) * f32::from(f16::EPSILON)));
+    }
+    let (half, step) = steps[least(&errors::<L, 32>(x, &block.w, &map(&steps, |step| step.1)))];
     let factor = inverse(step);
-    Single { step: half, numbers: map(&block.x, |v| L::number(L::nearest(v * factor))) }
+    Single { step: half, numbers: map(x, |v| L::number(L::nearest(v * factor))) }
 }
 
 /// Sub-blocks of `N` whose scales are from `-limit` to `limit - 1`.
@@ -227,17 +240,12 @@ fn choose<L: Levels, const N: usize>(
     d: f32,
     multiples: Multiples,
 ) -> (f32, f32) {
-    let mut best = (f32::INFINITY, 0.0);
     let scale = (step * inverse(d)).floor();
     let mut scales = [0.0; NEAR];
     for lane in 0..NEAR {
         scales[lane] = multiples.nearest(scale + lane as f32 - 3.0);
     }
     let errors = errors::<L, N>(x, w, &map(&scales, |scale| d * scale));
-    for lane in 0..NEAR {
-        if errors[lane] < best.0 {
-            best = (errors[lane], scales[lane]);
-        }
-    }
-    best
+    let near = least(&errors);
+    (errors[near], scales[near])
 }

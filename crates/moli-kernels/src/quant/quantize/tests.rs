@@ -103,6 +103,7 @@ fn weights(ttype: TensorType, x: &[f32], importance: Option<&[f32]>) -> Vec<f32>
 #[test]
 fn no_block_is_worse_than_without_a_search() {
     let mut random = Random(1);
+    let mut worse = Vec::new();
     for (kind, x) in kinds() {
         let importance = random.importance(256);
         for ttype in SEARCHED {
@@ -117,15 +118,17 @@ fn no_block_is_worse_than_without_a_search() {
                     let error = |y: &[f32]| error(x, &y[range.clone()], &weights[range.clone()]);
                     let (ours, simple) = (error(&ours), error(&simple));
                     // 1e-6 of the error: what the search can't tell apart in f32.
-                    assert!(
-                        ours <= simple * (1.0 + 1e-6),
-                        "{ttype}, {kind}, importance {}: {ours} {simple}",
-                        importance.is_some()
-                    );
+                    if ours > simple * (1.0 + 1e-6) {
+                        worse.push(format!(
+                            "{ttype}, {kind}, importance {}: {ours} {simple}",
+                            importance.is_some()
+                        ));
+                    }
                 }
             }
         }
     }
+    assert!(worse.is_empty(), "{worse:#?}");
 }
 
 /// The root of the mean squared error on values spread evenly in -1..1, beside that of the format's grid laid over the whole
@@ -224,7 +227,10 @@ fn zeros_stay_zeros_and_values_beyond_a_scale_stay_finite() {
         let mut large = [1.0; 256];
         (large[3], large[200]) = (f32::MAX, f32::MIN);
         let large = values(ttype, &rows(ttype, &large, 256, Some(&[1.0; 256])), 256);
-        assert!(large.iter().all(|v| v.is_finite()) && large[3] > 2e5 && large[200] < -2e5, "{ttype}: {large:?}");
+        assert!(
+            large.iter().all(|v| v.is_finite()) && large[3] > 2e5 && large[200] < -2e5,
+            "{ttype}: {large:?}"
+        );
     }
 }
 
@@ -239,7 +245,10 @@ fn what_cannot_be_quantised_is_an_error_and_leaves_nothing() {
     let ttype = TensorType::Q4K;
     let x = [1.0; 512];
     let length = |what, expected, actual| KernelError::Length { what, expected, actual };
-    assert_eq!(error(TensorType::Q8_1, &x, 256, None), KernelError::UnsupportedType { ttype: TensorType::Q8_1 });
+    assert_eq!(
+        error(TensorType::Q8_1, &x, 256, None),
+        KernelError::UnsupportedType { ttype: TensorType::Q8_1 }
+    );
     assert_eq!(error(TensorType::IQ3S, &x, 256, None), KernelError::NoQuantizer { ttype: TensorType::IQ3S });
     assert_eq!(error(ttype, &x, 128, None), KernelError::PartialBlock { ttype, block: 256, cols: 128 });
     assert_eq!(error(ttype, &x[..500], 256, None), length("values of whole rows", 256, 500));
