@@ -3,7 +3,7 @@
 //!
 //! - [`Matrix`] is a weight matrix in a file's own blocks; [`Activations`] is what it is multiplied with, quantised to
 //!   8 bits once for all the matrices that read it; [`Kernels::matmul`] multiplies.
-//! - [`dequantize`] and [`quantize`] turn blocks into floats and back.
+//! - [`dequantize`] and [`quantize`] turn blocks into floats and back; [`quantize_rows`] loses less and takes longer.
 //! - [`Kernels`] is a table of functions for one instruction set ([`Isa`]), picked once.
 //! - [`Pool`] runs short parallel loops.
 //! - [`peak`] measures what the processor can do at most.

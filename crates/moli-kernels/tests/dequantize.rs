@@ -50,7 +50,7 @@ fn blocks_mean_what_the_reference_says_bit_for_bit() {
 ///
 /// A format of n bits has steps of `range / (2^n - 1)` (with a minimum) or `extreme / 2^(n-1)`, and errs by half a step;
 /// Q4_0 and Q5_0 by a whole one at the end of the range that their extreme is not at. The K types add the error of their
-/// sub-scales and sub-minima; a half-precision scale is off by up to 2^-11, which is 0.06 steps at 127.
+/// sub-scales and sub-minima. IQ4_NL and IQ4_XS end at 113 on the side that their extreme of 127 is not at; a half-precision scale is off by up to 2^-11, which is 0.06 steps at 127.
 #[test]
 fn quantizing_errs_by_less_than_a_named_bound() {
     let bounds = [
@@ -67,6 +67,8 @@ fn quantizing_errs_by_less_than_a_named_bound() {
         (TensorType::Q4K, 0.08),
         (TensorType::Q5K, 0.04),
         (TensorType::Q6K, 0.04),
+        (TensorType::IQ4NL, 0.12),
+        (TensorType::IQ4XS, 0.13),
     ];
     assert!(QUANTIZABLE.iter().all(|ttype| bounds.iter().any(|(bounded, _)| bounded == ttype)));
     let mut state = 1u64;

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::block::{Block, inverse, sums, whole};
+use super::block::{Block, LANES, inverse, least, map, sums, whole};
 use super::scales::Multiples;
 
 /// A block with one step and one minimum.
@@ -22,10 +22,10 @@ pub(super) struct Lines<const S: usize> {
     pub(super) q: [u8; 256],
 }
 
-/// Grids tried for a sub-block: from `most - 1` steps in its range to `most + 1`.
-const TRIES: usize = 20;
-/// Rounds of assigning values to a grid and fitting the grid to them, after the best try.
-const ROUNDS: usize = 2;
+/// Grids tried for a sub-block, a multiple of [`LANES`]: from `most - 1` steps in its range to `most + 1`.
+const TRIES: usize = 16;
+/// Rounds of assigning values to a grid and fitting the grid to them.
+const ROUNDS: usize = 3;
 /// Rounds of choosing the multiples and fitting the common scales to them.
 const COMMON_ROUNDS: usize = 3;
 
@@ -40,9 +40,9 @@ struct Moments {
 }
 
 impl Moments {
+    /// Those of the assignment to a line.
     #[inline(always)]
-    fn new<const N: usize>(x: &[f32; N], w: &[f32; N], line: (f32, f32), most: f32) -> Self {
-        let (step, min) = line;
+    fn new<const N: usize>(x: &[f32; N], w: &[f32; N], (step, min): (f32, f32), most: f32) -> Self {
         let factor = inverse(step);
         let [w, x, q, qq, qx] = sums::<N, 5>(|i| {
             let q = whole((x[i] - min) * factor, 0.0, most);
@@ -56,12 +56,9 @@ impl Moments {
     #[inline(always)]
     fn line(&self, highest: f32) -> (f32, f32) {
         let determinant = self.w * self.qq - self.q * self.q;
-        let step = (self.w * self.qx - self.x * self.q) * inverse(determinant);
-        let min = (self.x - step * self.q) / self.w;
-        if determinant > 0.0 && min <= highest {
-            return (step, min);
-        }
-        let min = if self.qq > 0.0 { highest } else { (self.x / self.w).min(highest) };
+        let free = (self.w * self.qx - self.x * self.q) * inverse(determinant);
+        let min = (self.x - free * self.q) / self.w;
+        let min = if min < highest { min } else { highest };
         ((self.qx - min * self.q) * inverse(self.qq), min)
     }
 
@@ -72,33 +69,52 @@ impl Moments {
     }
 }
 
-/// The best line found for some values, with the moments of their assignment to it.
-#[derive(Clone, Copy)]
+/// A line found for some values, with the moments of their assignment.
+#[derive(Clone, Copy, Default)]
 struct Fit {
     line: (f32, f32),
     moments: Moments,
-    /// How much less its error is than that of zeros.
-    gain: f32,
 }
 
 impl Fit {
-    /// `signed` if the minimum may be above 0.
+    /// The best found. `signed` if the minimum may be above 0.
     #[inline(always)]
     fn new<const N: usize>(x: &[f32; N], w: &[f32; N], most: f32, signed: bool) -> Self {
-        let low = x.iter().fold(x[0], |low, v| if *v < low { *v } else { low });
-        let high = x.iter().fold(x[0], |high, v| if *v > high { *v } else { high });
+        let [low, high] = range(x);
         let low = if signed || low < 0.0 { low } else { 0.0 };
         // From the lowest value, so that little cancels.
-        let y = x.map(|v| v - low);
+        let y = map(x, |v| v - low);
         let highest = if signed { f32::INFINITY } else { -low };
         let range = high - low;
-        let mut best = Self::of(&y, w, (range / most, 0.0), most, highest);
-        for n in 0..TRIES {
-            let steps = most - 1.0 + 2.0 * n as f32 / TRIES as f32;
-            best = best.or(Self::of(&y, w, (range / steps, 0.0), most, highest));
-        }
-        for _ in 0..ROUNDS {
-            best = best.or(Self::of(&y, w, best.line, most, highest));
+        let [total, mean] = sums::<N, 2>(|i| [w[i], w[i] * y[i]]);
+        let start = Moments { w: total, x: mean, ..Moments::default() };
+        let mut best = Self { line: (0.0, (mean / total).min(highest)), moments: start };
+        let mut best_gain = start.gain(best.line);
+        for first in (0..TRIES).step_by(LANES) {
+            let (mut factors, mut mins) = ([0.0; LANES], [0.0; LANES]);
+            for (lane, factor) in factors.iter_mut().enumerate() {
+                let n = first + lane;
+                *factor = (most + 2.0 * n as f32 / TRIES as f32 - 1.0) * inverse(range);
+            }
+            for _ in 0..ROUNDS {
+                let [q, qq, qx] = assigned(&y, w, &factors, &mins, most);
+                let mut gains = [0.0; LANES];
+                let mut steps = [0.0; LANES];
+                for lane in 0..LANES {
+                    let moments = Moments { q: q[lane], qq: qq[lane], qx: qx[lane], ..start };
+                    let line = moments.line(highest);
+                    gains[lane] = moments.gain(line);
+                    factors[lane] = inverse(line.0);
+                    (steps[lane], mins[lane]) = line;
+                }
+                for lane in 0..LANES {
+                    if gains[lane] > best_gain {
+                        best_gain = gains[lane];
+                        best.line = (steps[lane], mins[lane]);
+                        best.moments = Moments { q: q[lane], qq: qq[lane], qx: qx[lane], ..start };
+                    }
+                }
+            }
         }
         let Moments { w, x, q, qq, qx } = best.moments;
         best.line.1 += low;
@@ -108,39 +124,80 @@ impl Fit {
 
     /// The best line for the assignment to a line.
     #[inline(always)]
-    fn of<const N: usize>(x: &[f32; N], w: &[f32; N], line: (f32, f32), most: f32, highest: f32) -> Self {
+    fn of<const N: usize>(x: &[f32; N], w: &[f32; N], line: (f32, f32), most: f32) -> Self {
         let moments = Moments::new(x, w, line, most);
-        let line = moments.line(highest);
-        Self { line, moments, gain: moments.gain(line) }
-    }
-
-    #[inline(always)]
-    fn or(self, other: Self) -> Self {
-        if other.gain > self.gain { other } else { self }
+        Self { line: moments.line(0.0), moments }
     }
 }
 
-/// The weighted squared error.
+/// The moments q, qq and qx of the assignments to several lines.
 #[inline(always)]
-fn error<const N: usize>(x: &[f32; N], w: &[f32; N], (step, min): (f32, f32), most: f32) -> f32 {
-    let factor = inverse(step);
-    let [error] = sums::<N, 1>(|i| {
-        let apart = step * whole((x[i] - min) * factor, 0.0, most) + (min - x[i]);
-        [w[i] * (apart * apart)]
-    });
-    error
+fn assigned<const N: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    factors: &[f32; LANES],
+    mins: &[f32; LANES],
+    most: f32,
+) -> [[f32; LANES]; 3] {
+    let mut sums = [[0.0; LANES]; 3];
+    for i in 0..N {
+        for lane in 0..LANES {
+            let q = whole((x[i] - mins[lane]) * factors[lane], 0.0, most);
+            let wq = w[i] * q;
+            sums[0][lane] += wq;
+            sums[1][lane] += wq * q;
+            sums[2][lane] += wq * x[i];
+        }
+    }
+    sums
+}
+
+/// The lowest and the highest value.
+#[inline(always)]
+fn range<const N: usize>(x: &[f32; N]) -> [f32; 2] {
+    let low = x.iter().fold(x[0], |low, v| if *v < low { *v } else { low });
+    let high = x.iter().fold(x[0], |high, v| if *v > high { *v } else { high });
+    [low, high]
+}
+
+/// The weighted squared errors of several lines.
+#[inline(always)]
+fn errors<const N: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    steps: &[f32; LANES],
+    mins: &[f32; LANES],
+    most: f32,
+) -> [f32; LANES] {
+    let mut errors = [0.0; LANES];
+    let factors = map(steps, inverse);
+    for i in 0..N {
+        for lane in 0..LANES {
+            let y = x[i] - mins[lane];
+            let apart = steps[lane] * whole(y * factors[lane], 0.0, most) - y;
+            errors[lane] += w[i] * (apart * apart);
+        }
+    }
+    errors
 }
 
 /// A block of its own.
 #[inline(always)]
 pub(super) fn alone(block: &Block<32>, most: f32) -> Line {
-    let (step, min) = Fit::new(&block.x, &block.w, most, true).line;
-    let (step_half, step) = block.half(step);
-    let moments = Moments::new(&block.x, &block.w, (step, min), most);
-    let (min_half, min) = block.half((moments.x - step * moments.q) / moments.w);
-    let factor = inverse(step);
-    let q = block.x.map(|v| whole((v - min) * factor, 0.0, most) as u8);
-    Line { step: step_half, min: min_half, q }
+    let (x, w) = (&block.x, &block.w);
+    let Fit { line, moments } = Fit::new(x, w, most, true);
+    let [low, high] = range(x);
+    // Half-precision steps about the best, each with its minimum; and the range.
+    let (mut steps, mut mins) = ([(f16::ZERO, 0.0); LANES], [(f16::ZERO, 0.0); LANES]);
+    for lane in 1..LANES {
+        steps[lane] = block.half(line.0 * (1.0 + (lane as f32 - 8.0) * f32::from(f16::EPSILON)));
+        mins[lane] = block.half((moments.x - steps[lane].1 * moments.q) / moments.w);
+    }
+    (steps[0], mins[0]) = (block.half((high - low) / most), block.half(low));
+    let errors = errors(x, w, &map(&steps, |step| step.1), &map(&mins, |min| min.1), most);
+    let lane = least(&errors);
+    let (factor, min) = (inverse(steps[lane].1), mins[lane].1);
+    Line { step: steps[lane].0, min: mins[lane].0, q: map(x, |v| whole((v - min) * factor, 0.0, most) as u8) }
 }
 
 /// Sub-blocks of `N` whose scales and minima are at most `limit`.
@@ -151,38 +208,53 @@ pub(super) fn together<const N: usize, const S: usize>(
     limit: f32,
 ) -> Lines<S> {
     let (xs, ws) = (block.x.as_chunks::<N>().0, block.w.as_chunks::<N>().0);
-    let mut fits: [Fit; S] = std::array::from_fn(|i| Fit::new(&xs[i], &ws[i], most, false));
+    let mut fits = [Fit::default(); S];
+    for i in 0..S {
+        fits[i] = Fit::new(&xs[i], &ws[i], most, false);
+    }
+    let (steps, mins) = (map(&fits, |fit| fit.line.0), map(&fits, |fit| -fit.line.1));
     let multiples = Multiples { low: 0.0, high: limit };
-    let mut d = multiples.scale(&fits.map(|fit| (fit.line.0, fit.moments.qq)));
-    let mut dmin = multiples.scale(&fits.map(|fit| (-fit.line.1, fit.moments.w)));
+    let nearest = (
+        multiples.scale(&map(&fits, |fit| (fit.line.0, fit.moments.qq))),
+        multiples.scale(&map(&fits, |fit| (-fit.line.1, fit.moments.w))),
+    );
     let mut best = (f32::INFINITY, (f16::ZERO, 0.0), (f16::ZERO, 0.0), [(0.0, 0.0); S]);
-    for _ in 0..COMMON_ROUNDS {
-        let (d_half, dmin_half) = (block.half(d), block.half(dmin));
-        let common = (d_half.1, dmin_half.1);
-        let chosen: [_; S] =
-            std::array::from_fn(|i| choose(&xs[i], &ws[i], &fits[i], common, most, multiples));
-        let total = chosen.iter().map(|c| c.0).sum();
-        if total >= best.0 {
-            break;
+    for start in [nearest, (multiples.widest(&steps), multiples.widest(&mins))] {
+        let (mut fits, mut common) = (fits, start);
+        let mut least = f32::INFINITY;
+        for _ in 0..COMMON_ROUNDS {
+            let (d, dmin) = (block.half(common.0), block.half(common.1));
+            let mut chosen = [(0.0, 0.0); S];
+            let mut total = 0.0;
+            for i in 0..S {
+                let error;
+                (error, chosen[i]) = choose(&xs[i], &ws[i], &fits[i], (d.1, dmin.1), most, multiples);
+                total += error;
+            }
+            if total < best.0 {
+                best = (total, d, dmin, chosen);
+            }
+            if total >= least {
+                break;
+            }
+            least = total;
+            for i in 0..S {
+                fits[i] = Fit::of(&xs[i], &ws[i], (d.1 * chosen[i].0, -dmin.1 * chosen[i].1), most);
+            }
+            common = refit(&fits, &chosen);
         }
-        best = (total, d_half, dmin_half, chosen.map(|c| c.1));
-        for i in 0..S {
-            let (scale, min) = chosen[i].1;
-            fits[i] = Fit::of(&xs[i], &ws[i], (common.0 * scale, -common.1 * min), most, 0.0);
-        }
-        (d, dmin) = refit(&fits, &best.3);
     }
     let (_, (d_half, d), (dmin_half, dmin), chosen) = best;
     let mut q = [0; 256];
     for (i, (q, x)) in q.as_chunks_mut::<N>().0.iter_mut().zip(xs).enumerate() {
         let (factor, min) = (inverse(d * chosen[i].0), -dmin * chosen[i].1);
-        *q = x.map(|v| whole((v - min) * factor, 0.0, most) as u8);
+        *q = map(x, |v| whole((v - min) * factor, 0.0, most) as u8);
     }
     Lines {
         d: d_half,
         dmin: dmin_half,
-        scales: chosen.map(|c| c.0 as u8),
-        mins: chosen.map(|c| c.1 as u8),
+        scales: map(&chosen, |c| c.0 as u8),
+        mins: map(&chosen, |c| c.1 as u8),
         q,
     }
 }
@@ -197,20 +269,17 @@ fn choose<const N: usize>(
     most: f32,
     multiples: Multiples,
 ) -> (f32, (f32, f32)) {
-    let mut best = (f32::INFINITY, (0.0, 0.0));
-    let scale = multiples.nearest(fit.line.0 * inverse(d));
-    for scale in [scale, scale - 1.0, scale + 1.0].map(|scale| multiples.nearest(scale)) {
+    let scale = (fit.line.0 * inverse(d)).floor();
+    let (mut scales, mut mins) = ([0.0; LANES], [0.0; LANES]);
+    for lane in 0..LANES {
+        scales[lane] = multiples.nearest(scale + (lane / 4) as f32 - 1.0);
         // What the step lacks or has too much, the minimum evens out.
-        let min = fit.line.1 + (fit.line.0 - d * scale) * fit.moments.q / fit.moments.w;
-        let min = multiples.nearest(-min * inverse(dmin));
-        for min in [min, min - 1.0, min + 1.0].map(|min| multiples.nearest(min)) {
-            let error = error(x, w, (d * scale, -dmin * min), most);
-            if error < best.0 {
-                best = (error, (scale, min));
-            }
-        }
+        let min = fit.line.1 + (fit.line.0 - d * scales[lane]) * fit.moments.q / fit.moments.w;
+        mins[lane] = multiples.nearest((-min * inverse(dmin)).floor() + (lane % 4) as f32 - 1.0);
     }
-    best
+    let errors = errors(x, w, &map(&scales, |scale| d * scale), &map(&mins, |min| -dmin * min), most);
+    let lane = least(&errors);
+    (errors[lane], (scales[lane], mins[lane]))
 }
 
 /// The common scales with the least error for assignments and multiples.

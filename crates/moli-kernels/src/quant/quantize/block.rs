@@ -7,7 +7,7 @@ use half::f16;
 pub(super) enum Weighting {
     /// As the root mean square of the block plus the magnitude of the value: for formats with minima.
     Magnitude,
-    /// As the square of the value: for formats without.
+    /// As half the mean square of the block plus the square of the value: for formats without.
     Square,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Block<const N: usize> {
     inverse: f32,
 }
 
-/// The least weight beside the greatest: it decides where all others are 0 (in a sub-block without importance), and nowhere else.
+/// What keeps weights above 0, beside the greatest of about 1: it decides in sub-blocks that have no other, and nowhere else.
 const FLOOR: f32 = 1e-6;
 
 impl<const N: usize> Block<N> {
@@ -34,19 +34,21 @@ impl<const N: usize> Block<N> {
         let exponent = ((most.to_bits() >> 23) as i32).clamp(127 - 30, 127 + 100);
         let power = |biased: i32| f32::from_bits((biased as u32) << 23);
         let (unit, inverse) = (power(exponent), power(254 - exponent));
-        let x = x.map(|v| v * inverse);
+        let x = map(x, |v| v * inverse);
         let [squares] = sums::<N, 1>(|i| [x[i] * x[i]]);
         let mean = squares / N as f32;
-        let total = importance.map_or(0.0, |importance| self::most(importance));
-        let w = match importance {
-            Some(importance) if total > 0.0 => {
-                std::array::from_fn(|i| (importance[i] / total).max(FLOOR) * (mean + x[i] * x[i]).sqrt())
-            }
-            _ => match weighting {
-                Weighting::Magnitude => x.map(|v| mean.sqrt() + v.abs()),
-                Weighting::Square => x.map(|v| (v * v).max(FLOOR)),
-            },
+        let mut w = match weighting {
+            Weighting::Magnitude => map(&x, |v| mean.sqrt() + v.abs() + FLOOR),
+            Weighting::Square => map(&x, |v| v * v + mean / 2.0 + FLOOR),
         };
+        if let Some(importance) = importance {
+            let total = self::most(importance);
+            if total > 0.0 {
+                for i in 0..N {
+                    w[i] = (importance[i] / total).max(FLOOR) * (2.0 * mean + x[i] * x[i] + FLOOR).sqrt();
+                }
+            }
+        }
         Self { x, w, unit, inverse }
     }
 
@@ -65,8 +67,18 @@ fn most<const N: usize>(x: &[f32; N]) -> f32 {
     x.iter().fold(0.0, |most, v| if v.abs() > most { v.abs() } else { most })
 }
 
-/// Lanes of a sum.
-const LANES: usize = 8;
+/// Lanes of a sum, and grids that are tried side by side.
+pub(super) const LANES: usize = 16;
+
+/// As `array::map`, which does not become part of the function that it is called from, and so not vectors of its width.
+#[inline(always)]
+pub(super) fn map<T: Copy, U: Copy + Default, const N: usize>(from: &[T; N], f: impl Fn(T) -> U) -> [U; N] {
+    let mut to = [U::default(); N];
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = f(*from);
+    }
+    to
+}
 
 /// `K` sums over `N` terms.
 #[inline(always)]
@@ -80,7 +92,14 @@ pub(super) fn sums<const N: usize, const K: usize>(term: impl Fn(usize) -> [f32;
             }
         }
     }
-    lanes.map(|[a, b, c, d, e, f, g, h]| ((a + e) + (c + g)) + ((b + f) + (d + h)))
+    map(&lanes, |mut lanes| {
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                lanes[lane] += lanes[lane + half];
+            }
+        }
+        lanes[0]
+    })
 }
 
 /// The nearest whole number from `low` to `high`, which are whole and below 2^22 in magnitude; `low` for a NaN.
@@ -91,6 +110,18 @@ pub(super) fn whole(v: f32, low: f32, high: f32) -> f32 {
     let v = if v > low { v } else { low };
     let v = if v < high { v } else { high };
     (v + ROUNDER) - ROUNDER
+}
+
+/// Where the least is.
+#[inline(always)]
+pub(super) fn least<const N: usize>(of: &[f32; N]) -> usize {
+    let mut least = 0;
+    for i in 1..N {
+        if of[i] < of[least] {
+            least = i;
+        }
+    }
+    least
 }
 
 /// The inverse, or 0 for 0.

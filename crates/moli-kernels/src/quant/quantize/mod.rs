@@ -7,16 +7,22 @@
 //! The searches are ours and not candle's, which is an optional dependency of minutes to build, has none for IQ4_NL and IQ4_XS,
 //! and whose scales of Q2_K, Q4_K and Q5_K without importance come from an older search than llama.cpp's.
 
+#![allow(clippy::needless_range_loop)] // Lanes and sub-blocks are the same place in several arrays.
+
 mod affine;
 mod block;
 mod pack;
 mod reference;
 mod scales;
 mod signed;
+#[cfg(test)]
+mod tests;
 
 use moli_format::TensorType;
 
+use super::levels::{IQ4NL, IQ4XS};
 use super::row_bytes;
+use super::unpack::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K};
 use crate::KernelError;
 use block::{Block, Weighting};
 use signed::{Even, Iq4};
@@ -59,12 +65,12 @@ pub fn quantize(ttype: TensorType, x: &[f32], out: &mut Vec<u8>) -> Result<(), K
 /// Appends the blocks of rows of `cols` elements to `out`, with scales searched for.
 ///
 /// `importance` has a weight for each column, llama.cpp's "imatrix": the mean square of the activations that the column is
-/// multiplied with. Errors count in proportion to it; only the proportions within a block matter, and a block without any
-/// importance is treated as if none were given. It changes nothing for Q8_0 and the floats, nor is there a search for them;
-/// Q4_0, Q4_1, Q5_0 and Q5_1 have one with importance only, and are ggml's reference without.
+/// multiplied with. Errors count in proportion to it; only the proportions within a block matter, and where a block has none
+/// above 0, its errors count as without importance. There is no search for the floats and Q8_0, which importance does not
+/// change, nor for Q4_0, Q4_1, Q5_0 and Q5_1 without importance: those are ggml's reference.
 ///
-/// The blocks are the same bits however the rows are divided among calls, and on every processor. Values beyond what the
-/// scale of a block can hold become the greatest that it can; beyond what F16 can, infinite.
+/// The blocks are the same bits however the rows are divided among calls, and on every processor. Where there is a search,
+/// values too large for the half-precision scales become the largest that these allow.
 ///
 /// # Errors
 /// Those of [`quantize`] for `cols`, [`KernelError::Length`] if `x` is not whole rows or `importance` not a row long,
@@ -130,62 +136,24 @@ fn check(ttype: TensorType) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// The text of all searches, to be compiled for several instruction sets: vectors of any width give the same bits, because
+/// The text of all searches, to be compiled for several instruction sets. Vectors of any width give the same bits, because
 /// sums have lanes of their own.
 #[inline(always)]
 fn searched(ttype: TensorType, x: &[f32], cols: usize, importance: Option<&[f32]>, out: &mut Vec<u8>) {
     let rows = Rows { x, cols, importance };
     let weighted = importance.is_some();
     match ttype {
-        TensorType::Q4_0 if weighted => {
-            rows.each(Weighting::Square, |block| pack::nibbles(&signed::alone::<Even<8>>(block), false, out));
-        }
-        TensorType::Q5_0 if weighted => {
-            rows.each(Weighting::Square, |block| pack::nibbles(&signed::alone::<Even<16>>(block), true, out));
-        }
-        TensorType::Q4_1 if weighted => {
-            rows.each(Weighting::Magnitude, |block| {
-                pack::nibbles_with_minimum(&affine::alone(block, 15.0), false, out);
-            });
-        }
-        TensorType::Q5_1 if weighted => {
-            rows.each(Weighting::Magnitude, |block| {
-                pack::nibbles_with_minimum(&affine::alone(block, 31.0), true, out);
-            });
-        }
-        TensorType::IQ4NL => {
-            rows.each(Weighting::Square, |block| pack::nibbles(&signed::alone::<Iq4>(block), false, out));
-        }
-        TensorType::IQ4XS => {
-            rows.each(Weighting::Square, |block| {
-                pack::iq4_xs(&signed::together::<Iq4, 32, 8>(block, 32.0), out);
-            });
-        }
-        TensorType::Q2K => {
-            rows.each(Weighting::Magnitude, |block| {
-                pack::q2_k(&affine::together::<16, 16>(block, 3.0, 15.0), out);
-            });
-        }
-        TensorType::Q3K => {
-            rows.each(Weighting::Square, |block| {
-                pack::q3_k(&signed::together::<Even<4>, 16, 16>(block, 32.0), out);
-            });
-        }
-        TensorType::Q4K => {
-            rows.each(Weighting::Magnitude, |block| {
-                pack::q45_k(&affine::together::<32, 8>(block, 15.0, 63.0), false, out);
-            });
-        }
-        TensorType::Q5K => {
-            rows.each(Weighting::Magnitude, |block| {
-                pack::q45_k(&affine::together::<32, 8>(block, 31.0, 63.0), true, out);
-            });
-        }
-        TensorType::Q6K => {
-            rows.each(Weighting::Square, |block| {
-                pack::q6_k(&signed::together::<Even<32>, 16, 16>(block, 128.0), out);
-            });
-        }
+        TensorType::Q4_0 if weighted => rows.search::<Q4_0, 32>(out),
+        TensorType::Q4_1 if weighted => rows.search::<Q4_1, 32>(out),
+        TensorType::Q5_0 if weighted => rows.search::<Q5_0, 32>(out),
+        TensorType::Q5_1 if weighted => rows.search::<Q5_1, 32>(out),
+        TensorType::Q2K => rows.search::<Q2K, 256>(out),
+        TensorType::Q3K => rows.search::<Q3K, 256>(out),
+        TensorType::Q4K => rows.search::<Q4K, 256>(out),
+        TensorType::Q5K => rows.search::<Q5K, 256>(out),
+        TensorType::Q6K => rows.search::<Q6K, 256>(out),
+        TensorType::IQ4NL => rows.search::<IQ4NL, 32>(out),
+        TensorType::IQ4XS => rows.search::<IQ4XS, 256>(out),
         _ => reference::quantize(ttype, x, out),
     }
 }
@@ -198,15 +166,47 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Calls `f` with each block.
     #[inline(always)]
-    fn each<const N: usize>(&self, weighting: Weighting, mut f: impl FnMut(&Block<N>)) {
+    fn search<F: Search<N>, const N: usize>(&self, out: &mut Vec<u8>) {
         let importance = self.importance.map(|importance| importance.as_chunks::<N>().0);
         for row in self.x.chunks_exact(self.cols) {
             for (i, x) in row.as_chunks::<N>().0.iter().enumerate() {
                 let importance = importance.and_then(|importance| importance.get(i));
-                f(&Block::new(x, importance, weighting));
+                F::append(&Block::new(x, importance, F::WEIGHTING), out);
             }
         }
     }
+}
+
+/// The search for the blocks of a format, which are of `N` values. It is no closure, because closures do not become part of
+/// the function that they are called from for certain, and so are not compiled for its instruction set.
+trait Search<const N: usize> {
+    const WEIGHTING: Weighting;
+    fn append(block: &Block<N>, out: &mut Vec<u8>);
+}
+
+macro_rules! searches {
+    ($($name:ident of $len:literal by $weighting:ident |$block:ident, $out:ident| $append:expr;)*) => {$(
+        impl Search<$len> for $name {
+            const WEIGHTING: Weighting = Weighting::$weighting;
+            #[inline(always)]
+            fn append($block: &Block<$len>, $out: &mut Vec<u8>) {
+                $append;
+            }
+        }
+    )*};
+}
+
+searches! {
+    Q4_0 of 32 by Square |block, out| pack::nibbles(&signed::alone::<Even<8>>(block), false, out);
+    Q4_1 of 32 by Magnitude |block, out| pack::nibbles_with_minimum(&affine::alone(block, 15.0), false, out);
+    Q5_0 of 32 by Square |block, out| pack::nibbles(&signed::alone::<Even<16>>(block), true, out);
+    Q5_1 of 32 by Magnitude |block, out| pack::nibbles_with_minimum(&affine::alone(block, 31.0), true, out);
+    Q2K of 256 by Magnitude |block, out| pack::q2_k(&affine::together::<16, 16>(block, 3.0, 15.0), out);
+    Q3K of 256 by Square |block, out| pack::q3_k(&signed::together::<Even<4>, 16, 16>(block, 32.0), out);
+    Q4K of 256 by Magnitude |block, out| pack::q45_k(&affine::together::<32, 8>(block, 15.0, 63.0), false, out);
+    Q5K of 256 by Magnitude |block, out| pack::q45_k(&affine::together::<32, 8>(block, 31.0, 63.0), true, out);
+    Q6K of 256 by Square |block, out| pack::q6_k(&signed::together::<Even<32>, 16, 16>(block, 128.0), out);
+    IQ4NL of 32 by Square |block, out| pack::nibbles(&signed::alone::<Iq4>(block), false, out);
+    IQ4XS of 256 by Square |block, out| pack::iq4_xs(&signed::together::<Iq4, 32, 8>(block, 32.0), out);
 }

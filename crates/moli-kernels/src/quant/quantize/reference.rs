@@ -7,7 +7,7 @@ use moli_format::TensorType;
 use super::affine::{Line, Lines};
 use super::block::inverse;
 use super::pack;
-use super::signed::{Even, Iq4, Levels, Scaled, Single};
+use super::signed::{Even, Iq4, Levels, Scaled, Single, extreme};
 
 /// Appends the whole blocks of `x`, of a type in [`QUANTIZABLE`](super::QUANTIZABLE).
 pub(super) fn quantize(ttype: TensorType, x: &[f32], out: &mut Vec<u8>) {
@@ -40,11 +40,6 @@ pub(super) fn quantize(ttype: TensorType, x: &[f32], out: &mut Vec<u8>) {
 #[inline(always)]
 fn clamped(v: f32, low: i32, high: i32) -> i32 {
     (v.round() as i32).clamp(low, high)
-}
-
-/// The element of the greatest magnitude, with its sign.
-fn extreme(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |most: f32, v| if v.abs() > most.abs() { *v } else { most })
 }
 
 /// As the file will hold it, and as the number that this is.

@@ -13,6 +13,12 @@ pub(super) struct Multiples {
 const TRIES: usize = 32;
 
 impl Multiples {
+    /// The scale with which the greatest value becomes the greatest multiple.
+    #[inline(always)]
+    pub(super) fn widest<const S: usize>(self, values: &[f32; S]) -> f32 {
+        values.iter().fold(0.0, |most: f32, v| if *v > most { *v } else { most }) / self.high
+    }
+
     /// The scale whose multiples are nearest to the values, each a pair with its weight.
     ///
     /// The greatest value becomes the greatest multiple, or one of those down to half of it: the coarser grids often fit

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::block::{Block, inverse, sums, whole};
+use super::block::{Block, LANES, inverse, least, map, sums, whole};
 use super::scales::Multiples;
 use crate::quant::levels::IQ4_LEVELS;
 
@@ -73,35 +73,49 @@ pub(super) struct Scaled<const S: usize> {
     pub(super) numbers: [u8; 256],
 }
 
-/// Steps tried for a sub-block, for each edge that its extreme is brought to: from a gap inside it to a gap beyond.
-const TRIES: usize = 18;
-/// Rounds of assigning values to levels and fitting the step to them, after the best try.
+/// How many gaps inside an edge and beyond it the extreme of a sub-block is brought to.
+const REACH: f32 = 1.5;
+/// Rounds of assigning values to levels and fitting the step to them.
 const ROUNDS: usize = 2;
 /// Rounds of choosing the multiples and fitting the common scale to them.
 const COMMON_ROUNDS: usize = 3;
+
+/// Multiples, or half-precision steps, tried about the best.
+const NEAR: usize = 8;
 
 /// The best step found for some values, and the weighted sum of their levels' squares.
 #[derive(Clone, Copy, Default)]
 struct Fit {
     step: f32,
     square: f32,
-    /// How much less its error is than that of zeros.
-    gain: f32,
 }
 
 impl Fit {
     #[inline(always)]
     fn new<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> Self {
-        let extreme = x.iter().fold(0.0f32, |most, v| if v.abs() > most.abs() { *v } else { most });
+        let extreme = extreme(x);
+        // How much less the error is than that of zeros.
+        let mut gain = 0.0;
         let mut best = Self::default();
         for edge in L::EDGES {
-            for n in 0..TRIES {
-                let edge = edge + L::GAP * (2.0 * n as f32 / TRIES as f32 - 1.0);
-                best = best.or(Self::of::<L, N>(x, w, extreme / edge));
+            let mut factors = [0.0; LANES];
+            for (lane, factor) in factors.iter_mut().enumerate() {
+                let beyond = REACH * L::GAP * (2.0 * lane as f32 / LANES as f32 - 1.0);
+                *factor = (edge + beyond) * inverse(extreme);
             }
-        }
-        for _ in 0..ROUNDS {
-            best = best.or(Self::of::<L, N>(x, w, best.step));
+            for _ in 0..ROUNDS {
+                let [products, squares] = assigned::<L, N>(x, w, &factors);
+                for lane in 0..LANES {
+                    factors[lane] = squares[lane] * inverse(products[lane]);
+                }
+                for lane in 0..LANES {
+                    let (product, square) = (products[lane], squares[lane]);
+                    if product * product > gain * square {
+                        gain = product * product / square;
+                        best = Self { step: product / square, square };
+                    }
+                }
+            }
         }
         best
     }
@@ -109,45 +123,68 @@ impl Fit {
     /// The best step for the assignment to a step's levels.
     #[inline(always)]
     fn of<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], step: f32) -> Self {
-        let [product, square] = products::<L, N>(x, w, step);
-        let step = product * inverse(square);
-        Self { step, square, gain: step * product }
-    }
-
-    #[inline(always)]
-    fn or(self, other: Self) -> Self {
-        if other.gain > self.gain { other } else { self }
+        let factor = inverse(step);
+        let [product, square] = sums::<N, 2>(|i| {
+            let level = L::nearest(x[i] * factor);
+            let weighted = w[i] * level;
+            [weighted * x[i], weighted * level]
+        });
+        Self { step: product * inverse(square), square }
     }
 }
 
-/// The weighted sums of values by levels and of the levels' squares.
+/// The value of the greatest magnitude, with its sign.
 #[inline(always)]
-fn products<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], step: f32) -> [f32; 2] {
-    let factor = inverse(step);
-    sums::<N, 2>(|i| {
-        let level = L::nearest(x[i] * factor);
-        let weighted = w[i] * level;
-        [weighted * x[i], weighted * level]
-    })
+pub(super) fn extreme<const N: usize>(x: &[f32; N]) -> f32 {
+    x.iter().fold(0.0f32, |most, v| if v.abs() > most.abs() { *v } else { most })
 }
 
-/// The weighted squared error.
+/// The weighted sums of values by levels and of the levels' squares, for several steps (by their inverses).
 #[inline(always)]
-fn error<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], step: f32) -> f32 {
-    let factor = inverse(step);
-    let [error] = sums::<N, 1>(|i| {
-        let apart = step * L::nearest(x[i] * factor) - x[i];
-        [w[i] * (apart * apart)]
-    });
-    error
+fn assigned<L: Levels, const N: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    factors: &[f32; LANES],
+) -> [[f32; LANES]; 2] {
+    let mut sums = [[0.0; LANES]; 2];
+    for i in 0..N {
+        for lane in 0..LANES {
+            let level = L::nearest(x[i] * factors[lane]);
+            let weighted = w[i] * level;
+            sums[0][lane] += weighted * x[i];
+            sums[1][lane] += weighted * level;
+        }
+    }
+    sums
+}
+
+/// The weighted squared errors of several steps.
+#[inline(always)]
+fn errors<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], steps: &[f32; NEAR]) -> [f32; NEAR] {
+    let factors = map(steps, inverse);
+    let mut errors = [0.0; NEAR];
+    for i in 0..N {
+        for lane in 0..NEAR {
+            let apart = steps[lane] * L::nearest(x[i] * factors[lane]) - x[i];
+            errors[lane] += w[i] * (apart * apart);
+        }
+    }
+    errors
 }
 
 /// A block of its own.
 #[inline(always)]
 pub(super) fn alone<L: Levels>(block: &Block<32>) -> Single {
-    let (half, step) = block.half(Fit::new::<L, 32>(&block.x, &block.w).step);
+    let x = &block.x;
+    let step = Fit::new::<L, 32>(x, &block.w).step;
+    // Half-precision steps about the best, and the one that brings the extreme to the lowest level.
+    let mut steps = [block.half(extreme(x) / L::EDGES[0]); NEAR];
+    for (lane, near) in steps.iter_mut().enumerate().skip(1) {
+        *near = block.half(step * (1.0 + (lane as f32 - 4.0) * f32::from(f16::EPSILON)));
+    }
+    let (half, step) = steps[least(&errors::<L, 32>(x, &block.w, &map(&steps, |step| step.1)))];
     let factor = inverse(step);
-    Single { step: half, numbers: block.x.map(|v| L::number(L::nearest(v * factor))) }
+    Single { step: half, numbers: map(x, |v| L::number(L::nearest(v * factor))) }
 }
 
 /// Sub-blocks of `N` whose scales are from `-limit` to `limit - 1`.
@@ -157,25 +194,31 @@ pub(super) fn together<L: Levels, const N: usize, const S: usize>(
     limit: f32,
 ) -> Scaled<S> {
     let (xs, ws) = (block.x.as_chunks::<N>().0, block.w.as_chunks::<N>().0);
-    let mut fits: [Fit; S] = std::array::from_fn(|i| Fit::new::<L, N>(&xs[i], &ws[i]));
+    let mut fits = [Fit::default(); S];
+    for i in 0..S {
+        fits[i] = Fit::new::<L, N>(&xs[i], &ws[i]);
+    }
     let multiples = Multiples { low: -limit, high: limit - 1.0 };
-    let mut d = multiples.scale(&fits.map(|fit| (fit.step, fit.square)));
+    let mut d = multiples.scale(&map(&fits, |fit| (fit.step, fit.square)));
     let mut best = (f32::INFINITY, (f16::ZERO, 0.0), [0.0; S]);
     for _ in 0..COMMON_ROUNDS {
         let d_half = block.half(d);
-        let chosen: [(f32, f32); S] =
-            std::array::from_fn(|i| choose::<L, N>(&xs[i], &ws[i], fits[i].step, d_half.1, multiples));
-        let total = chosen.iter().map(|c| c.0).sum();
+        let mut scales = [0.0; S];
+        let mut total = 0.0;
+        for i in 0..S {
+            let error;
+            (error, scales[i]) = choose::<L, N>(&xs[i], &ws[i], fits[i].step, d_half.1, multiples);
+            total += error;
+        }
         if total >= best.0 {
             break;
         }
-        best = (total, d_half, chosen.map(|c| c.1));
+        best = (total, d_half, scales);
         let (mut product, mut square) = (0.0, 0.0);
         for i in 0..S {
-            let scale = best.2[i];
-            fits[i] = Fit::of::<L, N>(&xs[i], &ws[i], d_half.1 * scale);
-            product += scale * fits[i].step * fits[i].square;
-            square += scale * scale * fits[i].square;
+            fits[i] = Fit::of::<L, N>(&xs[i], &ws[i], d_half.1 * scales[i]);
+            product += scales[i] * fits[i].step * fits[i].square;
+            square += scales[i] * scales[i] * fits[i].square;
         }
         d = product * inverse(square);
     }
@@ -183,9 +226,9 @@ pub(super) fn together<L: Levels, const N: usize, const S: usize>(
     let mut numbers = [0; 256];
     for (i, (numbers, x)) in numbers.as_chunks_mut::<N>().0.iter_mut().zip(xs).enumerate() {
         let factor = inverse(d * scales[i]);
-        *numbers = x.map(|v| L::number(L::nearest(v * factor)));
+        *numbers = map(x, |v| L::number(L::nearest(v * factor)));
     }
-    Scaled { d: half, scales: scales.map(|scale| scale as i8), numbers }
+    Scaled { d: half, scales: map(&scales, |scale| scale as i8), numbers }
 }
 
 /// The error with the best multiple of the common scale near a step, and this multiple.
@@ -197,13 +240,12 @@ fn choose<L: Levels, const N: usize>(
     d: f32,
     multiples: Multiples,
 ) -> (f32, f32) {
-    let mut best = (f32::INFINITY, 0.0);
-    let scale = multiples.nearest(step * inverse(d));
-    for scale in [scale, scale - 1.0, scale + 1.0].map(|scale| multiples.nearest(scale)) {
-        let error = error::<L, N>(x, w, d * scale);
-        if error < best.0 {
-            best = (error, scale);
-        }
+    let scale = (step * inverse(d)).floor();
+    let mut scales = [0.0; NEAR];
+    for lane in 0..NEAR {
+        scales[lane] = multiples.nearest(scale + lane as f32 - 3.0);
     }
-    best
+    let errors = errors::<L, N>(x, w, &map(&scales, |scale| d * scale));
+    let near = least(&errors);
+    (errors[near], scales[near])
 }
