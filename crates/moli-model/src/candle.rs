@@ -63,7 +63,8 @@ impl CandleBackend {
         candle_core::Tensor::from_vec(values, len, &self.device)
     }
 
-    /// Attention of consecutive rows of one sequence.
+    /// Attention of consecutive rows of one sequence; `whole`: each row sees all of them.
+    #[allow(clippy::too_many_arguments, reason = "they are what attention is of")]
     fn attend(
         &self,
         q: &candle_core::Tensor,

@@ -187,16 +187,16 @@ impl GgufTokenizer {
     }
 
     fn strip(&mut self, strip: &HashMap<u32, Strip>) {
-        let sides: [(&str, fn(&Strip) -> bool); 2] =
-            [(LEFT_STRIP, |strip| strip.left), (RIGHT_STRIP, |strip| strip.right)];
-        for (key, side) in sides {
+        let mut put = |key: &str, side: fn(&Strip) -> bool| {
             let mut ids: Vec<u32> =
                 strip.iter().filter(|(_, strip)| side(strip)).map(|(&id, _)| id).collect();
             if !ids.is_empty() {
                 ids.sort_unstable();
                 self.put(key, ids);
             }
-        }
+        };
+        put(LEFT_STRIP, |strip| strip.left);
+        put(RIGHT_STRIP, |strip| strip.right);
         if !strip.is_empty() {
             self.note("tokens that take white space along: other programs leave it");
         }

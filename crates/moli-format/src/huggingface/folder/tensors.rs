@@ -242,7 +242,7 @@ impl Folder<'_> {
     fn in_halves(&self, layer: usize, rows: Rows) -> Vec<Rows> {
         let Source { head_dim, rotated, reorders, .. } = *self.source;
         let rotates = self.rotates.as_ref().is_none_or(|layers| layers.get(layer) != Some(&false));
-        if !(reorders && rotates) || rows.count % head_dim != 0 {
+        if !(reorders && rotates && rows.count.is_multiple_of(head_dim)) {
             return vec![rows];
         }
         let head = |head: usize| {

@@ -52,6 +52,12 @@ impl<const N: usize> Block<N> {
         Self { x, w, unit, inverse }
     }
 
+    /// A value in the units of the block.
+    #[inline(always)]
+    pub(super) fn scaled(&self, v: f32) -> f32 {
+        v * self.inverse
+    }
+
     /// A scale as the file holds it, and what it is in the units of the block.
     #[inline(always)]
     pub(super) fn half(&self, v: f32) -> (f16, f32) {

@@ -21,10 +21,10 @@ mod tests;
 use moli_format::TensorType;
 
 use super::levels::{IQ4NL, IQ4XS};
-use super::row_bytes;
 use super::unpack::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K};
+use super::{dequantize, row_bytes};
 use crate::KernelError;
-use block::{Block, Weighting};
+use block::{Block, Weighting, sums};
 use signed::{Even, Iq4};
 
 pub(crate) use reference::eight_bits;
@@ -140,7 +140,7 @@ fn check(ttype: TensorType) -> Result<(), KernelError> {
 /// sums have lanes of their own.
 #[inline(always)]
 fn searched(ttype: TensorType, x: &[f32], cols: usize, importance: Option<&[f32]>, out: &mut Vec<u8>) {
-    let rows = Rows { x, cols, importance };
+    let rows = Rows { ttype, x, cols, importance };
     let weighted = importance.is_some();
     match ttype {
         TensorType::Q4_0 if weighted => rows.search::<Q4_0, 32>(out),
@@ -160,6 +160,7 @@ fn searched(ttype: TensorType, x: &[f32], cols: usize, importance: Option<&[f32]
 
 /// Rows with the importance of their columns.
 struct Rows<'a> {
+    ttype: TensorType,
     x: &'a [f32],
     cols: usize,
     importance: Option<&'a [f32]>,
@@ -169,12 +170,36 @@ impl Rows<'_> {
     #[inline(always)]
     fn search<F: Search<N>, const N: usize>(&self, out: &mut Vec<u8>) {
         let importance = self.importance.map(|importance| importance.as_chunks::<N>().0);
+        let mut simple = Vec::new();
         for row in self.x.chunks_exact(self.cols) {
             for (i, x) in row.as_chunks::<N>().0.iter().enumerate() {
                 let importance = importance.and_then(|importance| importance.get(i));
-                F::append(&Block::new(x, importance, F::WEIGHTING), out);
+                let block = Block::new(x, importance, F::WEIGHTING);
+                let start = out.len();
+                F::append(&block, out);
+                // A search goes step by step and can end beside what it looks for; the range of the values is no bad guess.
+                simple.clear();
+                reference::quantize(self.ttype, x, &mut simple);
+                if self.error(&block, &simple) < self.error(&block, &out[start..]) {
+                    out.truncate(start);
+                    out.extend_from_slice(&simple);
+                }
             }
         }
+    }
+
+    /// The weighted squared error of a block that was made, in the units that the search counts in.
+    #[inline(always)]
+    fn error<const N: usize>(&self, block: &Block<N>, bytes: &[u8]) -> f32 {
+        let mut made = [0.0; N];
+        if dequantize(self.ttype, bytes, &mut made).is_err() {
+            return f32::INFINITY;
+        }
+        let [error] = sums::<N, 1>(|i| {
+            let apart = block.scaled(made[i]) - block.x[i];
+            [block.w[i] * (apart * apart)]
+        });
+        error
     }
 }
 

@@ -227,8 +227,10 @@ fn zeros_stay_zeros_and_values_beyond_a_scale_stay_finite() {
         let mut large = [1.0; 256];
         (large[3], large[200]) = (f32::MAX, f32::MIN);
         let large = values(ttype, &rows(ttype, &large, 256, Some(&[1.0; 256])), 256);
+        // The minimum of these is a number of half precision by itself.
+        let lowest = if matches!(ttype, TensorType::Q4_1 | TensorType::Q5_1) { -6e4 } else { -2e5 };
         assert!(
-            large.iter().all(|v| v.is_finite()) && large[3] > 2e5 && large[200] < -2e5,
+            large.iter().all(|v| v.is_finite()) && large[3] > 2e5 && large[200] < lowest,
             "{ttype}: {large:?}"
         );
     }
