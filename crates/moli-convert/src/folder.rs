@@ -57,12 +57,11 @@ fn split(
     Ok(report)
 }
 
-/// The files of the tokenizer, and what is to be said about it.
-fn text(
-    model: &Gguf,
-    options: &Options,
-    config: &mut Map<String, Value>,
-) -> Result<(Vec<(&'static str, String)>, Vec<String>), ConvertError> {
+/// The names and texts of a tokenizer's files, and what is to be said about them.
+type Texts = (Vec<(&'static str, String)>, Vec<String>);
+
+/// The files of the tokenizer.
+fn text(model: &Gguf, options: &Options, config: &mut Map<String, Value>) -> Result<Texts, ConvertError> {
     let without = || (Vec::new(), vec!["the model has no tokenizer, and the folder gets none".to_owned()]);
     let has_none = match model.metadata().str_opt("tokenizer.ggml.model")? {
         None => model.metadata().get("tokenizer.huggingface.folder").is_none(),
@@ -112,7 +111,7 @@ impl Planned {
         if tensor.transposed {
             return self.write_transposed(out, watch);
         }
-        each_row(tensor, &mut |ttype, row| {
+        each_row(tensor, |ttype, row| {
             if recoder.keeps(ttype) {
                 out.write_all(row).map_err(failed)?;
             } else {
@@ -128,7 +127,7 @@ impl Planned {
         let rows = tensor.shape.last().copied().unwrap_or(1).max(1);
         let cols = tensor.rows.first().map_or(1, |rows| rows.cols).max(1);
         let (mut values, mut column, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
-        each_row(tensor, &mut |ttype, row| {
+        each_row(tensor, |ttype, row| {
             elements::floats(ttype, row, 0.0, &mut values)?;
             if values.len() == rows * cols {
                 for index in 0..cols {
@@ -148,7 +147,7 @@ impl Planned {
 /// The rows in their order, with the type that they are stored in.
 fn each_row(
     tensor: &FolderTensor,
-    each: &mut dyn FnMut(TensorType, &[u8]) -> Result<(), ConvertError>,
+    mut each: impl FnMut(TensorType, &[u8]) -> Result<(), ConvertError>,
 ) -> Result<(), ConvertError> {
     if tensor.in_turns {
         let count = tensor.rows.first().map_or(0, |rows| rows.count);
