@@ -73,7 +73,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(ServerError::PublicWithoutKeys { .. }) = cause.downcast_ref() {
             return Some("--api-key-file or MOLI_API_KEY gives keys; --allow-no-key does without".to_owned());
         }
-        cause.downcast_ref::<EngineError>().and_then(engine_hint)
+        // Where it would make another error large, it is in a box.
+        let boxed = || cause.downcast_ref::<Box<EngineError>>().map(AsRef::as_ref);
+        cause.downcast_ref::<EngineError>().or_else(boxed).and_then(engine_hint)
     })
 }
 

@@ -19,7 +19,7 @@ pub enum EngineError {
     Format(#[from] FormatError),
     /// The weights can't be quantised.
     #[error(transparent)]
-    Quantize(#[from] ConvertError),
+    Quantize(Box<ConvertError>),
     /// The model can't be loaded or computed.
     #[error(transparent)]
     Model(ModelError),
@@ -314,6 +314,12 @@ fn named(known: &[String]) -> String {
 
 fn quoted(token: &Option<String>) -> String {
     token.as_ref().map_or_else(|| "missing".to_owned(), |token| format!("{token:?}"))
+}
+
+impl From<ConvertError> for EngineError {
+    fn from(error: ConvertError) -> Self {
+        Self::Quantize(Box::new(error))
+    }
 }
 
 impl From<ModelError> for EngineError {

@@ -70,6 +70,7 @@ fn together(runtime: &mut dyn Runtime, ids: &[u32], adapters: &[&[Adapted]], chu
                 tokens: &positions.iter().map(|&place| ids[place as usize]).collect::<Vec<_>>(),
                 positions: &positions,
                 sequences: &sequences,
+                types: &[],
                 tables: &tables,
                 adapters: if adapters.iter().all(|list| list.is_empty()) { &[] } else { adapters },
                 outputs: &(0..some.len() as u32).collect::<Vec<_>>(),

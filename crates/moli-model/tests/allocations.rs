@@ -114,7 +114,7 @@ fn prefill(runtime: &mut dyn Runtime, sequence: &mut Sequence) {
         sequences: &[0; CHUNK],
         types: &[],
         tables: &[&sequence.pages],
-        adapters: if sequence.tokens % 128 == 0 { &[] } else { &ADAPTED[..1] },
+        adapters: if sequence.tokens.is_multiple_of(128) { &[] } else { &ADAPTED[..1] },
         outputs: &[CHUNK as u32 - 1],
         states: &std::array::from_fn::<u32, CHUNK, _>(|row| row as u32),
     };

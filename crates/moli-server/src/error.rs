@@ -66,7 +66,7 @@ pub enum ServerError {
         /// Its name.
         name: String,
         /// Why not.
-        source: EngineError,
+        source: Box<EngineError>,
     },
     /// The system has no threads or sockets for the server.
     #[error("the server can't be started: {0}")]

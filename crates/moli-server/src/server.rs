@@ -221,7 +221,10 @@ async fn live(app: &App, stop: &Notify) -> Result<(), ServerError> {
 async fn load_kept(app: &App) -> Result<(), ServerError> {
     for slot in app.models.all().iter().filter(|slot| slot.spec.keep) {
         let loaded = app.models.lease(slot).await;
-        loaded.map_err(|source| ServerError::Model { name: slot.spec.name.clone(), source })?;
+        loaded.map_err(|source| ServerError::Model {
+            name: slot.spec.name.clone(),
+            source: Box::new(source),
+        })?;
     }
     Ok(())
 }
