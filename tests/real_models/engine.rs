@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use moli_engine::{
-    Answer, CancelToken, Engine, EngineOptions, GenerateParams, SamplerParams, Scheduling, Session,
+    Answer, CancelToken, Chunk, Engine, EngineOptions, GenerateParams, SamplerParams, Scheduling, Session,
 };
 
 use crate::{Outcome, load_path};
@@ -77,10 +77,10 @@ fn submit(engine: &Engine, index: usize, prompt: &str, how: How) -> Result<Answe
     engine.submit(&ids, &params(index, how), &CancelToken::new()).map_err(|error| error.to_string())
 }
 
-fn text(answer: Answer) -> Result<(String, Vec<u32>), String> {
+fn text(began: Option<Chunk>, answer: Answer) -> Result<(String, Vec<u32>), String> {
     let mut ids = Vec::new();
     let mut text = String::new();
-    for chunk in answer {
+    for chunk in began.map(Ok).into_iter().chain(answer) {
         let chunk = chunk.map_err(|error| error.to_string())?;
         ids.extend(chunk.token.map(|token| token.id));
         text.push_str(&chunk.text);
@@ -92,10 +92,15 @@ fn answers(engine: &Engine, how: How) -> Result<Vec<(String, Vec<u32>)>, String>
     let prompts = prompts();
     let mut all = Vec::new();
     for group in prompts.iter().enumerate().collect::<Vec<_>>().chunks(how.together) {
-        let submitted: Result<Vec<Answer>, String> =
-            group.iter().map(|&(index, prompt)| submit(engine, index, prompt, how)).collect();
-        for answer in submitted? {
-            all.push(text(answer)?);
+        let mut submitted = Vec::new();
+        for &(index, prompt) in group {
+            let mut answer = submit(engine, index, prompt, how)?;
+            // Who comes later finds it at work, and not waiting beside them.
+            let began = if how.preempting { answer.next().transpose() } else { Ok(None) };
+            submitted.push((began.map_err(|error| error.to_string())?, answer));
+        }
+        for (began, answer) in submitted {
+            all.push(text(began, answer)?);
         }
     }
     Ok(all)

@@ -172,7 +172,7 @@ fn mistakes_are_told_before_anything_is_measured() {
         (&["-o", "json"], &["--format"]),
         (&["--plot", "plot.pdf"], &["plot.pdf", ".svg"]),
         (&["--synthetic", "qwen9-1b:q4_k_m"], &["qwen9-1b", "qwen2.5-7b"]),
-        (&["--synthetic", "qwen2.5-7b:q9"], &["q9", "q4_k_m"]),
+        (&["--synthetic", "qwen2.5-7b:q9"], &["q9", "Q4_K_M"]),
         (&["no-such-model.gguf"], &["no-such-model.gguf"]),
     ] {
         // What is given again replaces nothing in a list, so these come alone.

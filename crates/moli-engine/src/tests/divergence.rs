@@ -75,12 +75,12 @@ fn what_was_compared_before_it_was_stopped_is_kept() {
 fn unlike_vocabularies_and_short_texts_are_refused() {
     let (a, _) = toy(128, 48);
     let other = crate::testing::Toy::new(VOCAB, 128, 48, &[], &Default::default());
-    let tokenizer = tokenizer_with(&["<s>", "</s>", "ba"]);
+    let tokenizer = tokenizer_with(&["<s>", "<end>", "ab"]);
     let b = Engine::from_parts(Box::new(other), tokenizer, None, &Scheduling::default()).unwrap();
     let error = divergence(&a, &b, &text(), 64, |_, _| true).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the models have different vocabularies: token 258 is \"ab\" in the first and \"ba\" in the second"
+        "the models have different vocabularies: token 257 is \"</s>\" in the first and \"<end>\" in the second"
     );
     let error = divergence(&a, &a, &text()[..127], 64, |_, _| true).unwrap_err();
     assert!(matches!(error, EngineError::TextTooShort { tokens: 127, needed: 128 }));
