@@ -47,10 +47,10 @@ pub(crate) struct Compare {
     #[arg(short, long, value_name = "N", default_value = "512", value_parser = piece)]
     context: usize,
     /// Exit with status 3 if the mean KL divergence is above so many nats
-    #[arg(long, value_name = "NATS", value_parser = nats)]
+    #[arg(long, value_name = "NATS", value_parser = nats, allow_negative_numbers = true)]
     max_kl: Option<f64>,
     /// Exit with status 3 if perplexity rises by more than P, such as 2%
-    #[arg(long, value_name = "P", value_parser = share)]
+    #[arg(long, value_name = "P", value_parser = share, allow_negative_numbers = true)]
     max_ppl_rise: Option<f64>,
     /// Print one JSON object
     #[arg(long)]
