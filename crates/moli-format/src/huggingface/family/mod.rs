@@ -1,0 +1,210 @@
+//! What is known of each architecture, as data.
+//!
+//! - [`parts`]: the tensors of a layer, by their old and new names;
+//! - [`table`]: the families.
+
+mod parts;
+mod table;
+
+use super::HuggingFaceError;
+use table::FAMILIES;
+
+/// An architecture of Hugging Face's, and how it becomes one of the GGUF convention.
+pub(super) struct Family {
+    /// As `model_type` spells it.
+    pub(super) model_types: &'static [&'static str],
+    /// As `general.architecture` spells it.
+    pub(super) architecture: &'static str,
+    /// The spellings of the one activation that is computed.
+    pub(super) activations: &'static [&'static str],
+    /// Numbers that a configuration may leave out.
+    pub(super) defaults: &'static [(&'static str, f64)],
+    /// `tie_word_embeddings` where it is left out.
+    pub(super) tied: bool,
+    /// Whether the convention has the rows of Q and K for interleaved rotary pairs, and this model has halves.
+    pub(super) halves: bool,
+    /// Which layers have a sliding window if `layer_types` does not say it.
+    pub(super) window: Window,
+    /// What is around the layers of an encoder.
+    pub(super) encoder: Option<&'static Encoder>,
+    /// The parts of a layer.
+    pub(super) parts: &'static [(&'static str, Part)],
+    /// Fields of [`SENSITIVE`] that are read.
+    pub(super) reads: &'static [&'static str],
+    /// What is special, beyond the parameters that all have.
+    pub(super) special: Special,
+}
+
+impl Family {
+    /// Whether its norms count from one.
+    pub(super) fn norms_from_one(&self) -> bool {
+        self.parts.iter().any(|(_, part)| matches!(part, Part::PlusOne(_)))
+    }
+}
+
+/// What becomes of a part of a layer. `blk.N.` stands before a new name, `.weight` or `.bias` behind it. The number of an expert,
+/// the `*` in a part's name, becomes a `.N` behind the new one, as in files of before experts were stacked: so they stay
+/// where they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    /// It gets this name.
+    As(&'static str),
+    /// It gets this name, and is a bias whatever its own name says.
+    Bias(&'static str),
+    /// It gets this name and has 1 added: the norm's code adds it.
+    PlusOne(&'static str),
+    /// The rows of a gate and those of what it gates, one after the other, for each expert if there are some.
+    GateUp,
+    /// The way back of all experts.
+    Down,
+    /// Queries, keys and values, one after the other.
+    Qkv,
+    /// For each head of keys its queries, then the key, then the value.
+    GroupedQkv,
+    /// gpt-oss: gates and what they gate in turns, of all experts.
+    Harmony(Harmony),
+}
+
+/// What gpt-oss has of its experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Harmony {
+    /// Matrices with their inputs as rows.
+    GateUp,
+    /// The same for the way back.
+    Down,
+    GateUpBias,
+    DownBias,
+    /// Blocks of 4 bits; their scales are looked up beside them.
+    GateUpBlocks,
+    /// The same for the way back.
+    DownBlocks,
+    /// Read with the blocks.
+    Scales,
+}
+
+/// Layers with a sliding window.
+#[derive(Clone, Copy)]
+pub(super) enum Window {
+    /// Where `use_sliding_window` is set, those from `max_window_layers` on.
+    Late,
+    /// Those that `layer_types` names; without it the library's own rule has changed over time.
+    Named,
+    /// All.
+    All,
+    /// All but each last of so many (`sliding_window_pattern`, or this number).
+    Period(u32),
+}
+
+/// Parameters that only some families have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Special {
+    None,
+    /// Experts whose number is `num_local_experts` or `num_experts`, with widths of their own or not.
+    Experts,
+    /// Norms that count from one, scaled embeddings and soft caps.
+    Gemma,
+    /// Factors on the embeddings, the residual stream, the scores and the logits; experts or not.
+    Granite,
+    /// The same in other terms.
+    MiniCpm,
+    /// Layers without rotary embedding.
+    SmolLm3,
+    Ernie,
+    DeepSeek,
+    GptOss,
+    Baichuan,
+    /// Post-norm encoders with kinds of token; positions are learned.
+    Bert,
+    /// The same with learned positions that begin behind the padding's id.
+    Roberta,
+    /// The same with rotary positions.
+    NomicBert,
+    ModernBert,
+}
+
+/// An encoder's tensors beside those of its layers, by their stems, and what is left out.
+pub(super) struct Encoder {
+    /// What stands before the number of a layer.
+    pub(super) layers: &'static str,
+    /// Old and new stems.
+    pub(super) stems: &'static [(&'static str, &'static str)],
+    /// The same of a model that sorts texts.
+    pub(super) classifier: &'static [(&'static str, &'static str)],
+    /// Beginnings of what is left out: heads that guess words.
+    pub(super) ignored: &'static [&'static str],
+}
+
+impl Encoder {
+    /// The new stem of a tensor, of a model that sorts texts or not.
+    pub(super) fn stem(&self, stem: &str, sorts: bool) -> Option<&'static str> {
+        let classifier = if sorts { self.classifier } else { &[] };
+        self.stems.iter().chain(classifier).find(|(old, _)| *old == stem).map(|(_, new)| *new)
+    }
+}
+
+/// Fields that change what a model computes, with the number, or truth value as a number, that changes nothing (a field
+/// that is absent never does). A family that does not read one refuses any other value.
+pub(super) const SENSITIVE: &[(&str, f64)] = &[
+    ("add_cross_attention", 0.0),
+    ("alibi", 0.0),
+    ("attention_chunk_size", 0.0),
+    ("attention_multiplier", 1.0),
+    ("attn_logit_softcapping", 0.0),
+    ("clip_qkv", 0.0),
+    ("dim_model_base", 0.0),
+    ("embedding_multiplier", 1.0),
+    ("final_logit_softcapping", 0.0),
+    ("is_decoder", 0.0),
+    ("kv_lora_rank", 0.0),
+    ("logit_scale", 1.0),
+    ("logits_scaling", 1.0),
+    ("n_routed_experts", 0.0),
+    ("no_rope_layer_interval", 0.0),
+    ("num_experts", 0.0),
+    ("num_kv_shared_layers", 0.0),
+    ("num_local_experts", 0.0),
+    ("parallel_attn", 0.0),
+    ("q_lora_rank", 0.0),
+    ("qk_layernorm", 0.0),
+    ("query_pre_attn_scalar", 0.0),
+    ("residual_multiplier", 1.0),
+    ("routed_scaling_factor", 1.0),
+    ("scale_depth", 0.0),
+    ("scale_emb", 1.0),
+    ("use_bidirectional_attention", 0.0),
+    ("use_parallel_residual", 0.0),
+    ("use_qk_norm", 0.0),
+    ("swiglu_alpha", 1.702),
+    ("swiglu_limit", 7.0),
+    ("rope_interleave", 1.0),
+    ("moe_layer_freq", 1.0),
+];
+
+/// Those that become this architecture.
+pub(super) fn of_architecture(architecture: &str) -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().filter(move |family| family.architecture == architecture)
+}
+
+/// The parts of the layers of all of these.
+pub(super) fn parts_of(architecture: &str) -> impl Iterator<Item = (&'static str, Part)> {
+    of_architecture(architecture).flat_map(|family| family.parts).copied()
+}
+
+/// The family of a model type.
+pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError> {
+    FAMILIES.iter().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
+        let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.model_types).copied().collect();
+        HuggingFaceError::UnknownModelType { model_type: model_type.to_owned(), supported: known.join(", ") }
+    })
+}
+
+/// The first model type of an architecture. There is no way back to an encoder's folder yet.
+pub(super) fn model_type_of(architecture: &str) -> Result<&'static str, HuggingFaceError> {
+    let decoders = || FAMILIES.iter().filter(|family| family.encoder.is_none());
+    let family = decoders().find(|family| family.architecture == architecture);
+    family.and_then(|family| family.model_types.first().copied()).ok_or_else(|| {
+        let mut known: Vec<&str> = decoders().map(|family| family.architecture).collect();
+        known.dedup();
+        HuggingFaceError::NoModelType { architecture: architecture.to_owned(), supported: known.join(", ") }
+    })
+}

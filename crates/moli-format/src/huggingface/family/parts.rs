@@ -1,0 +1,261 @@
+//! The tensors of a layer, and of what is around the layers of an encoder.
+
+use super::{Encoder, Harmony, Part};
+use Part::As;
+
+pub(super) const ATTENTION: [(&str, Part); 4] = [
+    ("self_attn.q_proj", As("attn_q")),
+    ("self_attn.k_proj", As("attn_k")),
+    ("self_attn.v_proj", As("attn_v")),
+    ("self_attn.o_proj", As("attn_output")),
+];
+pub(super) const MLP: [(&str, Part); 3] =
+    [("mlp.gate_proj", As("ffn_gate")), ("mlp.up_proj", As("ffn_up")), ("mlp.down_proj", As("ffn_down"))];
+pub(super) const NORMS: [(&str, Part); 2] =
+    [("input_layernorm", As("attn_norm")), ("post_attention_layernorm", As("ffn_norm"))];
+pub(super) const QK_NORMS: [(&str, Part); 2] =
+    [("self_attn.q_norm", As("attn_q_norm")), ("self_attn.k_norm", As("attn_k_norm"))];
+/// Experts one by one, and as newer libraries save them.
+pub(super) const EXPERTS: [(&str, Part); 6] = [
+    ("mlp.gate", As("ffn_gate_inp")),
+    ("mlp.experts.*.gate_proj", As("ffn_gate")),
+    ("mlp.experts.*.up_proj", As("ffn_up")),
+    ("mlp.experts.*.down_proj", As("ffn_down")),
+    ("mlp.experts.gate_up_proj", Part::GateUp),
+    ("mlp.experts.down_proj", Part::Down),
+];
+/// Experts that every token goes through.
+pub(super) const SHARED: [(&str, Part); 3] = [
+    ("mlp.shared_experts.gate_proj", As("ffn_gate_shexp")),
+    ("mlp.shared_experts.up_proj", As("ffn_up_shexp")),
+    ("mlp.shared_experts.down_proj", As("ffn_down_shexp")),
+];
+
+pub(super) const LLAMA_PARTS: &[(&str, Part)] = &join::<9>(&[&ATTENTION, &MLP, &NORMS]);
+pub(super) const QWEN3_PARTS: &[(&str, Part)] = &join::<17>(&[&ATTENTION, &MLP, &NORMS, &QK_NORMS, &EXPERTS]);
+pub(super) const MIXTRAL_PARTS: &[(&str, Part)] = &join::<16>(&[
+    &ATTENTION,
+    &NORMS,
+    &EXPERTS,
+    &[
+        ("block_sparse_moe.gate", As("ffn_gate_inp")),
+        ("block_sparse_moe.experts.*.w1", As("ffn_gate")),
+        ("block_sparse_moe.experts.*.w3", As("ffn_up")),
+        ("block_sparse_moe.experts.*.w2", As("ffn_down")),
+    ],
+]);
+pub(super) const QWEN2_MOE_PARTS: &[(&str, Part)] = &join::<19>(&[
+    &ATTENTION,
+    &MLP,
+    &NORMS,
+    &EXPERTS,
+    &[
+        ("mlp.shared_expert.gate_proj", As("ffn_gate_shexp")),
+        ("mlp.shared_expert.up_proj", As("ffn_up_shexp")),
+        ("mlp.shared_expert.down_proj", As("ffn_down_shexp")),
+        ("mlp.shared_expert_gate", As("ffn_gate_inp_shexp")),
+    ],
+]);
+/// Q, K and V in one matrix, gate and up in another.
+pub(super) const PHI3_PARTS: &[(&str, Part)] = &join::<7>(&[
+    &NORMS,
+    &[
+        ("self_attn.qkv_proj", As("attn_qkv")),
+        ("self_attn.o_proj", As("attn_output")),
+        ("mlp.gate_up_proj", As("ffn_up")),
+        ("mlp.down_proj", As("ffn_down")),
+        // As some of its descendants name it.
+        ("mlp.gate_proj", As("ffn_gate")),
+    ],
+]);
+/// Norms before and behind attention and the feed-forward network.
+pub(super) const GLM4_PARTS: &[(&str, Part)] = &join::<10>(&[
+    &ATTENTION,
+    &[
+        ("mlp.gate_up_proj", As("ffn_up")),
+        ("mlp.down_proj", As("ffn_down")),
+        ("input_layernorm", As("attn_norm")),
+        ("post_self_attn_layernorm", As("post_attention_norm")),
+        ("post_attention_layernorm", As("ffn_norm")),
+        ("post_mlp_layernorm", As("post_ffw_norm")),
+    ],
+]);
+/// Norms behind them only.
+pub(super) const OLMO2_PARTS: &[(&str, Part)] = &join::<11>(&[
+    &ATTENTION,
+    &MLP,
+    &QK_NORMS,
+    &[
+        ("post_attention_layernorm", As("post_attention_norm")),
+        ("post_feedforward_layernorm", As("post_ffw_norm")),
+    ],
+]);
+pub(super) const GRANITE_MOE_PARTS: &[(&str, Part)] = &join::<9>(&[
+    &ATTENTION,
+    &NORMS,
+    &[
+        ("block_sparse_moe.router.layer", As("ffn_gate_inp")),
+        ("block_sparse_moe.input_linear", Part::GateUp),
+        ("block_sparse_moe.output_linear", Part::Down),
+    ],
+]);
+pub(super) const ERNIE_PARTS: &[(&str, Part)] = &join::<19>(&[
+    &ATTENTION,
+    &MLP,
+    &NORMS,
+    &EXPERTS,
+    &SHARED,
+    &[("mlp.moe_statics.e_score_correction_bias", Part::Bias("exp_probs_b"))],
+]);
+/// Keys and values from a latent vector (arXiv:2405.04434).
+pub(super) const DEEPSEEK_PARTS: &[(&str, Part)] = &join::<23>(&[
+    &MLP,
+    &NORMS,
+    &EXPERTS,
+    &SHARED,
+    &[
+        ("self_attn.q_proj", As("attn_q")),
+        ("self_attn.q_a_proj", As("attn_q_a")),
+        ("self_attn.q_a_layernorm", As("attn_q_a_norm")),
+        ("self_attn.q_b_proj", As("attn_q_b")),
+        ("self_attn.kv_a_proj_with_mqa", As("attn_kv_a_mqa")),
+        ("self_attn.kv_a_layernorm", As("attn_kv_a_norm")),
+        ("self_attn.kv_b_proj", As("attn_kv_b")),
+        ("self_attn.o_proj", As("attn_output")),
+        ("mlp.gate.e_score_correction_bias", Part::Bias("exp_probs_b")),
+    ],
+]);
+pub(super) const GPT_OSS_PARTS: &[(&str, Part)] = &join::<16>(&[
+    &ATTENTION,
+    &[
+        ("input_layernorm", As("attn_norm")),
+        ("post_attention_layernorm", As("post_attention_norm")),
+        ("self_attn.sinks", As("attn_sinks")),
+        ("mlp.router", As("ffn_gate_inp")),
+        ("mlp.experts.gate_up_proj", Part::Harmony(Harmony::GateUp)),
+        ("mlp.experts.gate_up_proj_bias", Part::Harmony(Harmony::GateUpBias)),
+        ("mlp.experts.gate_up_proj_blocks", Part::Harmony(Harmony::GateUpBlocks)),
+        ("mlp.experts.gate_up_proj_scales", Part::Harmony(Harmony::Scales)),
+        ("mlp.experts.down_proj", Part::Harmony(Harmony::Down)),
+        ("mlp.experts.down_proj_bias", Part::Harmony(Harmony::DownBias)),
+        ("mlp.experts.down_proj_blocks", Part::Harmony(Harmony::DownBlocks)),
+        ("mlp.experts.down_proj_scales", Part::Harmony(Harmony::Scales)),
+    ],
+]);
+pub(super) const STARCODER2_PARTS: &[(&str, Part)] =
+    &join::<8>(&[&ATTENTION, &NORMS, &[("mlp.c_fc", As("ffn_up")), ("mlp.c_proj", As("ffn_down"))]]);
+pub(super) const INTERNLM2_PARTS: &[(&str, Part)] = &[
+    ("attention.wqkv", Part::GroupedQkv),
+    ("attention.wo", As("attn_output")),
+    ("feed_forward.w1", As("ffn_gate")),
+    ("feed_forward.w3", As("ffn_up")),
+    ("feed_forward.w2", As("ffn_down")),
+    ("attention_norm", As("attn_norm")),
+    ("ffn_norm", As("ffn_norm")),
+];
+pub(super) const BAICHUAN_PARTS: &[(&str, Part)] =
+    &join::<7>(&[&MLP, &NORMS, &[("self_attn.W_pack", Part::Qkv), ("self_attn.o_proj", As("attn_output"))]]);
+
+pub(super) const BERT_PARTS: &[(&str, Part)] = &[
+    ("attention.self.query", As("attn_q")),
+    ("attention.self.key", As("attn_k")),
+    ("attention.self.value", As("attn_v")),
+    ("attention.output.dense", As("attn_output")),
+    ("attention.output.LayerNorm", As("attn_output_norm")),
+    ("intermediate.dense", As("ffn_up")),
+    ("output.dense", As("ffn_down")),
+    ("output.LayerNorm", As("layer_output_norm")),
+];
+pub(super) const NOMIC_BERT_PARTS: &[(&str, Part)] = &[
+    ("attn.Wqkv", As("attn_qkv")),
+    ("attn.out_proj", As("attn_output")),
+    ("norm1", As("attn_output_norm")),
+    ("mlp.fc11", As("ffn_up")),
+    ("mlp.fc12", As("ffn_gate")),
+    ("mlp.fc2", As("ffn_down")),
+    ("norm2", As("layer_output_norm")),
+];
+pub(super) const MODERN_BERT_PARTS: &[(&str, Part)] = &[
+    ("attn.Wqkv", As("attn_qkv")),
+    ("attn.Wo", As("attn_output")),
+    ("attn_norm", As("attn_norm")),
+    ("mlp_norm", As("ffn_norm")),
+    ("mlp.Wi", As("ffn_up")),
+    ("mlp.Wo", As("ffn_down")),
+];
+
+pub(super) const BERT_STEMS: &[(&str, &str)] = &[
+    ("embeddings.word_embeddings", "token_embd"),
+    ("embeddings.position_embeddings", "position_embd"),
+    ("embeddings.token_type_embeddings", "token_types"),
+    ("embeddings.LayerNorm", "token_embd_norm"),
+];
+pub(super) const BERT_ENCODER: Encoder = Encoder {
+    layers: "encoder.layer.",
+    stems: BERT_STEMS,
+    classifier: &[("pooler.dense", "cls"), ("classifier", "cls.output")],
+    ignored: &["embeddings.position_ids", "pooler.", "cls."],
+};
+pub(super) const ROBERTA_ENCODER: Encoder = Encoder {
+    classifier: &[("classifier.dense", "cls"), ("classifier.out_proj", "cls.output")],
+    ignored: &["embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "lm_head."],
+    ..BERT_ENCODER
+};
+pub(super) const NOMIC_BERT_ENCODER: Encoder = Encoder {
+    layers: "encoder.layers.",
+    stems: &[
+        ("embeddings.word_embeddings", "token_embd"),
+        ("embeddings.token_type_embeddings", "token_types"),
+        ("emb_ln", "token_embd_norm"),
+    ],
+    ..BERT_ENCODER
+};
+pub(super) const MODERN_BERT_ENCODER: Encoder = Encoder {
+    layers: "layers.",
+    stems: &[
+        ("embeddings.tok_embeddings", "token_embd"),
+        ("embeddings.norm", "token_embd_norm"),
+        ("final_norm", "output_norm"),
+    ],
+    classifier: &[("head.dense", "cls"), ("head.norm", "cls.norm"), ("classifier", "cls.output")],
+    ignored: &["head.", "decoder."],
+};
+
+/// Tables one after the other; `N` is the sum of their lengths.
+const fn join<const N: usize>(tables: &[&[(&'static str, Part)]]) -> [(&'static str, Part); N] {
+    let mut all = [("", Part::Qkv); N];
+    let (mut table, mut filled) = (0, 0);
+    while table < tables.len() {
+        let mut row = 0;
+        while row < tables[table].len() {
+            all[filled] = tables[table][row];
+            row += 1;
+            filled += 1;
+        }
+        table += 1;
+    }
+    assert!(filled == N, "the sum of the tables' lengths");
+    all
+}
+
+/// Norms that count from one, and the number of those around each half of a layer.
+pub(super) const GEMMA_PARTS: &[(&str, Part)] = &join::<9>(&[
+    &ATTENTION,
+    &MLP,
+    &[
+        ("input_layernorm", Part::PlusOne("attn_norm")),
+        ("post_attention_layernorm", Part::PlusOne("ffn_norm")),
+    ],
+]);
+pub(super) const GEMMA3_PARTS: &[(&str, Part)] = &join::<13>(&[
+    &ATTENTION,
+    &MLP,
+    &[
+        ("input_layernorm", Part::PlusOne("attn_norm")),
+        ("post_attention_layernorm", Part::PlusOne("post_attention_norm")),
+        ("pre_feedforward_layernorm", Part::PlusOne("ffn_norm")),
+        ("post_feedforward_layernorm", Part::PlusOne("post_ffw_norm")),
+        ("self_attn.q_norm", Part::PlusOne("attn_q_norm")),
+        ("self_attn.k_norm", Part::PlusOne("attn_k_norm")),
+    ],
+]);
