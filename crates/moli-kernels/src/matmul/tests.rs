@@ -1,5 +1,7 @@
 //! Every form of the product against the scalar one, bit for bit, and the scalar one against plain arithmetic.
 
+use std::sync::OnceLock;
+
 use moli_format::{Bytes, TensorType};
 
 use super::{Activations, Matrix, Product, Scratch};
@@ -60,14 +62,20 @@ fn forms() -> Vec<(String, Kernels)> {
     forms.collect()
 }
 
+/// A pool of 1 to 4 threads, the same for all tests: an emulator keeps some memory of each thread that there ever was.
+fn pool_of(threads: usize) -> &'static Pool {
+    static POOLS: [OnceLock<Pool>; 4] = [const { OnceLock::new() }; 4];
+    POOLS[threads - 1].get_or_init(|| Pool::new(threads))
+}
+
 /// The product of `x` with `w`.
 fn product(kernels: &Kernels, threads: usize, w: &Matrix, x: &[f32], tokens: usize) -> Vec<f32> {
-    let pool = Pool::new(threads);
+    let pool = pool_of(threads);
     let scratch = Scratch::new(pool.threads());
     let mut act = Activations::new(tokens, w.cols()).unwrap();
-    act.set(kernels, &pool, x, (tokens, w.cols()), [w.ttype()]).unwrap();
+    act.set(kernels, pool, x, (tokens, w.cols()), [w.ttype()]).unwrap();
     let mut out = vec![f32::MAX; tokens * w.rows()];
-    kernels.matmul(&pool, w, &act, &scratch, &mut out).unwrap();
+    kernels.matmul(pool, w, &act, &scratch, &mut out).unwrap();
     out
 }
 
@@ -140,13 +148,12 @@ fn long_rows_and_many_tokens_cross_the_edges_of_a_panel() {
 #[test]
 fn a_token_has_the_same_bits_in_every_batch() {
     let mut random = Random::new(3);
-    let pool = Pool::new(2);
     for ttype in SUPPORTED {
         let cols = 512;
         let w = matrix(ttype, 40, cols, &mut random);
         let x = random.floats(33 * cols);
         for (name, kernels) in forms() {
-            let all = product(&kernels, pool.threads(), &w, &x, 33);
+            let all = product(&kernels, 2, &w, &x, 33);
             for batch in [1, 2, 7, 16] {
                 for first in (0..=33 - batch).step_by(5) {
                     let part = product(&kernels, 1, &w, &x[first * cols..(first + batch) * cols], batch);

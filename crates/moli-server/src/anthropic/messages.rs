@@ -218,7 +218,10 @@ struct Count {
     path = "/v1/messages",
     tag = "anthropic",
     request_body = MessageRequest,
-    responses((status = 200, description = "The answer; with `stream: true` as server-sent events", body = answer::Answered), (status = "4XX", response = super::AnthropicRefused))
+    responses(
+        (status = 200, description = "The answer; with `stream: true` as server-sent events", content((answer::Answered = "application/json"), (crate::openapi::Event = "text/event-stream"))),
+        (status = "4XX", response = super::AnthropicRefused)
+    )
 )]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
