@@ -7,33 +7,47 @@ use moli_hub::{Phase, Progress};
 
 use crate::output::{bytes, escape, note};
 
+const BYTES: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+const BYTES_WITHOUT_END: &str = "{msg} {spinner} {bytes} {bytes_per_sec}";
+const PIECES: &str = "{msg} {wide_bar} {pos}/{len} pieces {eta}";
+
 /// A bar on a terminal.
-fn bar(message: String, total: Option<u64>) -> ProgressBar {
-    let template = match total {
-        Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        None => "{msg} {spinner} {bytes} {bytes_per_sec}",
-    };
+fn bar(message: String, total: Option<u64>, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style);
     bar.set_message(message);
     bar
 }
 
-/// The progress of one step of so many bytes. The bar is gone when it is dropped.
+/// The progress of one step. The bar is gone when it is dropped.
 pub(crate) struct Bar(Option<ProgressBar>);
 
 impl Bar {
+    /// Of so many bytes.
     pub(crate) fn new(step: &str, total: u64) -> Self {
         if io::stderr().is_terminal() {
-            return Self(Some(bar(step.to_owned(), Some(total))));
+            return Self(Some(bar(step.to_owned(), Some(total), BYTES)));
         }
         note!("{step} ({})", bytes(total));
         Self(None)
     }
 
+    /// Of so many pieces of a text.
+    pub(crate) fn pieces(step: &str, total: usize) -> Self {
+        let shown = io::stderr().is_terminal();
+        Self(shown.then(|| bar(step.to_owned(), Some(total as u64), PIECES)))
+    }
+
     pub(crate) fn advance(&self, bytes: u64) {
         if let Some(bar) = &self.0 {
             bar.inc(bytes);
+        }
+    }
+
+    /// So many are done.
+    pub(crate) fn at(&self, done: usize) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(done as u64);
         }
     }
 }
@@ -68,7 +82,8 @@ impl Report {
         self.clear();
         let file = escape(file);
         if self.terminal {
-            self.bar = Some(bar(format!("{verb} {file}"), total));
+            let template = if total.is_some() { BYTES } else { BYTES_WITHOUT_END };
+            self.bar = Some(bar(format!("{verb} {file}"), total, template));
         } else {
             match total {
                 Some(total) => note!("{verb} {file} ({})", bytes(total)),

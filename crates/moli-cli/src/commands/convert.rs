@@ -1,12 +1,10 @@
 //! `moli convert`.
 
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moli_convert::{ConvertError, Dtype, Options, Output, Watch, to_folder, to_gguf};
 use moli_engine::CancelToken;
 use moli_format::{Gguf, ReadMode};
@@ -15,6 +13,7 @@ use serde::Serialize;
 use crate::cli::Exit;
 use crate::failure::UsageError;
 use crate::output::{Answers, bytes, escape, note};
+use crate::progress::Bar;
 use crate::{interrupt, load};
 
 /// Write a model in the other form: a Hugging Face folder as a GGUF file, a GGUF file as a folder
@@ -77,11 +76,9 @@ impl Convert {
         let options = Options { dtype, tokenizer: !self.no_tokenizer };
         let convert =
             if self.output.extension().is_some_and(|end| end == "gguf") { to_gguf } else { to_folder };
-        let bar = bar(model.file_bytes());
-        let written = interrupt::cancellable(|token| {
-            convert(&model, &output, &options, watch(bar.clone(), token.clone()))
-        });
-        bar.finish_and_clear();
+        let bar = Bar::new("converting", model.file_bytes());
+        let written =
+            interrupt::cancellable(|token| convert(&model, &output, &options, watch(bar, token.clone())));
         let report = match written {
             Err(ConvertError::Cancelled) => {
                 note!("called off: nothing was written");
@@ -104,20 +101,9 @@ impl Convert {
 }
 
 /// Counts the bytes that were read, until it is called off.
-fn watch(bar: ProgressBar, token: CancelToken) -> Arc<Watch> {
+fn watch(bar: Bar, token: CancelToken) -> Arc<Watch> {
     Arc::new(move |bytes| {
-        bar.inc(bytes);
+        bar.advance(bytes);
         !token.is_cancelled()
     })
-}
-
-/// A bar where a person watches, else nothing.
-fn bar(total: u64) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style =
-        ProgressStyle::with_template("converting {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

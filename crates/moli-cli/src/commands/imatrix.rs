@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use moli_convert::{Imatrix, ImatrixEntry, Output};
 use moli_format::{Gguf, ReadMode};
 use moli_model::{ActivationSquares, KvType, LoadOptions};
@@ -15,6 +14,7 @@ use crate::affinity::{self, CpuList, cpu_list};
 use crate::cli::Exit;
 use crate::options::piece;
 use crate::output::{escape, note};
+use crate::progress::Bar;
 use crate::{interrupt, load, text_input};
 
 /// Tokens that are computed together, at most.
@@ -76,17 +76,14 @@ impl ImatrixCommand {
             kv_type: KvType::F16,
         };
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        let bar = ProgressBar::new((ids.len() / self.context) as u64).with_style(
-            ProgressStyle::with_template("reading {wide_bar} {pos}/{len} pieces {eta}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar()),
-        );
+        let bar = Bar::pieces("reading", ids.len() / self.context);
         let observed = interrupt::cancellable(|cancel| {
             moli_engine::observe(&gguf, &ids, bos, &options, |done, _| {
-                bar.set_position(done as u64);
+                bar.at(done);
                 !cancel.is_cancelled()
             })
         });
-        bar.finish_and_clear();
+        drop(bar);
         let (squares, pieces) = observed.with_context(shown)?;
         if pieces < ids.len() / self.context {
             note!("interrupted: nothing was written");

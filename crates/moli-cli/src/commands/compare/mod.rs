@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use moli_bench::plot;
 use moli_bench::report::Test;
 use moli_bench::run::Direct;
@@ -20,6 +19,7 @@ use crate::cli::Exit;
 use crate::lora::LoraArgs;
 use crate::options::{ComputeArgs, piece, share};
 use crate::output::{Answers, count, escape, note};
+use crate::progress::Bar;
 use crate::{interrupt, load, text_input};
 use report::{Comparison, Side, mean};
 
@@ -94,17 +94,14 @@ impl Compare {
         // Control tokens that the text happens to spell out are text here.
         let options = EncodeOptions { add_special: true, parse_special: false };
         let ids = a.tokenizer().encode(text, options)?;
-        let bar = ProgressBar::new((ids.len() / self.context) as u64).with_style(
-            ProgressStyle::with_template("comparing {wide_bar} {pos}/{len} pieces {eta}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar()),
-        );
+        let bar = Bar::pieces("comparing", ids.len() / self.context);
         let found = interrupt::cancellable(|cancel| {
             moli_engine::divergence(&a, &b, &ids, self.context, |done, _| {
-                bar.set_position(done as u64);
+                bar.at(done);
                 !cancel.is_cancelled()
             })
         });
-        bar.finish_and_clear();
+        drop(bar);
         let found = found?;
         if found.predictions.is_empty() {
             return Ok(None);
