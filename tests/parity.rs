@@ -37,6 +37,7 @@ fn computed(gguf: &Gguf, backend: BackendKind) -> [Vec<f32>; 2] {
             types: &[],
             tables: &[tables.0, tables.1],
             adapters: &[],
+            recurrent: &[],
             outputs: &outputs,
             states: &outputs,
         };
@@ -116,6 +117,7 @@ fn candle_copies_pages_and_writes_them_back() {
             types: &[],
             tables: &[&[1, 0]],
             adapters: &[],
+            recurrent: &[],
             outputs: &[],
             states: &[],
         })
@@ -136,6 +138,7 @@ fn candle_copies_pages_and_writes_them_back() {
             types: &[],
             tables: &[&pages],
             adapters: &[],
+            recurrent: &[],
             outputs: &[0],
             states: &[],
         };

@@ -115,6 +115,7 @@ fn prefill(runtime: &mut dyn Runtime, sequence: &mut Sequence) {
         types: &[],
         tables: &[&sequence.pages],
         adapters: if sequence.tokens.is_multiple_of(128) { &[] } else { &ADAPTED[..1] },
+        recurrent: &[],
         outputs: &[CHUNK as u32 - 1],
         states: &std::array::from_fn::<u32, CHUNK, _>(|row| row as u32),
     };
@@ -131,6 +132,7 @@ fn decode<const N: usize>(runtime: &mut dyn Runtime, sequences: &mut [Sequence; 
         types: &[],
         tables: &sequences.each_ref().map(|sequence| sequence.pages.as_slice()),
         adapters: if adapted { &ADAPTED[..N] } else { &[] },
+        recurrent: &[],
         outputs: &rows,
         states: &[],
     };

@@ -65,6 +65,7 @@ fn used(gguf: &Gguf, adapters: &[Adapter], what: Load, kv_type: KvType) -> usize
             types: &[],
             tables: &[&long],
             adapters: &[&adapted],
+            recurrent: &[],
             outputs: &[0],
             // Hidden states take nothing of their own.
             states: &(0..positions.len() as u32).collect::<Vec<_>>(),
@@ -80,6 +81,7 @@ fn used(gguf: &Gguf, adapters: &[Adapter], what: Load, kv_type: KvType) -> usize
         types: &[],
         tables: &tables.iter().map(<[u32; 1]>::as_slice).collect::<Vec<_>>(),
         adapters: &vec![adapted.as_slice(); what.outputs],
+        recurrent: &[],
         outputs: &rows,
         states: &[],
     };

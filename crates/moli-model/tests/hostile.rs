@@ -269,6 +269,7 @@ fn nan_in_a_matrix_is_found_in_the_logits() {
             types: &[],
             tables: &[&[0]],
             adapters: &[],
+            recurrent: &[],
             outputs: &[],
             states: &[0],
         };
@@ -288,6 +289,7 @@ fn forward(runtime: &mut dyn Runtime, tokens: &[u32], outputs: &[u32]) -> Result
         types: &[],
         tables: &[&pages],
         adapters: &[],
+        recurrent: &[],
         outputs,
         states: &[],
     };
@@ -314,6 +316,7 @@ fn batches_that_contradict_themselves_or_the_model() {
         types: &[],
         tables: &[&[3, 2, 1, 0]],
         adapters: &[],
+        recurrent: &[],
         outputs: &[],
         states: &[],
     };

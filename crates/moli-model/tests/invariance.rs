@@ -46,6 +46,7 @@ fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u
             types: &[],
             tables: &[&pages],
             adapters: &[],
+            recurrent: &[],
             outputs: &[tokens.len() as u32 - 1],
             states: &[],
         };
@@ -106,6 +107,7 @@ fn sequences_in_one_batch_do_not_see_each_other() {
                 types: &[],
                 tables: &tables.each_ref().map(Vec::as_slice),
                 adapters: &[],
+                recurrent: &[],
                 outputs: &rows,
                 states: &[],
             };
@@ -147,6 +149,7 @@ fn pages_that_were_copied_or_written_back_give_the_same_bits() {
                 types: &[],
                 tables: &[&pages],
                 adapters: &[],
+                recurrent: &[],
                 outputs: &[0],
                 states: &[],
             };
@@ -173,6 +176,7 @@ fn states(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u32> {
             tables: &[tables.0, tables.1],
             // Logits of others beside them.
             adapters: &[],
+            recurrent: &[],
             outputs: &[0],
             states: &(rows..2 * rows).collect::<Vec<_>>(),
         };

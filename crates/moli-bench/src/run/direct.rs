@@ -150,6 +150,7 @@ impl Direct {
             types: &[],
             tables: &tables,
             adapters: &[],
+            recurrent: &[],
             outputs,
             states: &[],
         };

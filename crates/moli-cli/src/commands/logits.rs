@@ -176,6 +176,7 @@ fn each(
             types: &[],
             tables: &[&pages],
             adapters: &[],
+            recurrent: &[],
             outputs: &outputs,
             states: &[],
         };

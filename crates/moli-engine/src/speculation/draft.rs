@@ -187,6 +187,7 @@ impl DraftModel {
             types: &[],
             tables: &tables,
             adapters: &[],
+            recurrent: &[],
             outputs: &outputs,
             states: &[],
         };

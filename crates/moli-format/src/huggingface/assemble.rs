@@ -89,6 +89,7 @@ impl Assembly<'_> {
                 self.tensors.push(data::plus_one("output_norm.weight".to_owned(), tensor)?);
                 return Ok(());
             }
+            "embedding_norm.weight" if self.model.family.special == Special::Lfm2 => "token_embd_norm.weight",
             "norm.weight" => "output_norm.weight",
             "norm.bias" => "output_norm.bias",
             "lm_head.weight" | "output.weight" if self.tied => return Ok(()),
@@ -148,6 +149,15 @@ impl Assembly<'_> {
             Part::PlusOne(stem) => {
                 self.tensors.push(data::plus_one(new(stem), tensor)?);
                 Ok(())
+            }
+            Part::Taps(stem) => {
+                let mut flat = tensor.clone();
+                // `[channels, 1, taps]`
+                if let &[channels, _, taps] = tensor.shape.as_slice() {
+                    data::expect(tensor, &[channels, 1, taps])?;
+                    flat.shape = vec![channels, taps];
+                }
+                self.keep(new(stem), &flat)
             }
             Part::GateUp => match data::experts(tensor)? {
                 Some(experts) => {

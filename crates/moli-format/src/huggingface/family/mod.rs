@@ -53,6 +53,8 @@ pub(super) enum Part {
     Bias(&'static str),
     /// It gets this name and has 1 added: the norm's code adds it.
     PlusOne(&'static str),
+    /// It gets this name: the taps of a convolution, each channel with an input of its own, a dimension of one that goes.
+    Taps(&'static str),
     /// The rows of a gate and those of what it gates, one after the other, for each expert if there are some.
     GateUp,
     /// The way back of all experts.
@@ -109,6 +111,8 @@ pub(super) enum Special {
     MiniCpm,
     /// Layers without rotary embedding.
     SmolLm3,
+    /// Layers that are convolutions; experts or not.
+    Lfm2,
     Ernie,
     DeepSeek,
     GptOss,
@@ -151,6 +155,7 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("attention_multiplier", 1.0),
     ("attn_logit_softcapping", 0.0),
     ("clip_qkv", 0.0),
+    ("conv_bias", 0.0),
     ("dim_model_base", 0.0),
     ("embedding_multiplier", 1.0),
     ("final_logit_softcapping", 0.0),

@@ -144,6 +144,31 @@ pub(super) const GPT_OSS_PARTS: &[(&str, Part)] = &join::<16>(&[
 ]);
 pub(super) const STARCODER2_PARTS: &[(&str, Part)] =
     &join::<8>(&[&ATTENTION, &NORMS, &[("mlp.c_fc", As("ffn_up")), ("mlp.c_proj", As("ffn_down"))]]);
+/// Convolutions in the place of attention in some layers (arXiv:2511.23404).
+pub(super) const LFM2_PARTS: &[(&str, Part)] = &[
+    ("self_attn.q_proj", As("attn_q")),
+    ("self_attn.k_proj", As("attn_k")),
+    ("self_attn.v_proj", As("attn_v")),
+    ("self_attn.out_proj", As("attn_output")),
+    ("self_attn.q_layernorm", As("attn_q_norm")),
+    ("self_attn.k_layernorm", As("attn_k_norm")),
+    ("operator_norm", As("attn_norm")),
+    ("ffn_norm", As("ffn_norm")),
+    ("conv.in_proj", As("shortconv.in_proj")),
+    ("conv.conv", Part::Taps("shortconv.conv")),
+    ("conv.out_proj", As("shortconv.out_proj")),
+    ("feed_forward.w1", As("ffn_gate")),
+    ("feed_forward.w3", As("ffn_up")),
+    ("feed_forward.w2", As("ffn_down")),
+    // Where there are experts, behind the first layers.
+    ("feed_forward.gate", As("ffn_gate_inp")),
+    ("feed_forward.expert_bias", Part::Bias("exp_probs_b")),
+    ("feed_forward.experts.*.w1", As("ffn_gate")),
+    ("feed_forward.experts.*.w3", As("ffn_up")),
+    ("feed_forward.experts.*.w2", As("ffn_down")),
+    ("feed_forward.experts.gate_up_proj", Part::GateUp),
+    ("feed_forward.experts.down_proj", Part::Down),
+];
 pub(super) const INTERNLM2_PARTS: &[(&str, Part)] = &[
     ("attention.wqkv", Part::GroupedQkv),
     ("attention.wo", As("attn_output")),

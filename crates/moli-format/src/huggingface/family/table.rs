@@ -56,6 +56,23 @@ const GRANITE_FACTORS: &[&str] = &[
     "num_local_experts",
 ];
 
+/// Rotary base of before the configurations named it, and the published taps.
+const LFM2: Family = Family {
+    model_types: &["lfm2"],
+    architecture: "lfm2",
+    defaults: &[
+        ("norm_eps", 1e-5),
+        ("rope_theta", 1e6),
+        ("conv_L_cache", 3.0),
+        ("block_multiple_of", 256.0),
+        ("block_ffn_dim_multiplier", 1.0),
+    ],
+    tied: true,
+    parts: LFM2_PARTS,
+    special: Special::Lfm2,
+    ..PLAIN
+};
+
 const GELU: &[&str] = &["gelu"];
 const BERT: Family = Family {
     model_types: &["bert"],
@@ -292,6 +309,13 @@ pub(super) static FAMILIES: &[Family] = &[
         window: Window::All,
         parts: STARCODER2_PARTS,
         ..PLAIN
+    },
+    LFM2,
+    Family {
+        model_types: &["lfm2_moe"],
+        architecture: "lfm2moe",
+        reads: &["num_experts", "routed_scaling_factor"],
+        ..LFM2
     },
     BERT,
     Family {
