@@ -3,7 +3,7 @@
 use super::family::{Encoder, Part, Special};
 use super::shards::Shards;
 use super::{HuggingFaceError, Model};
-use super::{data, harmony};
+use super::{data, delta, harmony};
 use crate::safetensors::SafeTensor;
 use crate::{FormatError, Tensor};
 
@@ -66,6 +66,7 @@ impl Assembly<'_> {
         // What every library computes for itself, and layers that guess tokens further ahead.
         if [".inv_freq", ".cos_cached", ".sin_cached"].iter().any(|end| name.ends_with(end))
             || self.model.family.special == Special::Ernie && name.starts_with("mtp_")
+            || self.model.family.special == Special::DeltaNet && name.starts_with("mtp.")
         {
             return Ok(());
         }
@@ -150,14 +151,11 @@ impl Assembly<'_> {
                 self.tensors.push(data::plus_one(new(stem), tensor)?);
                 Ok(())
             }
-            Part::Taps(stem) => {
-                let mut flat = tensor.clone();
-                // `[channels, 1, taps]`
-                if let &[channels, _, taps] = tensor.shape.as_slice() {
-                    data::expect(tensor, &[channels, 1, taps])?;
-                    flat.shape = vec![channels, taps];
-                }
-                self.keep(new(stem), &flat)
+            Part::Taps(stem) => self.keep(new(stem), &delta::taps(tensor)?),
+            Part::Delta(part) => {
+                let heads = delta::Heads::of(self.model)?;
+                self.tensors.extend(delta::tensors(part, &format!("blk.{layer}"), tensor, &heads)?);
+                Ok(())
             }
             Part::GateUp => match data::experts(tensor)? {
                 Some(experts) => {

@@ -3,11 +3,11 @@
 //!
 //! Keys and names are those of the GGUF convention, so nothing that reads a model needs to know where it came from.
 //! Weights stay mapped; what the convention stores with other values or in another order (norms that count from one,
-//! the experts of gpt-oss) is made when the folder is opened.
+//! the experts of gpt-oss, the heads of Qwen3.5) is made when the folder is opened.
 //!
 //! - [`family`]: what is known of each architecture, as data;
 //! - [`parameters`], [`rope`]: fields of the configuration to metadata;
-//! - [`assemble`], [`data`], [`harmony`]: tensors by their new names, some of them with new data;
+//! - [`assemble`], [`data`], [`harmony`], [`delta`]: tensors by their new names, some of them with new data;
 //! - [`shards`], [`fields`]: the files;
 //! - [`peft`]: adapters, whose tensors go by the same names;
 //! - [`pooling`]: how a model of sentence-transformers makes embeddings;
@@ -19,6 +19,7 @@
 
 mod assemble;
 pub(crate) mod data;
+mod delta;
 mod error;
 mod family;
 mod fields;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::family::{SENSITIVE, Special, Window};
 use super::fields::Fields;
-use super::{Entries, HuggingFaceError, Model};
+use super::{Entries, HuggingFaceError, Model, delta};
 
 /// Writes what every architecture has, and what is special for this one. Refuses what is not computed.
 pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
@@ -15,7 +15,9 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     let context = fields.need_count(POSITIONS)?.checked_sub(model.unused_positions);
     entries.put("context_length", context.ok_or_else(|| fields.wrong(POSITIONS, "above pad_token_id"))?);
     entries.put("embedding_length", model.hidden);
-    entries.put("feed_forward_length", width(model)?);
+    if let Some(width) = width(model)? {
+        entries.put("feed_forward_length", width);
+    }
     entries.put("vocab_size", fields.need_count("vocab_size")?);
     entries.put("attention.head_count", model.heads);
     match model.family.special {
@@ -54,22 +56,24 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
 }
 
 /// Width inside the feed-forward network of the layers without experts, which LFM2 computes of what its configuration says.
-fn width(model: &Model<'_>) -> Result<u32, HuggingFaceError> {
+fn width(model: &Model<'_>) -> Result<Option<u32>, HuggingFaceError> {
     let fields = &model.fields;
-    let told = match fields.count("block_ff_dim")? {
-        Some(width) if model.family.special == Special::Lfm2 => width,
+    let told = match (model.family.special, fields.count("block_ff_dim")?) {
+        (Special::Lfm2, Some(width)) => width,
+        // Where all layers have experts there need not be one.
+        (Special::DeltaNet, _) if fields.count("num_experts")?.is_some() => return fields.count("intermediate_size"),
         _ => fields.need_count("intermediate_size")?,
     };
     let adjusted = model.family.architecture == "lfm2" && fields.flag("block_auto_adjust_ff_dim")?.unwrap_or(true);
     if !adjusted {
-        return Ok(told);
+        return Ok(Some(told));
     }
     let two_thirds = (2.0 * f64::from(told) / 3.0).floor();
     let wide = (fields.need_number("block_ffn_dim_multiplier")? * two_thirds).floor();
     match fields.need_count("block_multiple_of")? {
         0 => Err(fields.wrong("block_multiple_of", "a positive integer")),
         multiple if (0.0..=f64::from(u32::MAX / 2)).contains(&wide) => {
-            Ok((wide as u32).div_ceil(multiple).saturating_mul(multiple))
+            Ok(Some((wide as u32).div_ceil(multiple).saturating_mul(multiple)))
         }
         _ => Err(fields.wrong("block_ffn_dim_multiplier", "a number that makes a width")),
     }
@@ -79,6 +83,7 @@ fn width(model: &Model<'_>) -> Result<u32, HuggingFaceError> {
 fn recurrent_layers(model: &Model<'_>) -> Result<Vec<bool>, HuggingFaceError> {
     const KINDS: &str = "layer_types";
     const INDICES: &str = "full_attn_idxs";
+    const INTERVAL: &str = "full_attention_interval";
     let fields = &model.fields;
     if let Some(kinds) = fields.texts(KINDS)? {
         if kinds.len() != model.layers as usize {
@@ -90,6 +95,12 @@ fn recurrent_layers(model: &Model<'_>) -> Result<Vec<bool>, HuggingFaceError> {
             _ => Err(fields.unsupported(KINDS)),
         });
         return recurrent.collect();
+    }
+    if model.family.special == Special::DeltaNet {
+        return match fields.need_count(INTERVAL)? {
+            0 => Err(fields.wrong(INTERVAL, "a positive integer")),
+            interval => Ok((1..=model.layers).map(|layer| !layer.is_multiple_of(interval)).collect()),
+        };
     }
     match fields.numbers(INDICES)? {
         Some(indices) => Ok((0..model.layers).map(|layer| !indices.contains(&f64::from(layer))).collect()),
@@ -224,7 +235,7 @@ fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
 fn layer_kinds(model: &Model<'_>) -> Result<Option<Vec<bool>>, HuggingFaceError> {
     const FIELD: &str = "layer_types";
     let fields = &model.fields;
-    if model.family.special == Special::Lfm2 {
+    if matches!(model.family.special, Special::Lfm2 | Special::DeltaNet) {
         // What the kinds are there for is said otherwise.
         return Ok(None);
     }
@@ -296,16 +307,10 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             entries.put("expert_weights_norm", fields.flag("norm_topk_prob")?.unwrap_or(true));
             Ok(())
         }
+        Special::DeltaNet => delta_net(model, entries),
         Special::Experts => {
             let field = if fields.get("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
-            experts(model, field, "num_experts_per_tok", entries)?;
-            if let Some(width) = fields.count("shared_expert_intermediate_size")? {
-                entries.put("expert_shared_feed_forward_length", width);
-            }
-            if let Some(normalised) = fields.flag("norm_topk_prob")? {
-                entries.put("expert_weights_norm", normalised);
-            }
-            sparse_layers(model, entries)
+            shared_experts(model, field, entries)
         }
         Special::Ernie => {
             experts(model, "moe_num_experts", "moe_k", entries)?;
@@ -348,6 +353,46 @@ fn experts(
     };
     entries.put("expert_feed_forward_length", width);
     Ok(())
+}
+
+/// Experts, one of which every token may go through.
+fn shared_experts(model: &Model<'_>, count: &str, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    experts(model, count, "num_experts_per_tok", entries)?;
+    if let Some(width) = fields.count("shared_expert_intermediate_size")? {
+        entries.put("expert_shared_feed_forward_length", width);
+    }
+    if let Some(normalised) = fields.flag("norm_topk_prob")? {
+        entries.put("expert_weights_norm", normalised);
+    }
+    sparse_layers(model, entries)
+}
+
+/// Qwen3-Next and Qwen3.5: gated delta nets, and attention with a gate.
+fn delta_net(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    if fields.flag("attn_output_gate")? == Some(false) {
+        return Err(fields.unsupported("attn_output_gate"));
+    }
+    let heads = delta::Heads::of(model)?;
+    entries.put("ssm.conv_kernel", fields.need_size("linear_conv_kernel_dim")?);
+    entries.put("ssm.state_size", fields.need_size("linear_key_head_dim")?);
+    entries.put("ssm.group_count", heads.keys as u32);
+    entries.put("ssm.time_step_rank", heads.values as u32);
+    entries.put("ssm.inner_size", u32::try_from(heads.inner()).unwrap_or(u32::MAX));
+    entries.put("attention.recurrent_layers", recurrent_layers(model)?);
+    if let Some(parameters) = fields.object("rope_parameters")?
+        && let Some(sections) = parameters.numbers("mrope_section")?
+    {
+        // Four of them in the convention.
+        let mut sections: Vec<u32> = sections.iter().map(|&pairs| pairs as u32).collect();
+        sections.resize(4, 0);
+        entries.put("rope.dimension_sections", sections);
+    }
+    match fields.count("num_experts")? {
+        Some(count) if count > 0 => shared_experts(model, "num_experts", entries),
+        _ => Ok(()),
+    }
 }
 
 /// Each how manyth layer has experts. Those of them that `mlp_only_layers` excepts have no router, which tells a decoder.

@@ -65,6 +65,31 @@ pub(super) enum Part {
     GroupedQkv,
     /// gpt-oss: gates and what they gate in turns, of all experts.
     Harmony(Harmony),
+    /// Of a gated delta net what has heads of values.
+    Delta(Delta),
+}
+
+/// What a gated delta net has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Delta {
+    /// Queries, keys, values and gates, key head by key head.
+    Mixed,
+    /// Queries, then keys, then values.
+    Qkv,
+    /// The gate of what a head finds.
+    Gate,
+    /// How strongly a token corrects the state, of each value head.
+    Rate,
+    /// How fast it fades, likewise.
+    Decay,
+    /// Taps of the convolution.
+    Taps,
+    /// What the decays are multiplied by, as the logarithm of its opposite.
+    Slope,
+    /// What is added to them.
+    Bias,
+    /// The way back to the residual stream.
+    Out,
 }
 
 /// What gpt-oss has of its experts.
@@ -113,6 +138,8 @@ pub(super) enum Special {
     SmolLm3,
     /// Layers that are convolutions; experts or not.
     Lfm2,
+    /// Layers that are gated delta nets, and attention with a gate; experts or not.
+    DeltaNet,
     Ernie,
     DeepSeek,
     GptOss,
@@ -203,9 +230,10 @@ pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError
     })
 }
 
-/// The first model type of an architecture. There is no way back to an encoder's folder yet.
+/// The first model type of an architecture. There is no way back to the folder of an encoder or of gated delta nets yet.
 pub(super) fn model_type_of(architecture: &str) -> Result<&'static str, HuggingFaceError> {
-    let decoders = || FAMILIES.iter().filter(|family| family.encoder.is_none());
+    let written = |family: &&Family| family.encoder.is_none() && family.special != Special::DeltaNet;
+    let decoders = || FAMILIES.iter().filter(written);
     let family = decoders().find(|family| family.architecture == architecture);
     family.and_then(|family| family.model_types.first().copied()).ok_or_else(|| {
         let mut known: Vec<&str> = decoders().map(|family| family.architecture).collect();

@@ -56,6 +56,27 @@ const GRANITE_FACTORS: &[&str] = &[
     "num_local_experts",
 ];
 
+const DELTA_NET: Family = Family {
+    model_types: &["qwen3_next"],
+    architecture: "qwen3next",
+    defaults: &[
+        ("rms_norm_eps", 1e-6),
+        ("rope_theta", 1e4),
+        ("head_dim", 256.0),
+        ("partial_rotary_factor", 0.25),
+        ("full_attention_interval", 4.0),
+        ("linear_conv_kernel_dim", 4.0),
+        ("linear_key_head_dim", 128.0),
+        ("linear_value_head_dim", 128.0),
+        ("linear_num_key_heads", 16.0),
+        ("linear_num_value_heads", 32.0),
+    ],
+    parts: DELTA_PARTS,
+    reads: &["num_experts"],
+    special: Special::DeltaNet,
+    ..PLAIN
+};
+
 /// Rotary base of before the configurations named it, and the published taps.
 const LFM2: Family = Family {
     model_types: &["lfm2"],
@@ -310,6 +331,9 @@ pub(super) static FAMILIES: &[Family] = &[
         parts: STARCODER2_PARTS,
         ..PLAIN
     },
+    DELTA_NET,
+    Family { model_types: &["qwen3_5_text", "qwen3_5"], architecture: "qwen35", ..DELTA_NET },
+    Family { model_types: &["qwen3_5_moe_text", "qwen3_5_moe"], architecture: "qwen35moe", ..DELTA_NET },
     LFM2,
     Family {
         model_types: &["lfm2_moe"],

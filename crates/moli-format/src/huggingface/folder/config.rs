@@ -148,9 +148,10 @@ fn window(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
 fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     let keys = source.keys();
     match source.family.special {
-        // The encoders among them have no way back.
+        // The encoders among them and delta nets have no way back.
         Special::None
         | Special::Baichuan
+        | Special::DeltaNet
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert
