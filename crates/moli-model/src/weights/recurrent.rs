@@ -88,8 +88,11 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn taps(&mut self, name: &str, channels: usize, taps: usize) -> Result<B::Vector, ModelError> {
         self.tensor(name, &[taps, channels])?;
         let values = self.all_floats(name)?;
-        let turned = (0..taps).flat_map(|tap| (0..channels).map(move |channel| channel * taps + tap));
-        self.backend.vector(turned.map(|at| values[at]).collect())
+        let mut turned = Vec::with_capacity(values.len());
+        for tap in 0..taps {
+            turned.extend(values.iter().skip(tap).step_by(taps));
+        }
+        self.backend.vector(turned)
     }
 
     /// Both out of one matrix: of each key head the rates of its value heads, then their decays.
