@@ -23,12 +23,12 @@ use crate::events;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
 use crate::options::{EngineOptions, MAX_BATCH, Scheduling, between};
+use crate::plan::STATES_OF_ANSWER;
 use crate::rank::Ranker;
 use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
 use crate::speculation::{DraftModel, Speculator};
 use crate::watchdog::{self, Heartbeat};
 use crate::worker::{Message, Shared, Task, Worker};
-use crate::plan::STATES_OF_ANSWER;
 use crate::{CancelToken, EngineError, GenerateParams, MemoryPlan, PlanOptions, Session, quantized};
 
 /// A loaded model: a cheap handle, shared between threads. One thread of its own computes the answers, all of them in turns;

@@ -263,7 +263,8 @@ impl PrefixCache {
         pools.pages.share(page);
         self.index.insert((parent, tokens.to_vec()), id);
         self.leaves.insert((self.clock, id));
-        let node = Node { page, state: None, parent, tokens: tokens.to_vec(), children: 0, last_used: self.clock };
+        let node =
+            Node { page, state: None, parent, tokens: tokens.to_vec(), children: 0, last_used: self.clock };
         self.nodes.insert(id, node);
         Some((Parent::Node(id), page))
     }
@@ -509,7 +510,10 @@ mod tests {
         let found = cache.find_pages(0, &long[..2 * P], &mut pools, &mut pages);
         cache.remember(found.parent, Some(other[0]), &mut pools);
         pools.states.release(other[0]);
-        assert_eq!((found_state(&mut cache, &mut pools, &long[..2 * P]).1, pools.states.available()), (Some(0), 2));
+        assert_eq!(
+            (found_state(&mut cache, &mut pools, &long[..2 * P]).1, pools.states.available()),
+            (Some(0), 2)
+        );
     }
 
     #[test]
@@ -525,7 +529,10 @@ mod tests {
         assert!(cache.evict_state(&mut pools));
         assert_eq!(found_state(&mut cache, &mut pools, &b), (0, None), "it was used longest ago");
         assert!(cache.evict_state(&mut pools) && !cache.evict_state(&mut pools));
-        assert_eq!((pools.states.available(), found_state(&mut cache, &mut pools, &a)), (2, (3 * P, Some(1))));
+        assert_eq!(
+            (pools.states.available(), found_state(&mut cache, &mut pools, &a)),
+            (2, (3 * P, Some(1)))
+        );
         pools.states.release(1);
         pages.iter().for_each(|&page| pools.pages.release(page));
         assert!(cache.evict_state(&mut pools));

@@ -173,7 +173,8 @@ impl<B: Backend> Decoder<B> {
         let whole_rows = if config.causal { 0 } else { max_rows };
         let pages = pages_of(options.context);
         let recurrence = Recurrence::new(&backend, &config, max_rows)?;
-        let cache = backend.cache(config.kv_layers(), pages, config.kv_heads, config.head_dim, options.kv_type)?;
+        let cache =
+            backend.cache(config.kv_layers(), pages, config.kv_heads, config.head_dim, options.kv_type)?;
         Ok(Self {
             angles: rope_angles(&config.rope, weights.rope_factors.as_deref(), max_rows)?,
             angles_local: rope_angles(&config.rope_local, weights.rope_factors.as_deref(), max_rows)?,
@@ -442,13 +443,17 @@ impl<B: Backend> Runtime for Decoder<B> {
     }
 
     fn read_state(&mut self, state: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
-        let Some(recurrence) = &mut self.recurrence else { return Err(ModelError::State { state, states: 0 }) };
+        let Some(recurrence) = &mut self.recurrence else {
+            return Err(ModelError::State { state, states: 0 });
+        };
         recurrence.check_slot(state)?;
         recurrence.read(&mut self.backend, state, out)
     }
 
     fn write_state(&mut self, state: u32, tokens: u32, bytes: &[u8]) -> Result<(), ModelError> {
-        let Some(recurrence) = &mut self.recurrence else { return Err(ModelError::State { state, states: 0 }) };
+        let Some(recurrence) = &mut self.recurrence else {
+            return Err(ModelError::State { state, states: 0 });
+        };
         recurrence.check_slot(state)?;
         let expected = recurrence.state_bytes();
         if bytes.len() != expected {

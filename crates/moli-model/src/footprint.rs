@@ -92,7 +92,8 @@ impl Footprint {
             let boxes = (boxed as u64).saturating_mul(recurrent.count() as u64);
             copied.fold(states.saturating_add(boxes), u64::saturating_add)
         });
-        let lists = [layers, experts, latent, recurrent].iter().fold(0, |sum: u64, &part| sum.saturating_add(part));
+        let lists =
+            [layers, experts, latent, recurrent].iter().fold(0, |sum: u64, &part| sum.saturating_add(part));
 
         let tied = gguf.tensor("output.weight").is_none();
         let embeddings =
@@ -107,7 +108,8 @@ impl Footprint {
         let recurrent = config.recurrent.as_ref();
         let carried = recurrent.map_or(0, |carried| recurrent::row(&carried.kind, config.hidden));
         let gates = if config.gated_attention { 3 * q } else { 0 };
-        let row = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn() + experts + latent + carried + gates;
+        let row =
+            3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn() + experts + latent + carried + gates;
         let outputs = MAX_OUTPUTS.min(max_rows);
         let widest = config.widest_input();
         let angles = RopeAngles::bytes(config.rope.dims, max_rows)

@@ -297,8 +297,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
         };
         let (keys, values) = (queries..queries + kv, queries + kv..queries + 2 * kv);
-        let (q_linear, k, v) =
-            (part("attn_q", 0..queries)?, part("attn_k", keys)?, part("attn_v", values)?);
+        let (q_linear, k, v) = (part("attn_q", 0..queries)?, part("attn_k", keys)?, part("attn_v", values)?);
         let mut norm = |stem: &str, row: usize| {
             let len = match config.qk_norm {
                 QkNorm::None => return Ok(None),
@@ -630,7 +629,9 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// Whether a tensor is of a layer that guesses tokens further ahead.
     fn is_ahead(&self, name: &str) -> bool {
         let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        layer.is_some_and(|layer| layer >= self.config.layers && layer - self.config.layers < self.config.ahead)
+        layer.is_some_and(|layer| {
+            layer >= self.config.layers && layer - self.config.layers < self.config.ahead
+        })
     }
 
     fn all_used(&self) -> Result<(), ModelError> {

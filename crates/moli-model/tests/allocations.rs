@@ -8,7 +8,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use moli_format::{Adapter, Bytes, Gguf, GgufWriter, ReadMode, TensorType};
-use moli_model::{Adapted, BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, StateSlots, load_adapted};
+use moli_model::{
+    Adapted, BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, StateSlots, load_adapted,
+};
 use moli_testkit::TinyModel;
 
 struct Counting;

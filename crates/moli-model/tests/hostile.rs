@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use moli_format::{FormatError, Gguf, ReadMode, TensorType, Value};
-use moli_model::{BackendKind, Batch, KvType, LoadOptions, MAX_OUTPUTS, ModelError, Runtime, StateSlots, load};
+use moli_model::{
+    BackendKind, Batch, KvType, LoadOptions, MAX_OUTPUTS, ModelError, Runtime, StateSlots, load,
+};
 use moli_testkit::{TinyFile, TinyModel};
 
 const OPTIONS: LoadOptions =
@@ -491,7 +493,8 @@ fn batches_that_do_not_go_on_from_their_states() {
     // A sequence in two pieces, and two sequences with one slot.
     let pieces = Batch { sequences: &[0, 1, 0], positions: &[0, 0, 1], recurrent: &[], ..two };
     assert_eq!(what(runtime.forward(&pieces)), "state");
-    let shared = Batch { sequences: &[0, 0, 1], positions: &[0, 1, 0], recurrent: &[slots(None, 1); 2], ..two };
+    let shared =
+        Batch { sequences: &[0, 0, 1], positions: &[0, 1, 0], recurrent: &[slots(None, 1); 2], ..two };
     assert_eq!(what(runtime.forward(&shared)), "state");
 
     runtime.forward(&good).unwrap();
@@ -501,7 +504,10 @@ fn batches_that_do_not_go_on_from_their_states() {
     let recurrent = &[slots(Some(1), 2), slots(None, 1)];
     let crossed = Batch { tokens: &[4, 1], positions: &[3, 0], sequences: &[0, 1], recurrent, ..two };
     assert_eq!(what(runtime.forward(&Batch { outputs: &[0], ..crossed })), "state");
-    assert_eq!(what(runtime.forward(&Batch { positions: &[4], recurrent: &[slots(Some(1), 2)], ..next })), "state");
+    assert_eq!(
+        what(runtime.forward(&Batch { positions: &[4], recurrent: &[slots(Some(1), 2)], ..next })),
+        "state"
+    );
     runtime.forward(&Batch { recurrent: &[slots(Some(1), 2)], ..next }).unwrap();
 
     assert!(matches!(

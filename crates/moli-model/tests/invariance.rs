@@ -199,11 +199,18 @@ fn states_that_were_kept_or_written_back_give_the_same_bits() {
         assert_eq!(compute(runtime.as_mut(), 41..70, &both).unwrap(), expected, "{architecture}");
         let mut bytes = Vec::new();
         runtime.read_state(1, &mut bytes).unwrap();
-        assert_eq!((bytes.len(), bytes.len() as u64), (runtime.state_bytes(), runtime.config().state_bytes()));
+        assert_eq!(
+            (bytes.len(), bytes.len() as u64),
+            (runtime.state_bytes(), runtime.config().state_bytes())
+        );
         assert!(bytes.iter().any(|&byte| byte != 0));
         compute(runtime.as_mut(), 0..5, &slots(None, 1)).unwrap();
         runtime.write_state(7, 41, &bytes).unwrap();
-        assert_eq!(compute(runtime.as_mut(), 41..70, &slots(Some(7), 7)).unwrap(), expected, "{architecture}");
+        assert_eq!(
+            compute(runtime.as_mut(), 41..70, &slots(Some(7), 7)).unwrap(),
+            expected,
+            "{architecture}"
+        );
     }
 }
 

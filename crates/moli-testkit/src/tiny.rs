@@ -255,7 +255,8 @@ impl TinyModel {
                 add("shortconv.out_proj.weight", self.matrix, hidden, hidden);
             } else if recurrent {
                 let [key_heads, value_heads, key_dim, value_dim] = self.state;
-                let (mixed, values) = (2 * key_heads * key_dim + value_heads * value_dim, value_heads * value_dim);
+                let (mixed, values) =
+                    (2 * key_heads * key_dim + value_heads * value_dim, value_heads * value_dim);
                 add("attn_qkv.weight", self.matrix, mixed, hidden);
                 add("attn_gate.weight", self.matrix, values, hidden);
                 add("ssm_beta.weight", self.matrix, value_heads, hidden);

@@ -156,7 +156,7 @@ impl Loaded {
     }
 
     fn direct_bytes(&self, setup: &Setup) -> u64 {
-        let Config { layers, kv_heads, head_dim, .. } = self.config;
+        let Config { kv_heads, head_dim, .. } = self.config;
         let load = Load {
             threads: setup.threads,
             max_rows: rows(setup),
@@ -164,9 +164,11 @@ impl Loaded {
             context: setup.longest,
         };
         let footprint = Footprint::of(&self.gguf, &self.config, &load);
-        let page = setup.kv_type.page_bytes(layers, kv_heads, head_dim).unwrap_or(u64::MAX);
+        let page = setup.kv_type.page_bytes(self.config.kv_layers(), kv_heads, head_dim).unwrap_or(u64::MAX);
         let pages = page.saturating_mul((setup.pool / PAGE_TOKENS) as u64);
-        (footprint.total() - footprint.weights - footprint.embeddings).saturating_add(pages)
+        let states = self.config.state_bytes().saturating_mul(setup.sequences.max(1) as u64);
+        let own = footprint.total() - footprint.weights - footprint.embeddings;
+        own.saturating_add(pages).saturating_add(states)
     }
 
     fn engine_bytes(&self, setup: &Setup) -> Result<u64, RunError> {

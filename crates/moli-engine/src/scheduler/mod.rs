@@ -468,7 +468,8 @@ impl Scheduler {
             if known <= start || self.limits.whole && known < timeline.tokens.len() {
                 return;
             }
-            let known = if self.pools.stateful() { at_page_end(start, known, timeline.tokens.len()) } else { known };
+            let known =
+                if self.pools.stateful() { at_page_end(start, known, timeline.tokens.len()) } else { known };
             // Drafts follow where all that is known is computed in this step.
             let spare = (room.rows - (known - start)).min(room.outputs.saturating_sub(1));
             let spare = spare.saturating_sub(room.reserved);
@@ -515,7 +516,8 @@ impl Scheduler {
         loop {
             let Some(timeline) = self.running.get_mut(&id) else { return Ok(()) };
             let first = start / PAGE_TOKENS;
-            let shared = timeline.pages.get(first).copied().filter(|&page| self.pools.pages.holders(page) > 1);
+            let shared =
+                timeline.pages.get(first).copied().filter(|&page| self.pools.pages.holders(page) > 1);
             let new = pages_of(end).saturating_sub(timeline.pages.len());
             let mut pages = Vec::with_capacity(new + 1);
             let error = match self.pools.pages.take(new + usize::from(shared.is_some()), &mut pages) {

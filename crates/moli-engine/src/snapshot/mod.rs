@@ -153,7 +153,8 @@ impl Session {
             let step = kind.pages_at_once();
             for first in (0..held.len()).step_by(step) {
                 let pages = Arc::clone(&held);
-                let bytes = engine.between_steps(move |worker| read(worker, pages.iter().skip(first).take(step)))??;
+                let bytes = engine
+                    .between_steps(move |worker| read(worker, pages.iter().skip(first).take(step)))??;
                 for page in bytes.chunks_exact(kind.page_bytes.max(1)) {
                     writer.page(page).map_err(failed)?;
                 }
@@ -278,7 +279,11 @@ fn read<'a>(worker: &mut Worker, mut pages: impl Iterator<Item = &'a u32>) -> Re
 }
 
 /// Keeps the state after the whole pages of a text, where these are cached and there is room for it.
-fn keep_state(worker: &mut Worker, (adapters, tokens): (u64, &[u32]), bytes: &[u8]) -> Result<(), ModelError> {
+fn keep_state(
+    worker: &mut Worker,
+    (adapters, tokens): (u64, &[u32]),
+    bytes: &[u8],
+) -> Result<(), ModelError> {
     let Some(state) = worker.scheduler.take_state() else { return Ok(()) };
     let written = worker.runtime.write_state(state, tokens.len() as u32, bytes);
     if written.is_ok() {

@@ -62,7 +62,9 @@ pub(super) fn tensors(
     let name = |stem: &str| format!("{layer}.{stem}");
     Ok(vec![match part {
         Delta::Mixed => return mixed(layer, tensor, heads),
-        Delta::Qkv => data::renamed(name("attn_qkv.weight"), &values(tensor, 2 * keys, heads.value_dim, heads)?)?,
+        Delta::Qkv => {
+            data::renamed(name("attn_qkv.weight"), &values(tensor, 2 * keys, heads.value_dim, heads)?)?
+        }
         Delta::Gate => data::renamed(name("attn_gate.weight"), &values(tensor, 0, heads.value_dim, heads)?)?,
         Delta::Rate => data::renamed(name("ssm_beta.weight"), &values(tensor, 0, 1, heads)?)?,
         Delta::Decay => data::renamed(name("ssm_alpha.weight"), &values(tensor, 0, 1, heads)?)?,

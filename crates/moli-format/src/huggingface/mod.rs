@@ -193,7 +193,11 @@ impl<'a> Model<'a> {
             None => return Err(fields.wrong("num_attention_heads", "a divisor of hidden_size")),
         };
         const TIED: &str = "tie_word_embeddings";
-        let tied = match (fields.flag(TIED)?, wrapped.then(|| root.flag(TIED)).transpose()?.flatten()) {
+        let own = match fields.flag("tie_embedding")? {
+            Some(tied) if family.special == Special::Lfm2 => Some(tied),
+            _ => fields.flag(TIED)?,
+        };
+        let tied = match (own, wrapped.then(|| root.flag(TIED)).transpose()?.flatten()) {
             (Some(inner), Some(outer)) if inner != outer => None,
             (inner, outer) => Some(inner.or(outer).unwrap_or(family.tied)),
         };

@@ -61,10 +61,13 @@ fn width(model: &Model<'_>) -> Result<Option<u32>, HuggingFaceError> {
     let told = match (model.family.special, fields.count("block_ff_dim")?) {
         (Special::Lfm2, Some(width)) => width,
         // Where all layers have experts there need not be one.
-        (Special::DeltaNet, _) if fields.count("num_experts")?.is_some() => return fields.count("intermediate_size"),
+        (Special::DeltaNet, _) if fields.count("num_experts")?.is_some() => {
+            return fields.count("intermediate_size");
+        }
         _ => fields.need_count("intermediate_size")?,
     };
-    let adjusted = model.family.architecture == "lfm2" && fields.flag("block_auto_adjust_ff_dim")?.unwrap_or(true);
+    let adjusted =
+        model.family.architecture == "lfm2" && fields.flag("block_auto_adjust_ff_dim")?.unwrap_or(true);
     if !adjusted {
         return Ok(Some(told));
     }

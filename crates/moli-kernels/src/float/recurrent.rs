@@ -3,8 +3,10 @@
 //! Tokens of a sequence are taken one by one in their order, and each element of a state is changed by the same operations
 //! for each token: so neither the chunking of a text nor the threads, which take channels, heads and columns, change a bit.
 
-use super::parallel::{self, Pieces};
+#![allow(clippy::needless_range_loop)]
+
 use super::math;
+use super::parallel::{self, Pieces};
 use crate::{KernelError, Kernels, Pool};
 
 /// Added to the sum of squares of a query or key.

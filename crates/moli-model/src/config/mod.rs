@@ -283,7 +283,8 @@ impl Config {
     pub fn widest_input(&self) -> usize {
         let latent = self.latent.map_or(0, |l| l.kv_rank.max(l.plain).max(l.q_rank.unwrap_or(0)));
         let recurrent = self.recurrent.as_ref().map_or(0, |recurrent| recurrent.kind.width(self.hidden));
-        let widths = [self.heads * self.head_dim, self.attended_width(), self.widest_ffn(), latent, recurrent];
+        let widths =
+            [self.heads * self.head_dim, self.attended_width(), self.widest_ffn(), latent, recurrent];
         widths.into_iter().fold(self.hidden, usize::max)
     }
 

@@ -46,7 +46,9 @@ pub(super) enum RecurrentFamily {
     /// Convolutions, in the layers without key heads.
     ShortConv,
     /// Delta rules; whether the heads of values take turns with those of keys.
-    DeltaNet { tiled: bool },
+    DeltaNet {
+        tiled: bool,
+    },
 }
 
 impl Recurrent {
@@ -89,7 +91,9 @@ impl Recurrent {
             return Ok(None);
         }
         if !which.contains(&false) {
-            return Err(keys.unsupported("block_count", format!("{layers} layers, none of them with attention,")));
+            return Err(
+                keys.unsupported("block_count", format!("{layers} layers, none of them with attention,"))
+            );
         }
         Ok(Some(Self { layers: which, kind }))
     }
@@ -109,7 +113,8 @@ impl Recurrent {
     /// Bytes of the state of one sequence in all layers, in single precision; `None` if a u64 can't hold them.
     #[must_use]
     pub fn state_bytes(&self, hidden: usize) -> Option<u64> {
-        let of_layer = self.kind.state(hidden)?.iter().try_fold(0usize, |sum, &part| sum.checked_add(part))?;
+        let of_layer =
+            self.kind.state(hidden)?.iter().try_fold(0usize, |sum, &part| sum.checked_add(part))?;
         let bytes = of_layer.checked_mul(size_of::<f32>())?.checked_mul(self.count())?;
         u64::try_from(bytes).ok()
     }
@@ -167,7 +172,8 @@ fn delta_net(keys: &Keys<'_>, tiled: bool) -> Result<RecurrentKind, ModelError> 
     let inner = keys.size("ssm.inner_size", None, MAX_HEADS * MAX_HEAD_DIM)?;
     let value_dim = inner / value_heads;
     if !inner.is_multiple_of(value_heads) || value_dim > MAX_HEAD_DIM {
-        let allowed = format!("a multiple of ssm.time_step_rank, {value_heads}, at most {MAX_HEAD_DIM} times");
+        let allowed =
+            format!("a multiple of ssm.time_step_rank, {value_heads}, at most {MAX_HEAD_DIM} times");
         return Err(keys.out_of_range("ssm.inner_size", inner, allowed));
     }
     let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim, tiled };

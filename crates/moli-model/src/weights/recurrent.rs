@@ -51,7 +51,10 @@ impl<'a, B: Backend> Loader<'a, B> {
             self.rows_of(&name("in_proj"), rows, 3 * hidden, hidden, Bias::Optional)
         };
         let inputs = [input(0)?, input(1)?, input(2)?];
-        Ok(Mixer::ShortConv(Box::new(ShortConv { inputs, taps: self.taps(&name("conv.weight"), hidden, taps)? })))
+        Ok(Mixer::ShortConv(Box::new(ShortConv {
+            inputs,
+            taps: self.taps(&name("conv.weight"), hidden, taps)?,
+        })))
     }
 
     fn delta_net(&mut self, i: usize, taps: usize, shape: &DeltaShape) -> Result<Mixer<B>, ModelError> {
@@ -107,7 +110,8 @@ impl<'a, B: Backend> Loader<'a, B> {
             let parts = parts.collect::<Result<Vec<Tensor>, _>>()?;
             let data = parts.iter().flat_map(|part| part.data.iter().copied()).collect();
             let dims = vec![tensor.cols() as u64, shape.value_heads as u64];
-            let all = Tensor { name: name.to_owned(), ttype: tensor.ttype, dims, data: Bytes::from_vec(data) };
+            let all =
+                Tensor { name: name.to_owned(), ttype: tensor.ttype, dims, data: Bytes::from_vec(data) };
             let weight = self.backend.matrix(&all)?;
             Ok::<_, ModelError>(Linear { weight, bias: None, adapters: Vec::new() })
         };

@@ -52,13 +52,8 @@ pub(super) const MIXTRAL_PARTS: &[(&str, Part)] = &join::<16>(&[
         ("block_sparse_moe.experts.*.w2", As("ffn_down")),
     ],
 ]);
-pub(super) const QWEN2_MOE_PARTS: &[(&str, Part)] = &join::<19>(&[
-    &ATTENTION,
-    &MLP,
-    &NORMS,
-    &EXPERTS,
-    &SHARED_EXPERT,
-]);
+pub(super) const QWEN2_MOE_PARTS: &[(&str, Part)] =
+    &join::<19>(&[&ATTENTION, &MLP, &NORMS, &EXPERTS, &SHARED_EXPERT]);
 /// Q, K and V in one matrix, gate and up in another.
 pub(super) const PHI3_PARTS: &[(&str, Part)] = &join::<7>(&[
     &NORMS,

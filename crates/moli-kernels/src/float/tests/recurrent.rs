@@ -114,7 +114,11 @@ fn cuts_threads_and_instruction_sets() {
                 for cuts in [&[][..], &singly, &singly[singly.len() / 2..]] {
                     let got = case.run(kernels, pool, cuts);
                     for (want, got) in want.iter().zip(&got) {
-                        assert_same(want, got, &format!("{:?}, cut at {cuts:?}, {:?}", case.shape, kernels.isa()));
+                        assert_same(
+                            want,
+                            got,
+                            &format!("{:?}, cut at {cuts:?}, {:?}", case.shape, kernels.isa()),
+                        );
                     }
                 }
             }
@@ -126,14 +130,15 @@ fn cuts_threads_and_instruction_sets() {
 fn several_sequences_in_one_batch() {
     let (plain, _) = kernels();
     let pool = Pool::new(2);
-    let case = Case::new(
-        DeltaShape { key_heads: 1, value_heads: 2, key_dim: 5, value_dim: 12, tiled: false },
-        7,
-    );
+    let case =
+        Case::new(DeltaShape { key_heads: 1, value_heads: 2, key_dim: 5, value_dim: 12, tiled: false }, 7);
     let alone = case.run(&plain, &pool, &[]);
     // The first four rows and the last three as sequences that begin: each is what it is alone.
     let width = case.shape.mixed();
-    let runs = [StateRun { first: 0, rows: 4, from: None, to: 1 }, StateRun { first: 4, rows: 3, from: None, to: 0 }];
+    let runs = [
+        StateRun { first: 0, rows: 4, from: None, to: 1 },
+        StateRun { first: 4, rows: 3, from: None, to: 0 },
+    ];
     let mut convs = vec![0.0; 2 * (TAPS - 1) * width];
     let mut out = vec![0.0; 7 * width];
     plain.short_conv(&pool, &case.mixed, (&case.taps, width), &mut convs, &runs, &mut out).unwrap();
@@ -157,16 +162,15 @@ fn both_are_near_f64() {
                         f64::from(case.taps[tap * width + channel]) * f64::from(input)
                     })
                     .sum();
-                assert!((f64::from(convolved[row * width + channel]) - want).abs() < 2e-6 * want.abs().max(1.0));
+                assert!(
+                    (f64::from(convolved[row * width + channel]) - want).abs() < 2e-6 * want.abs().max(1.0)
+                );
             }
         }
         let keys = shape.key_heads * shape.key_dim;
         for head in 0..shape.value_heads {
-            let key_head = if shape.tiled {
-                head % shape.key_heads
-            } else {
-                head * shape.key_heads / shape.value_heads
-            };
+            let key_head =
+                if shape.tiled { head % shape.key_heads } else { head * shape.key_heads / shape.value_heads };
             let mut s = vec![vec![0f64; shape.value_dim]; shape.key_dim];
             for row in 0..case.rows {
                 let unit = |first: usize, factor: f64| -> Vec<f64> {
