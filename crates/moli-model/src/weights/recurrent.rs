@@ -34,7 +34,7 @@ pub struct DeltaNet<B: Backend> {
     pub norm: B::Vector,
 }
 
-impl<'a, B: Backend> Loader<'a, B> {
+impl<B: Backend> Loader<'_, B> {
     /// What mixes tokens in a layer that carries a state.
     pub(super) fn recurrent(&mut self, i: usize, recurrent: &Recurrent) -> Result<Mixer<B>, ModelError> {
         match recurrent.kind {
@@ -103,12 +103,11 @@ impl<'a, B: Backend> Loader<'a, B> {
         let tensor = self.tensor(name, &[self.config.hidden, 2 * shape.value_heads])?;
         let each = shape.value_heads / shape.key_heads;
         let part = |behind: usize| {
-            let parts = (0..shape.key_heads).map(|head| {
+            let mut data = Vec::with_capacity(tensor.data.len() / 2);
+            for head in 0..shape.key_heads {
                 let first = (2 * head + behind) * each;
-                rows(tensor, first..first + each)
-            });
-            let parts = parts.collect::<Result<Vec<Tensor>, _>>()?;
-            let data = parts.iter().flat_map(|part| part.data.iter().copied()).collect();
+                data.extend_from_slice(&rows(tensor, first..first + each)?.data);
+            }
             let dims = vec![tensor.cols() as u64, shape.value_heads as u64];
             let all =
                 Tensor { name: name.to_owned(), ttype: tensor.ttype, dims, data: Bytes::from_vec(data) };

@@ -34,10 +34,8 @@ impl<'a> Place<'a> {
     fn of(name: &'a str) -> Option<Self> {
         let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
         let (stem, end) = rest.rsplit_once('.')?;
-        let (stem, expert) = match stem.rsplit_once('.') {
-            Some((stem, number)) => (stem, Some(number.parse().ok()?)),
-            None => (stem, None),
-        };
+        let numbered = stem.rsplit_once('.').and_then(|(stem, number)| Some((stem, number.parse().ok()?)));
+        let (stem, expert) = numbered.map_or((stem, None), |(stem, expert)| (stem, Some(expert)));
         Some(Self { layer: layer.parse().ok()?, stem, expert, end })
     }
 }
