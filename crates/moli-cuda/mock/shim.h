@@ -15,18 +15,18 @@
 #define MOLI_JOIN2(a, b) a##b
 #define MOLI_JOIN(a, b) MOLI_JOIN2(a, b)
 
-#define __global__ __attribute__((__used__)) // build.sh finds kernels by this very attribute
+#define __global__ __attribute__((__used__)) // build.sh finds and registers kernels by this very attribute
 #define __device__
 #define __host__
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
-#ifdef MOLI_FILE // not for the mock itself, whose libraries have another use for it
+#ifdef MOLI_MODULE // not for the mock itself, whose libraries have another use for it
 #define __noinline__ __attribute__((noinline))
 #endif
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-// One section for each file, which exec.cpp fills with 0xFF before each block.
-#define __shared__ static __attribute__((section("shared_" MOLI_TEXT(MOLI_FILE))))
+// One section for each module, which exec.cpp fills with 0xFF before each block.
+#define __shared__ static __attribute__((section("shared_" MOLI_TEXT(MOLI_MODULE))))
 #define DYNAMIC_SHARED(name) unsigned char* const name = moli_dynamic_shared
 
 // ---- Vectors
@@ -94,12 +94,10 @@ template <class... A, void (*kernel)(A...)> struct MoliRegistration<kernel> {
     }
 };
 // The linker names the ends of a section, if there is one.
-#define MOLI_SHARED_START MOLI_JOIN(__start_shared_, MOLI_FILE)
-#define MOLI_SHARED_STOP MOLI_JOIN(__stop_shared_, MOLI_FILE)
+#define MOLI_SHARED_START MOLI_JOIN(__start_shared_, MOLI_MODULE)
+#define MOLI_SHARED_STOP MOLI_JOIN(__stop_shared_, MOLI_MODULE)
 extern char MOLI_SHARED_START[] __attribute__((weak, visibility("hidden")));
 extern char MOLI_SHARED_STOP[] __attribute__((weak, visibility("hidden")));
-#define MOLI_REGISTER(name) \
-    static const MoliRegistration<name> MOLI_JOIN(moli_, name)(#name, MOLI_SHARED_START, MOLI_SHARED_STOP);
 
 // ---- Bits
 

@@ -114,9 +114,9 @@ extern "C" __global__ void race(int* out) {
     if (threadIdx.x == 0) value = 7;
     out[threadIdx.x] = value;
 }
-extern "C" __global__ void deep(int* out, int n) {
+static __device__ __noinline__ int deeper(int n) {
     volatile char much[8192];
-    much[n % 8192] = n;
-    if (n > 0) deep(out, n - 1);
-    *out = much[n % 8192];
+    much[n] = n > 0 ? deeper(n - 1) : 1;
+    return much[n] + 1;
 }
+extern "C" __global__ void deep(int* out, int n) { *out = deeper(n); }
