@@ -98,6 +98,7 @@ static std::string ptx(const std::string& version = "8.0", const std::string& ta
     entry("at_index", {p, ".u64"});
     entry("out_of_shared", {p, i});
     entry("deep", {p, i});
+    entry("shift_and_divide", {p, i, i});
     // Not those of the sources.
     entry("no_such_kernel", {});
     return text;
@@ -184,7 +185,8 @@ static void test_warp_functions() {
 }
 
 // A and B in fragments, element by element as the PTX ISA's tables give them, against three loops.
-template <class Element, class Number> static void test_tile(const char* name, int k, Number (*number)(Element), Element (*any)()) {
+template <class Element, class Number>
+static void test_tile(const char* name, int k, Number (*number)(Element), Element (*any)()) {
     const int per = 4 / sizeof(Element), a_count = 16 * k / 32, b_count = 8 * k / 32; // elements of one lane
     Element a[16][32], b[32][8];
     Number c[16][8];
@@ -278,10 +280,13 @@ static void test_faults() {
     LOST(launch("missing_lane", 2, 32, 0, out), 719);
     LOST(launch("at_index", 1, 1, 0, out, 100ll), 700);
     LOST(launch("at_index", 1, 1, 0, out, -2000ll), 700);
-    LOST(launch("at_index", 1, 1, 0, out, 1ll << 60), 700);
+    LOST(launch("at_index", 1, 1, 0, out, 1ll << 42), 700);
     LOST(launch("misaligned", 1, 1, 0, out), 716);
     LOST(launch("out_of_shared", 1, 1, 0, out, 8), 700);
     OK(launch("out_of_shared", 1, 1, 0, out, 7));
+    LOST(launch("shift_and_divide", 1, 1, 0, out, 32, 1), 719);
+    LOST(launch("shift_and_divide", 1, 1, 0, out, 31, 0), 719);
+    OK(launch("shift_and_divide", 1, 1, 0, out, 31, 1));
     LOST(launch("deep", 1, 1, 0, out, 100), 719);
     int host = 0;
     LOST(launch("count", 1, 1, 0, (Address)&host), 700);
@@ -297,6 +302,14 @@ static void test_faults() {
     EQUAL(cu("cuMemFree_v2", out), 1);
     release(counter);
 
+    // Large ones are fresh in another way.
+    const size_t large = (40 << 20) + 20;
+    const Address much = allocate(large);
+    const auto bytes = download<uint8_t>(much, large);
+    for (size_t i = 0; i < large; i += 1000) EQUAL(bytes[i], 0xff);
+    LOST(launch("at_index", 1, 1, 0, much, (long long)large / 4 + 3), 700);
+    LOST(launch("at_index", 1, 1, 0, much, -2000ll), 700);
+    release(much);
     const Address words = allocate(8);
     EQUAL(download<unsigned>(words, 1)[0], 0xffffffffu);
     OK(launch("never_written", 3, 1, 16, words));
