@@ -186,6 +186,10 @@ pub enum ModelError {
         /// The cargo feature that brings it.
         feature: &'static str,
     },
+    /// The GPU can't be used, or an operation on it failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] moli_cuda::CudaError),
     /// The accelerator library reported an error.
     #[error("{operation}: {message}")]
     Accelerator {

@@ -7,7 +7,7 @@
 //! * [`Classifier`]: the head of models that sort texts;
 //! * [`Footprint`]: the memory that it will take;
 //! * [`kv`]: who holds which page of keys and values; [`KvType`]: what a page holds;
-//! * [`cpu`] and `candle`: the backends.
+//! * [`cpu`], `cuda` and `candle`: the backends.
 //!
 //! Users of a loaded model see [`Runtime`], which hides the backend.
 
@@ -18,6 +18,8 @@ pub mod candle;
 mod classifier;
 mod config;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod decoder;
 mod error;
 mod experts;
