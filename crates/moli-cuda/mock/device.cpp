@@ -55,7 +55,7 @@ CUresult allocate(CUdeviceptr* address, size_t size, Device* device) {
     if (!address || size == 0) return CUDA_ERROR_INVALID_VALUE;
     if (device) {
         if (knobs.fail_allocation > 0 && --knobs.fail_allocation == 0) return CUDA_ERROR_OUT_OF_MEMORY;
-        if (size > knobs.memory - device->used) return CUDA_ERROR_OUT_OF_MEMORY;
+        if (size > knobs.memory || device->used > knobs.memory - size) return CUDA_ERROR_OUT_OF_MEMORY;
     }
     const size_t pages = (size + PAGE - 1) / PAGE * PAGE, map_size = pages + 2 * PAGE;
     void* map = mmap(nullptr, map_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -103,6 +103,23 @@ std::string describe_address(const void* at) {
         return std::to_string(address - start) + " bytes into" + of;
     }
     return "not memory of the device";
+}
+
+void reset(Device* device) {
+    finish_all(device);
+    size_t count = 0;
+    for (auto each = allocations.begin(); each != allocations.end();) {
+        const auto [address, allocation] = *each++;
+        if (allocation.device == device) count++, release(address, true);
+    }
+    if (count && !device->lost) complain(CUDA_SUCCESS, std::to_string(count) + " allocations were never freed");
+    const std::set<Stream*> streams = live<Stream>;
+    for (Stream* stream : streams) {
+        if (stream->device == device) forget(stream);
+    }
+    device->stream.queue.clear();
+    device->stream.done = device->stream.submitted;
+    device->lost = CUDA_SUCCESS;
 }
 
 // Device memory of this size, or memory of the host that the device sees.
@@ -195,6 +212,13 @@ CUresult synchronise(Stream* stream) {
     return finish(stream, stream->submitted);
 }
 
+void forget(Stream* stream) {
+    for (Event* event : live<Event>) {
+        if (event->stream == stream) event->stream = nullptr;
+    }
+    destroy<Stream>(stream);
+}
+
 // A copy. Host memory that is not pinned is read before the call returns, and written before it returns, too.
 CUresult copy(Stream* stream, CUdeviceptr to, CUdeviceptr from, size_t size, bool to_device, bool from_device, bool wait) {
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;
@@ -202,6 +226,7 @@ CUresult copy(Stream* stream, CUdeviceptr to, CUdeviceptr from, size_t size, boo
     if (to_device) TRY(check(to, size, "a copy to device memory"));
     if (from_device) TRY(check(from, size, "a copy from device memory"));
     if (size == 0) return CUDA_SUCCESS;
+    if (to < from + size && from < to + size) return complain(CUDA_ERROR_INVALID_VALUE, "a copy to where it is from");
     std::shared_ptr<std::string> staged;
     if (!stream->capture && !from_device && !find(from, size)) {
         staged = std::make_shared<std::string>(reinterpret_cast<char*>(from), size);
@@ -209,7 +234,7 @@ CUresult copy(Stream* stream, CUdeviceptr to, CUdeviceptr from, size_t size, boo
     TRY(submit(stream, [=] {
         if (to_device) TRY(check(to, size, "a copy to device memory"));
         if (from_device) TRY(check(from, size, "a copy from device memory"));
-        memmove(reinterpret_cast<void*>(to), staged ? staged->data() : reinterpret_cast<void*>(from), size);
+        memcpy(reinterpret_cast<void*>(to), staged ? staged->data() : reinterpret_cast<void*>(from), size);
         return CUDA_SUCCESS;
     }));
     const bool pageable = !stream->capture && !to_device && !find(to, size);

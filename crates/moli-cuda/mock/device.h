@@ -108,6 +108,8 @@ Allocation* find(CUdeviceptr address, size_t size);
 // Memory of a device, or of the host if that is null.
 CUresult allocate(CUdeviceptr* address, size_t size, Device* device);
 CUresult release(CUdeviceptr address, bool device);
+// Ends a context: its work is done, its memory and streams are given back.
+void reset(Device* device);
 CUresult copy(Stream* stream, CUdeviceptr to, CUdeviceptr from, size_t size, bool to_device, bool from_device, bool wait);
 // `count` elements of `width` bytes.
 CUresult fill(Stream* stream, CUdeviceptr to, uint32_t value, size_t width, size_t count, bool wait);
@@ -118,6 +120,8 @@ Stream* stream_of(void* handle);
 // Does a stream's work as far as `until`.
 CUresult finish(Stream* stream, uint64_t until);
 CUresult finish_all(Device* device);
+// Ends a stream, whose work is done.
+void forget(Stream* stream);
 // Adds work to a stream or to its capture, and does it unless it is to be lazy.
 CUresult submit(Stream* stream, Work work);
 // Work that waits until another stream has come to a point.

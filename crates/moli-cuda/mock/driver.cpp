@@ -1,14 +1,22 @@
-// A libcuda.so.1 without a device: the part of the CUDA driver API that cudarc calls, and the project's own kernels compiled
-// for this processor (exec.cpp). It is for tests: memory, launches, their order and the kernels' arithmetic, on any machine.
+// A libcuda.so.1 without a device: the part of the CUDA driver API that cudarc calls, over the project's own kernels compiled
+// for this processor. It is for tests, on any machine, of memory, launches, their order and the kernels' arithmetic.
 //
-//   mock/build.sh FOLDER [FILE.cu ...]     makes FOLDER/libcuda.so.1 (all of ../kernels/*.cu unless files are named)
+//   mock/build.sh FOLDER [MODULES]     makes FOLDER/libcuda.so.1, of what ../kernels/modules.txt lists unless told otherwise
+//   mock/test.sh [FOLDER]              tests it with kernels of its own
 //   LD_LIBRARY_PATH=FOLDER moli ...
 //
-// What it notices, beyond results: an access out of an allocation (each ends at a page that can't be touched; what lies
-// before it and up to 15 bytes behind are looked at when it is freed), memory or shared memory that was never written (all
-// bytes are 0xFF: NaN, -1), a misaligned access, an index out of a shared array, threads that diverge at barriers, pointers
-// that are not the device's, copies out of bounds, kernels whose PTX is not that of the sources, what a capture forbids.
-// Each is said in one line on stderr. As with a device, a context is lost after a kernel's fault, until its last release.
+// build.sh compiles kernels, with shim.h in front; exec.cpp runs their threads; device.cpp has memory, streams and modules.
+//
+// What it notices, beyond results, each said in one line on stderr:
+//   - an access out of an allocation: each ends at a page that can't be touched; what lies before it, and up to 15 bytes
+//     behind it, is looked at when it is freed
+//   - memory or shared memory that was never written: all bytes are 0xFF (NaN, -1)
+//   - a misaligned access, an index out of a shared array, a shift by 32, a division by zero, with file and line
+//   - threads that diverge: that end, or are somewhere else, while others wait for them
+//   - pointers that are not the device's, copies out of bounds or onto themselves, memory that is never freed
+//   - kernels whose PTX isn't that of the sources: another name, other parameters; more threads or shared memory than it has
+//   - what waits or allocates while a stream is being captured
+// As with a device, a context is lost after a kernel's fault, until its last release.
 //
 // Work is done at once, in the order of the calls, unless MOLI_MOCK_LAZY is set. Variables, read by each cuInit:
 //   MOLI_MOCK_DEVICES=1            how many devices; 0: none, and cuInit says so
@@ -23,8 +31,9 @@
 //   MOLI_MOCK_LAZY=1               streams do nothing until something waits for them: what forgets to wait shows
 //   MOLI_MOCK_TRACE=1              each launch on stderr, with its time
 //
-// Not here: parallelism (one thread at a time, for the whole process), the device's timing, its fast functions' last bits,
-// its fused products (unless written as fma), memory pools, textures, globals of modules.
+// Not here: parallelism (one thread at a time, for the whole process, so that a kernel which waits for another block in a loop
+// never ends), the device's timing, the last bits of its fast functions, products that its compiler fuses with a sum (unless
+// it is told --fmad=false), the order in which its matrix units add floats, memory pools, textures, globals of modules.
 #include "device.h"
 
 #include <algorithm>
@@ -144,8 +153,7 @@ API cuDevicePrimaryCtxRetain(void** context, int device) {
 API cuDevicePrimaryCtxReset_v2(int device) {
     ENTER;
     VALID_DEVICE(device);
-    finish_all(&devices[device]);
-    devices[device].lost = CUDA_SUCCESS;
+    reset(&devices[device]);
     return CUDA_SUCCESS;
 }
 API cuDevicePrimaryCtxRelease_v2(int device) {
@@ -215,7 +223,7 @@ API cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 API cuMemGetInfo_v2(size_t* free, size_t* total) {
     ENTER_CONTEXT;
     NOT_NULL(free && total);
-    *free = knobs.memory - current->used, *total = knobs.memory;
+    *free = knobs.memory - std::min(knobs.memory, current->used), *total = knobs.memory;
     return CUDA_SUCCESS;
 }
 API cuMemAlloc_v2(CUdeviceptr* address, size_t size) {
@@ -395,10 +403,7 @@ API cuStreamDestroy_v2(void* stream) {
     Stream* object = known<Stream>(stream);
     if (!object) return CUDA_ERROR_INVALID_HANDLE;
     const CUresult code = finish(object, object->submitted);
-    for (Event* event : live<Event>) {
-        if (event->stream == object) event->stream = nullptr;
-    }
-    destroy<Stream>(stream);
+    forget(object);
     return code;
 }
 API cuStreamSynchronize(void* stream) {

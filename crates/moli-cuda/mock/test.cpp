@@ -265,17 +265,20 @@ static void test_halves() {
 
 // ---- What it notices
 
+static Address out; // 400 bytes
+
+// What was expected, and that the context is lost until its end.
 static void expect_lost(int line, int code, int expected) {
     if (code != expected) failures++, printf("line %d: %d, not %d\n", line, code, expected);
     Address address;
-    EQUAL(cu("cuMemAlloc_v2", &address, (size_t)16), expected); // the context is lost
+    EQUAL(cu("cuMemAlloc_v2", &address, (size_t)16), expected);
     stop();
     start();
+    out = upload(std::vector<int>(100));
 }
 #define LOST(code, expected) expect_lost(__LINE__, code, expected)
 
 static void test_faults() {
-    const Address out = upload(std::vector<int>(100));
     LOST(launch("half_a_barrier", 1, 64, 0), 719);
     LOST(launch("missing_lane", 2, 32, 0, out), 719);
     LOST(launch("at_index", 1, 1, 0, out, 100ll), 700);
@@ -298,23 +301,23 @@ static void test_faults() {
     const Address odd = allocate(20);
     OK(launch("at_index", 1, 1, 0, odd, -1ll));
     EQUAL(cu("cuMemFree_v2", odd), 700);
-    release(out);
-    EQUAL(cu("cuMemFree_v2", out), 1);
     release(counter);
 
     // Large ones are fresh in another way.
     const size_t large = (40 << 20) + 20;
-    const Address much = allocate(large);
+    Address much = allocate(large);
     const auto bytes = download<uint8_t>(much, large);
     for (size_t i = 0; i < large; i += 1000) EQUAL(bytes[i], 0xff);
     LOST(launch("at_index", 1, 1, 0, much, (long long)large / 4 + 3), 700);
+    much = allocate(large);
     LOST(launch("at_index", 1, 1, 0, much, -2000ll), 700);
-    release(much);
     const Address words = allocate(8);
     EQUAL(download<unsigned>(words, 1)[0], 0xffffffffu);
     OK(launch("never_written", 3, 1, 16, words));
     for (unsigned word : download<unsigned>(words, 2)) EQUAL(word, 0xffffffffu);
     release(words);
+    release(out);
+    EQUAL(cu("cuMemFree_v2", out), 1);
 }
 
 static void test_refusals() {
@@ -348,6 +351,8 @@ static void test_refusals() {
     OK(launch_on(nullptr, turn, 1, 32, 64 << 10, values));
     int host[2] = {};
     EQUAL(cu("cuMemcpyHtoD_v2", values + 4090, (const void*)host, (size_t)8), 1);
+    EQUAL(cu("cuMemcpyDtoD_v2", values, values + 64, (size_t)65), 1);
+    OK(cu("cuMemcpyDtoD_v2", values, values + 64, (size_t)64));
     EQUAL(cu("cuMemsetD8_v2", values, (unsigned char)0, (size_t)4097), 1);
     EQUAL(cu("cuStreamSynchronize", (void*)host), 400);
     release(values);
@@ -396,7 +401,6 @@ static void test_variables() {
         OK(launch("count", 1, 1, 0, counter));
         EQUAL(launch("count", 1, 1, 0, counter), 719);
         OK(cu("cuDevicePrimaryCtxReset_v2", 0));
-        release(counter);
     }
     {
         With capability("MOLI_MOCK_CAPABILITY", "75");
@@ -415,7 +419,7 @@ static void test_variables() {
     OK(cu("cuDriverGetVersion", &value));
     EQUAL(value, 11080);
     unsetenv("MOLI_MOCK_DRIVER");
-    const Address out = allocate(64 * 4);
+    out = allocate(64 * 4);
     OK(launch("race", 1, 64, 0, out));
     EQUAL(download<int>(out, 64)[5], 7);
     {
@@ -460,9 +464,8 @@ static void test_lazy() {
     EQUAL(cu("cuStreamSynchronize", one), 700);
     OK(cu("cuDevicePrimaryCtxReset_v2", 0));
     OK(cu("cuEventDestroy_v2", event));
-    for (void* stream : {one, two}) OK(cu("cuStreamDestroy_v2", stream));
     OK(cu("cuMemFreeHost", pinned));
-    release(counter);
+    for (void* stream : {one, two}) EQUAL(cu("cuStreamDestroy_v2", stream), 400); // went with the context
 }
 
 static void test_graphs() {
