@@ -296,11 +296,10 @@ extern "C" __global__ void __launch_bounds__(256)
     const float value = d < dim ? x[(size_t(blockIdx.y) * kv_heads + head) * dim + d] : 0.0f;
     const bool odd = __any_sync(ALL_LANES, !(fabsf(value) < infinity()));
     const float greatest = warp_max(fabsf(value));
-    const u16 scale = float_to_half(odd ? not_a_number() : __fdiv_rn(greatest, 127.0f));
-    const float inverse = __fdiv_rn(1.0f, half_to_float(scale));
+    const float step = odd ? not_a_number() : __fdiv_rn(greatest, 127.0f), inverse = __fdiv_rn(1.0f, step);
     const bool zeros = odd || !(inverse < infinity());
-    const int byte = zeros ? 0 : min(127, max(-127, __float2int_rn(__fmul_rn(value, inverse))));
+    const int byte = zeros ? 0 : min(127, max(-128, __float2int_rn(__fmul_rn(value, inverse))));
     const size_t token = slot_of(slots[blockIdx.y], kv_heads, head);
     if (d < dim) static_cast<i8*>(pages.elements)[token * dim + d] = i8(byte);
-    if (lane == 0) pages.scales[token * blocks + block] = scale;
+    if (lane == 0) pages.scales[token * blocks + block] = float_to_half(step);
 }

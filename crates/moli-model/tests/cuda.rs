@@ -85,39 +85,55 @@ fn architectures_in_f32_agree_with_the_processor() {
     assert!(count >= 39, "{count} folders");
 }
 
-/// Every format, and every type of keys and values: the same bits in any batch, and near the processor's, which rounds activations
-/// in other blocks.
-#[test]
-fn formats_agree_with_the_processor() {
-    mock_cuda().unwrap();
+/// The root mean square of the difference, relative to that of what is expected.
+fn relative_difference(found: &[f32], expected: &[f32]) -> f64 {
+    assert!(!expected.is_empty() && found.len() == expected.len());
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let difference: f64 = found.iter().zip(expected).map(|(a, b)| square(a - b)).sum();
+    (difference / expected.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
+}
+
+/// The same bits in any batch, and near the processor's.
+fn compare(model: &TinyModel, kv_types: &[KvType]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
+    model.write(&path).unwrap();
+    let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
     let ids: Vec<u32> = (0..45).map(|i| (i * 89 + i * i * 7) % 256).collect();
-    for architecture in TinyModel::ARCHITECTURES {
-        for matrix in moli_kernels::QUANTIZABLE {
-            let float = matrix.block_len() == 1;
-            let embedding = if float { TensorType::F32 } else { TensorType::Q8_0 };
-            let model = TinyModel { matrix, embedding, ..TinyModel::new(architecture) };
-            // Where inputs are rounded in two ways, two experts may change places: then all are used.
-            let experts_used = if float { model.experts_used } else { model.experts };
-            let model = TinyModel { experts_used, ..model };
-            model.write(&path).unwrap();
-            let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
-            for kv_type in KvType::ALL {
-                let what = format!("{architecture} {matrix:?} {kv_type}");
-                let mut gpu = runtime(&gguf, GPU, 64, kv_type);
-                let found = logits(gpu.as_mut(), &ids, ids.len());
-                if kv_type != KvType::F32 || matrix == TensorType::Q8_0 {
-                    for chunk in [1, 7] {
-                        let chunked = logits(gpu.as_mut(), &ids, chunk);
-                        assert_eq!(bits(&found), bits(&chunked), "{what} in chunks of {chunk}");
-                    }
-                }
-                let mut cpu = runtime(&gguf, BackendKind::Cpu, 64, kv_type);
-                let difference = difference(&found, &logits(cpu.as_mut(), &ids, ids.len()), model.vocab());
-                println!("{what}: {difference:.1e}");
-                assert!(difference < if float { 5e-3 } else { 0.06 }, "{what}: {difference}");
-            }
+    for &kv_type in kv_types {
+        let what = format!("{} {:?} {kv_type}", model.architecture, model.matrix);
+        let mut gpu = runtime(&gguf, GPU, 64, kv_type);
+        let found = logits(gpu.as_mut(), &ids, ids.len());
+        for chunk in [1, 7, 20] {
+            let chunked = logits(gpu.as_mut(), &ids, chunk);
+            assert_eq!(bits(&found), bits(&chunked), "{what} in chunks of {chunk}");
         }
+        let mut cpu = runtime(&gguf, BackendKind::Cpu, 64, kv_type);
+        let difference = relative_difference(&found, &logits(cpu.as_mut(), &ids, ids.len()));
+        println!("{what}: {difference:.1e}");
+        // Both round activations to 8 bits, each in its own blocks, as the parity of the processor's path with candle: see
+        // tests/parity.rs.
+        let float = model.matrix.block_len() == 1;
+        let bound = if float { 1e-3 } else { 0.03 };
+        assert!(difference < bound, "{what}: {difference}, allowed {bound}");
+    }
+}
+
+#[test]
+fn every_format_agrees_with_the_processor() {
+    mock_cuda().unwrap();
+    for matrix in moli_kernels::QUANTIZABLE {
+        let embedding = if matrix.block_len() == 1 { TensorType::F32 } else { TensorType::Q8_0 };
+        compare(&TinyModel { matrix, embedding, ..TinyModel::new("llama") }, &[KvType::F16]);
+    }
+}
+
+#[test]
+fn every_architecture_agrees_with_the_processor_whatever_its_keys_and_values_are() {
+    mock_cuda().unwrap();
+    for architecture in TinyModel::ARCHITECTURES {
+        let model = TinyModel::new(architecture);
+        // Where inputs are rounded in two ways, two experts may change places: then all are used.
+        compare(&TinyModel { experts_used: model.experts, ..model }, &KvType::ALL);
     }
 }
