@@ -4,7 +4,8 @@
 #   mock/build.sh FOLDER [MODULES]     ../kernels/modules.txt, unless another list or one source is named
 #
 # A list has a line for each module: its name, its source beside the list, and what the source is compiled with (NAME=VALUE ...).
-# Needs g++ with C++17. What is up to date is not built again; two at once wait for each other.
+# Needs g++ with C++17, and perl. What is up to date is not built again; two at once wait for each other. MOLI_UCONTEXT=1 (and a
+# folder of its own) switches threads as on processors that exec.cpp knows nothing of.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)

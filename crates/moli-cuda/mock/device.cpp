@@ -138,6 +138,7 @@ Stream* stream_of(void* handle) {
 }
 
 CUresult finish(Stream* stream, uint64_t until) {
+    until = std::min(until, stream->submitted); // a stream may have the address of one that is gone
     while (stream->done < until) {
         Work work = std::move(stream->queue.front());
         stream->queue.pop_front();
@@ -268,7 +269,7 @@ static std::string bracketed(const std::string& text, size_t from, char open, ch
 // Bytes of a declaration such as `.param .align 4 .b8 name[12]` or `.shared .u32 name`.
 static size_t declared_size(const std::string& declaration) {
     static const std::map<std::string, size_t> sizes = {
-        {".b8", 1},  {".u8", 1},  {".s8", 1},  {".b16", 2}, {".u16", 2}, {".s16", 2}, {".f16", 2}, {".pred", 1},
+        {".b8", 1},  {".u8", 1},  {".s8", 1},  {".b16", 2}, {".u16", 2}, {".s16", 2}, {".f16", 2},
         {".b32", 4}, {".u32", 4}, {".s32", 4}, {".f32", 4}, {".b64", 8}, {".u64", 8}, {".s64", 8}, {".f64", 8}};
     size_t size = 0;
     std::istringstream words(declaration);
@@ -354,23 +355,24 @@ unsigned most_shared() {
 namespace {
 // A kernel's arguments, kept for when it runs.
 struct Launch {
-    Function* function;
+    const MoliKernel& kernel;
+    const Device* device;
     dim3 grid, block;
     unsigned shared;
     std::vector<std::vector<unsigned char>> values;
 
     CUresult operator()() {
-        const MoliKernel& kernel = *function->kernel;
         if (knobs.fail_launch > 0 && --knobs.fail_launch == 0) return CUDA_ERROR_LAUNCH_FAILED;
         std::vector<void*> pointers;
         for (size_t i = 0; i < values.size(); i++) {
             pointers.push_back(values[i].data());
             CUdeviceptr address = 0;
             if (kernel.parameters[i].pointer) memcpy(&address, values[i].data(), sizeof address);
-            if (!address || find(address, 0)) continue;
+            const Allocation* found = find(address, 0);
+            if (!address || (found && (!found->device || found->device == device))) continue;
             return complain(CUDA_ERROR_ILLEGAL_ADDRESS,
                             std::string("kernel ") + kernel.name + ": parameter " + std::to_string(i) + " is " +
-                                describe_address(reinterpret_cast<void*>(address)));
+                                (found ? "another device's" : describe_address(reinterpret_cast<void*>(address))));
         }
         const auto start = std::chrono::steady_clock::now();
         const CUresult code = run_kernel(kernel, pointers.data(), grid, block, shared, knobs.reverse);
@@ -385,9 +387,9 @@ struct Launch {
 } // namespace
 
 CUresult launch(void* handle, dim3 grid, dim3 block, unsigned shared, void* on, void** arguments, void** extra) {
-    Function* function = static_cast<Function*>(handle);
+    const Function* function = known<Function>(handle);
     Stream* stream = stream_of(on);
-    if (!stream || !function || !known<Module>(function->module)) return CUDA_ERROR_INVALID_HANDLE;
+    if (!stream || !function) return CUDA_ERROR_INVALID_HANDLE;
     const MoliKernel& kernel = *function->kernel;
     const auto refuse = [&](CUresult code, const char* why) {
         return complain(code, std::string("launch of ") + kernel.name + ": " + why);
@@ -404,7 +406,7 @@ CUresult launch(void* handle, dim3 grid, dim3 block, unsigned shared, void* on, 
     if (function->shared + shared > std::max(48u << 10, function->shared + function->max_dynamic)) {
         return refuse(CUDA_ERROR_INVALID_VALUE, "more shared memory than it asked for (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_...)");
     }
-    Launch work{function, grid, block, shared, {}};
+    Launch work{kernel, stream->device, grid, block, shared, {}};
     for (size_t i = 0; i < kernel.count; i++) {
         const unsigned char* value = static_cast<unsigned char*>(arguments[i]);
         work.values.emplace_back(value, value + kernel.parameters[i].size);

@@ -49,15 +49,13 @@ struct Graph {
     std::vector<Work> work;
 };
 struct Executable : Graph {};
-struct Module;
 struct Function {
-    const MoliKernel* kernel;
-    Module* module;
+    const MoliKernel* kernel = nullptr;
     unsigned shared = 0, max_threads = 1024, max_dynamic = 0; // bytes of static shared memory; limits
 };
 struct Module {
     std::string text;
-    std::map<std::string, Function> functions;
+    std::map<std::string, Function*> functions;
 };
 // A device and its primary context, which have the same life here.
 struct Device {

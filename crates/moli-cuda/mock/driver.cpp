@@ -333,6 +333,9 @@ API cuModuleLoad(void** module, const char* path) {
 API cuModuleUnload(void* module) {
     ENTER_CONTEXT;
     TRY(finish_all(current));
+    Module* object = known<Module>(module);
+    if (!object) return CUDA_ERROR_INVALID_HANDLE;
+    for (const auto& named : object->functions) destroy<Function>(named.second);
     return destroy<Module>(module);
 }
 API cuModuleGetFunction(void** function, void* handle, const char* name) {
@@ -341,19 +344,20 @@ API cuModuleGetFunction(void** function, void* handle, const char* name) {
     Module* module = known<Module>(handle);
     if (!module) return CUDA_ERROR_INVALID_HANDLE;
     if (!module->functions.count(name)) {
-        Function linked{nullptr, module};
+        Function linked;
         TRY(link(linked, module->text, name));
         linked.max_dynamic = (48 << 10) - std::min(linked.shared, 48u << 10);
-        module->functions[name] = linked;
+        module->functions[name] = make(new Function(linked));
     }
-    *function = &module->functions.at(name);
+    *function = module->functions.at(name);
     return CUDA_SUCCESS;
 }
 API cuModuleGetGlobal_v2(CUdeviceptr*, size_t*, void*, const char*) { return CUDA_ERROR_NOT_FOUND; }
 API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     ENTER_CONTEXT;
-    NOT_NULL(value && handle);
-    const Function* function = static_cast<Function*>(handle);
+    NOT_NULL(value);
+    const Function* function = known<Function>(handle);
+    if (!function) return CUDA_ERROR_INVALID_HANDLE;
     *value = attribute == 0   ? function->max_threads
              : attribute == 1 ? function->shared
              : attribute == 4 ? 32 // registers
@@ -364,8 +368,8 @@ API cuFuncGetAttribute(int* value, int attribute, void* handle) {
 }
 API cuFuncSetAttribute(void* handle, int attribute, int value) {
     ENTER_CONTEXT;
-    NOT_NULL(handle);
-    Function* function = static_cast<Function*>(handle);
+    Function* function = known<Function>(handle);
+    if (!function) return CUDA_ERROR_INVALID_HANDLE;
     if (attribute == 9) return CUDA_SUCCESS; // how much of the cache is shared memory
     if (attribute != 8 || value < 0 || value + function->shared > most_shared()) return CUDA_ERROR_INVALID_VALUE;
     function->max_dynamic = value;
@@ -374,8 +378,9 @@ API cuFuncSetAttribute(void* handle, int attribute, int value) {
 API cuFuncSetCacheConfig(void*, int) { return CUDA_SUCCESS; }
 API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* handle, int threads, size_t dynamic) {
     ENTER_CONTEXT;
-    NOT_NULL(blocks && handle && threads > 0);
-    const size_t shared = static_cast<Function*>(handle)->shared + dynamic + 1024;
+    const Function* function = known<Function>(handle);
+    NOT_NULL(blocks && function && threads > 0);
+    const size_t shared = function->shared + dynamic + 1024;
     *blocks = std::min({(size_t)32, (size_t)2048 / ((threads + 31) / 32 * 32), (most_shared() + 1024) / shared});
     return CUDA_SUCCESS;
 }

@@ -360,6 +360,7 @@ static void test_refusals() {
     OK(cu("cuGetErrorName", 719, &name));
     EXPECT(name && !strcmp(name, "CUDA_ERROR_LAUNCH_FAILED"));
     OK(cu("cuModuleUnload", module));
+    EQUAL(launch_on(nullptr, turn, 1, 32, 0, values), 400);
 }
 
 static void test_variables() {
@@ -372,6 +373,20 @@ static void test_variables() {
     EQUAL(value, 2);
     OK(cu("cuDeviceGet", &second, 1));
     EQUAL(cu("cuDeviceGet", &second, 2), 101);
+    void *first_context = nullptr, *context = nullptr;
+    OK(cu("cuCtxGetCurrent", &first_context));
+    OK(cu("cuDevicePrimaryCtxRetain", &context, 1));
+    OK(cu("cuCtxSetCurrent", context));
+    const Address there = upload(std::vector<int>{0});
+    OK(launch("count", 1, 1, 0, there));
+    OK(cu("cuCtxSetCurrent", first_context));
+    EQUAL(launch("count", 1, 1, 0, there), 700);
+    OK(cu("cuDevicePrimaryCtxReset_v2", 0));
+    OK(cu("cuCtxSetCurrent", context));
+    EQUAL(download<int>(there, 1)[0], 1);
+    release(there);
+    OK(cu("cuDevicePrimaryCtxRelease_v2", 1));
+    OK(cu("cuCtxSetCurrent", first_context));
     unsetenv("MOLI_MOCK_DEVICES");
     setenv("MOLI_MOCK_INIT", "803", 1);
     EQUAL(cu("cuInit", 0u), 803);
@@ -532,6 +547,7 @@ static void time_products() {
     OK(cu("cuEventRecord", end, (void*)nullptr));
     OK(cu("cuEventElapsedTime", &milliseconds, start, end));
     EQUAL(download<int>(out, 1)[0], 6 * 576);
+    for (Address address : {weights, x, out}) release(address);
     printf("135 million int8 products, 5 shuffles for each 576: %.0f ms\n", milliseconds);
 }
 
