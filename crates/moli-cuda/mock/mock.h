@@ -1,4 +1,4 @@
-// What the parts of the mock know of each other: its errors, how kernels run (exec.cpp), how an address is described (device.cpp).
+// What the parts of the mock know of each other: errors, how kernels run (exec.cpp), how an address is described (device.cpp).
 #pragma once
 #include "shim.h"
 #include <string>
