@@ -157,7 +157,7 @@ impl Limits {
 fn planned() -> (Option<u64>, u64) {
     let caches = last_level_caches(Path::new("/"));
     // A system that does not say what there is has no limit.
-    let memory = moli_engine::memory_limit(None).ok().flatten().map(|limit| limit.bytes);
+    let memory = moli_engine::memory_limit(moli_engine::BackendKind::Cpu, None).ok().flatten().map(|limit| limit.bytes);
     (caches, buffer_bytes(caches, memory))
 }
 

@@ -84,7 +84,7 @@ fn engine_with(
     let path = resolve(model)?;
     let shown = || escape(&path.display().to_string()).into_owned();
     let context = context_of(&path, context).with_context(shown)?;
-    let options = EngineOptions { context, ..options };
+    let options = EngineOptions { context, backend: compute.backend()?, ..options };
     if let Some(mixture) = options.quantize {
         note!("quantising the weights to {mixture}");
     }

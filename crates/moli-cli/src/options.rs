@@ -3,14 +3,16 @@
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 
+use anyhow::Result;
 use clap::Args;
 use moli_engine::{
-    DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, Mixture, PlanOptions, ReadMode, SamplerParams,
+    BackendKind, Device, DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, Mixture, PlanOptions, ReadMode, Resolved, SamplerParams,
     Scheduling,
 };
 use moli_hub::Sampling;
 
 use crate::affinity::{CpuList, cpu_list};
+use crate::output::{escape, note};
 
 /// The model of `moli run` when none is named.
 pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
@@ -22,6 +24,9 @@ pub(crate) struct ComputeArgs {
     /// Threads that compute [default: one for each core, the fast ones where they differ]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// What computes: cpu; cuda:N, the NVIDIA GPU of this number; or auto, a GPU if one can be used
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: Device,
     /// Run on these processors only, such as 0-3,8 (Linux)
     #[arg(long, value_name = "LIST", value_parser = cpu_list, allow_negative_numbers = true)]
     pub(crate) cpu_affinity: Option<CpuList>,
@@ -96,6 +101,15 @@ impl ComputeArgs {
 }
 
 impl ComputeArgs {
+    /// What computes. Where no GPU does and one might have, the reason is said.
+    pub(crate) fn backend(&self) -> Result<BackendKind> {
+        let Resolved { backend, reason } = self.device.resolve()?;
+        if let Some(reason) = reason {
+            note!("computing on the CPU: {}", escape(&reason));
+        }
+        Ok(backend)
+    }
+
     /// What was said of the memory in all.
     pub(crate) fn memory_budget(&self) -> Option<MemoryBudget> {
         self.memory.mem_budget

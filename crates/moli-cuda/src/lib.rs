@@ -29,9 +29,10 @@ mod modules;
 mod product;
 
 pub use activations::{Angles, Buffer, Function};
-pub use attention::{Cache, KvKind, Rows, Shape};
-pub use driver::{DeviceInfo, devices};
+pub use attention::{Cache, KvKind, Rows, Shape, attention_bytes};
+pub use driver::{DeviceInfo, devices, usable};
 pub use error::CudaError;
 pub use gpu::Gpu;
 pub use matrix::Matrix;
 pub use memory::{Array, Number};
+pub use product::reserved_bytes;

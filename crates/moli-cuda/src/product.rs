@@ -67,6 +67,16 @@ const fn padded(cols: usize) -> usize {
     cols.div_ceil(SEGMENT) * (SEGMENT / GROUP)
 }
 
+/// Bytes that [`Gpu::reserve`] takes for products of `rows` activations of `cols` columns, at most.
+#[must_use]
+pub fn reserved_bytes(rows: usize, cols: usize) -> u64 {
+    let group = GROUP as u64;
+    let row = padded(cols) as u64;
+    let x = (rows as u64).saturating_mul(row).saturating_mul(group + 8);
+    let unpacked = (UNPACKED.1 as u64 / group).max(row.saturating_mul(TILE.0.max(rows) as u64));
+    x.saturating_add(unpacked.saturating_mul(group + 16)).saturating_add(4 * rows as u64)
+}
+
 impl Gpu {
     /// Makes room for products of `rows` activations of `cols` columns.
     ///

@@ -21,6 +21,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod decoder;
+mod device;
 mod error;
 mod experts;
 mod footprint;
@@ -33,6 +34,7 @@ pub mod weights;
 pub use adapter::{Adapted, LowRank, adapter_bytes};
 pub use backend::Backend;
 pub use classifier::Classifier;
+pub use device::{Device, DeviceMemory, Resolved};
 pub use config::{
     ARCHITECTURES, Activation, Config, Experts, Gating, Latent, QkNorm, Rope, SlidingWindow, Yarn,
 };

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-use moli_engine::{CancelToken, Limit, memory_limit};
+use moli_engine::{BackendKind, CancelToken, Limit, memory_limit};
 use moli_kernels::Isa;
 
 pub use direct::{CHUNK, Direct, token};
@@ -402,7 +402,7 @@ fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
 
 /// What this process may use of memory.
 fn limit() -> Option<Limit> {
-    memory_limit(None).ok().flatten()
+    memory_limit(BackendKind::Cpu, None).ok().flatten()
 }
 
 /// Whether there is memory for a model with all its cases.
