@@ -88,7 +88,7 @@ fn engine_with(
     if let Some(mixture) = options.quantize {
         note!("quantising the weights to {mixture}");
     }
-    let engine = Engine::load(&path, &options).with_context(shown)?;
+    let engine = compute.load(&path, &options).with_context(shown)?;
     if let Some(plan) = engine.plan() {
         let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();
         plan.changes.iter().for_each(|change| note!("to fit {}: {change}", escape(&limit)));

@@ -2,11 +2,12 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
 use moli_engine::{
-    BackendKind, Device, DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, Mixture, PlanOptions, ReadMode, Resolved, SamplerParams,
+    BackendKind, Device, DryParams, Engine, EngineError, EngineOptions, KvType, MAX_BATCH, MemoryBudget, Mixture, PlanOptions, ReadMode, Resolved, SamplerParams,
     Scheduling,
 };
 use moli_hub::Sampling;
@@ -101,19 +102,41 @@ impl ComputeArgs {
 }
 
 impl ComputeArgs {
-    /// What computes. Where no GPU does and one might have, the reason is said.
+    /// See [`backend`].
     pub(crate) fn backend(&self) -> Result<BackendKind> {
-        let Resolved { backend, reason } = self.device.resolve()?;
-        if let Some(reason) = reason {
-            note!("computing on the CPU: {}", escape(&reason));
+        backend(self.device)
+    }
+
+    /// Loads a model as these options say. Where the device may be chosen and the GPU has too little memory, the processor computes,
+    /// which is said.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub(crate) fn load(&self, path: &Path, options: &EngineOptions) -> Result<Engine, EngineError> {
+        match Engine::load(path, options) {
+            Err(EngineError::DoesNotFit(shortage))
+                if self.device == Device::Auto && options.backend != BackendKind::Cpu =>
+            {
+                note!("computing on the CPU: {}", escape(&shortage.to_string()));
+                Engine::load(path, &EngineOptions { backend: BackendKind::Cpu, ..options.clone() })
+            }
+            loaded => loaded,
         }
-        Ok(backend)
     }
 
     /// What was said of the memory in all.
     pub(crate) fn memory_budget(&self) -> Option<MemoryBudget> {
         self.memory.mem_budget
     }
+}
+
+/// What computes. Where no GPU does and one might have, the reason is said.
+pub(crate) fn backend(device: Device) -> Result<BackendKind> {
+    let Resolved { backend, reason } = device.resolve()?;
+    if let Some(reason) = reason {
+        note!("computing on the CPU: {}", escape(&reason));
+    }
+    Ok(backend)
 }
 
 /// How tokens are guessed ahead. None of it changes an answer.

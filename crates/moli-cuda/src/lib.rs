@@ -26,6 +26,7 @@ mod gpu;
 mod matrix;
 mod memory;
 mod modules;
+mod peak;
 mod product;
 
 pub use activations::{Angles, Buffer, Function};
@@ -35,4 +36,5 @@ pub use error::CudaError;
 pub use gpu::Gpu;
 pub use matrix::Matrix;
 pub use memory::{Array, Number};
+pub use peak::{Peak, PeakSample};
 pub use product::reserved_bytes;

@@ -30,7 +30,7 @@ const FLOAT_TILE: usize = 64;
 /// Dynamic shared memory that every kernel may have.
 const SHARED: usize = 48 << 10;
 /// Bytes of unpacked weights at a time, at least and at most; between them, half of the second-level cache.
-const UNPACKED: (usize, usize) = (4 << 20, 64 << 20);
+const UNPACKED: (usize, usize) = (4 << 20, 24 << 20);
 
 /// Shared memory of `kernels/gemm.cu` with so many scales for each group of weights.
 pub(crate) const fn tile_bytes(scales: usize) -> usize {
