@@ -94,20 +94,8 @@ impl Gpu {
     /// not one of them, [`CudaError::Capability`] and [`CudaError::DriverTooOld`] for what the kernels don't run on, or what the
     /// driver reports.
     pub fn open(index: usize) -> Result<Self, CudaError> {
-        let count = driver::count()?;
-        if index >= count {
-            return Err(CudaError::DeviceIndex { index, count });
-        }
-        let version = driver::version()?;
-        if version < driver::VERSION {
-            return Err(CudaError::DriverTooOld { found: version, needed: driver::VERSION });
-        }
+        let info = driver::usable(index)?;
         let context = driver::context(index)?;
-        let info = driver::info(&context, index)?;
-        if info.capability < driver::CAPABILITY {
-            let (found, needed) = (info.capability, driver::CAPABILITY);
-            return Err(CudaError::Capability { name: info.name, found, needed });
-        }
         // SAFETY: there is one stream, so nothing has to be told of what another one does with the same memory.
         #[allow(unsafe_code)]
         unsafe {

@@ -26,12 +26,15 @@ mod gpu;
 mod matrix;
 mod memory;
 mod modules;
+mod peak;
 mod product;
 
 pub use activations::{Angles, Buffer, Function};
-pub use attention::{Cache, KvKind, Rows, Shape};
-pub use driver::{DeviceInfo, devices};
+pub use attention::{Cache, KvKind, Rows, Shape, attention_bytes};
+pub use driver::{DeviceInfo, devices, usable};
 pub use error::CudaError;
 pub use gpu::Gpu;
 pub use matrix::Matrix;
 pub use memory::{Array, Number};
+pub use peak::{Peak, PeakSample};
+pub use product::reserved_bytes;

@@ -21,6 +21,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod decoder;
+mod device;
 mod error;
 mod experts;
 mod footprint;
@@ -33,6 +34,9 @@ pub mod weights;
 pub use adapter::{Adapted, LowRank, adapter_bytes};
 pub use backend::Backend;
 pub use classifier::Classifier;
+#[cfg(feature = "cuda")]
+pub use moli_cuda::{CudaError, DeviceInfo, Peak, PeakSample, devices, usable};
+pub use device::{Device, DeviceMemory, Resolved};
 pub use config::{
     ARCHITECTURES, Activation, Config, Experts, Gating, Latent, QkNorm, Rope, SlidingWindow, Yarn,
 };

@@ -12,7 +12,7 @@ use clap::Args;
 use moli_bench::machine::{CpuQuota, cpu_quota, describe, gpus};
 use moli_bench::report::Machine;
 use moli_bench::watch::{Watch, throttled_since_boot};
-use moli_engine::{Isa, Limit, SystemMemory, memory_limit};
+use moli_engine::{BackendKind, Isa, Limit, SystemMemory, memory_limit};
 use serde::Serialize;
 
 use crate::cli::Exit;
@@ -95,7 +95,7 @@ fn report() -> Report {
     let machine = describe(Isa::detect());
     let gpus = gpus(root);
     // Without a budget there is nothing to refuse.
-    let limit = memory_limit(None).ok().flatten();
+    let limit = memory_limit(BackendKind::Cpu, None).ok().flatten();
     Report {
         advice: advice::advice(&machine, &seen),
         notes: advice::notes(&machine, &seen, &gpus),
