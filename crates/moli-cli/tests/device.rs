@@ -59,7 +59,7 @@ fn a_machine_without_a_gpu_computes_on_the_processor_and_says_why() {
         (&mock, &[("MOLI_MOCK_CAPABILITY", "75")], "has compute capability 7.5, and Moli's kernels need 8.0"),
         (&mock, &[("MOLI_MOCK_DRIVER", "11080")], "supports CUDA 11.8, and Moli's kernels need 12.0"),
         // Enough for the model's header alone.
-        (&mock, &[("MOLI_MOCK_MEMORY", "3000000")], "that are free on cuda:0"),
+        (&mock, &[("MOLI_MOCK_MEMORY", "3000000")], "that cuda:0 has to spare"),
     ];
     let plain = good(run_on("cpu", &mock, &[]));
     assert_eq!(plain.stderr, "");

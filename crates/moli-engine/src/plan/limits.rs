@@ -37,7 +37,7 @@ pub enum LimitSource {
     },
     /// The memory that the machine has available, less a reserve for all else that runs there.
     Machine,
-    /// The free memory of a GPU.
+    /// The free memory of a GPU, less a reserve for the driver's own needs.
     Device {
         /// `cuda:0`.
         name: String,
@@ -51,7 +51,7 @@ impl fmt::Display for Limit {
             LimitSource::Budget => write!(f, "the memory budget of {bytes}"),
             LimitSource::Cgroup { path } => write!(f, "the cgroup's limit of {bytes} ({})", path.display()),
             LimitSource::Machine => write!(f, "the {bytes} that this machine has to spare"),
-            LimitSource::Device { name } => write!(f, "the {bytes} that are free on {name}"),
+            LimitSource::Device { name } => write!(f, "the {bytes} that {name} has to spare"),
         }
     }
 }
@@ -109,9 +109,10 @@ impl SystemMemory {
         Ok(self.limit(bytes))
     }
 
-    /// The limit on a GPU: what is free there or the budget, of which a share is one of what is free.
+    /// The limit on a GPU: what it has to spare or the budget, of which a share is one of what is free.
     pub(super) fn of_device(device: &DeviceMemory, budget: Option<MemoryBudget>) -> Limit {
-        let free = Limit { bytes: device.free, source: LimitSource::Device { name: device.name.clone() } };
+        let spare = device.free.saturating_sub((device.free / RESERVE).min(MOST_RESERVE));
+        let free = Limit { bytes: spare, source: LimitSource::Device { name: device.name.clone() } };
         let asked = match budget {
             None => None,
             Some(MemoryBudget::Bytes(bytes)) => Some(bytes),
