@@ -142,7 +142,7 @@ impl Meter {
 /// What measures the limits of what computes.
 pub(crate) enum AnyMeter {
     /// The processor.
-    Cpu(Meter),
+    Cpu(Box<Meter>),
     /// A GPU.
     #[cfg(feature = "cuda")]
     Gpu(Box<moli_model::Peak>),

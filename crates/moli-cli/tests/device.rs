@@ -52,7 +52,8 @@ fn a_machine_without_a_gpu_computes_on_the_processor_and_says_why() {
     let run_on = |device: &str, driver: &Path, told: &[(&str, &str)]| {
         run(&world, driver, told, &["run", &model, "--device", device, "-p", "a", "-n", "2", "--temp", "0"])
     };
-    let cases: [(&Path, &[(&str, &str)], &str); 6] = [
+    type Case<'a> = (&'a Path, &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 6] = [
         (&empty, &[], "no NVIDIA driver: libcuda.so has no cuInit"),
         (&mock, &[("MOLI_MOCK_DEVICES", "0")], "no GPU: the NVIDIA driver says CUDA_ERROR_NO_DEVICE"),
         (&mock, &[("MOLI_MOCK_INIT", "999")], "no GPU: the NVIDIA driver says CUDA_ERROR_UNKNOWN"),

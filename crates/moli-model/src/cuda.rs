@@ -163,10 +163,11 @@ impl Backend for CudaBackend {
         eps: f32,
         out: &mut Self::Buffer,
     ) -> Result<(), ModelError> {
-        Ok(match norm {
-            Norm::Rms { gain } => self.gpu.rms_norm(x, gain, eps, out)?,
-            Norm::Layer { gain, bias } => self.gpu.layer_norm(x, gain, bias.as_ref(), eps, out)?,
-        })
+        let normed = match norm {
+            Norm::Rms { gain } => self.gpu.rms_norm(x, gain, eps, out),
+            Norm::Layer { gain, bias } => self.gpu.layer_norm(x, gain, bias.as_ref(), eps, out),
+        };
+        Ok(normed?)
     }
 
     fn rms_norm_heads(

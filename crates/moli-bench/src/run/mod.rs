@@ -237,7 +237,7 @@ impl Run<'_> {
             meters.insert(threads, meter);
         }
         meters.values().next().and_then(Meter::note).into_iter().for_each(|note| self.note(note));
-        Ok(meters.into_iter().map(|(threads, meter)| (threads, AnyMeter::Cpu(meter))).collect())
+        Ok(meters.into_iter().map(|(threads, meter)| (threads, AnyMeter::Cpu(Box::new(meter)))).collect())
     }
 
     /// Measures models that take turns.
