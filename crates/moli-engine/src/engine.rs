@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, Gguf};
 use moli_kernels::Isa;
-use moli_model::{Config, LoadOptions, PAGE_TOKENS, PagePool, Runtime};
+use moli_model::{Config, DeviceMemory, LoadOptions, PAGE_TOKENS, PagePool, Runtime};
 use moli_text::{
     ChatTemplate, EncodeOptions, Message as ChatMessage, RenderOptions, RenderedPrompt, Tokenizer,
 };
@@ -87,10 +87,13 @@ impl Engine {
             let (gguf, options) = quantized::model(gguf, mixture, options)?;
             return Self::of(&gguf, &options, started);
         }
-        let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options)).transpose()?;
+        let device = options.backend.memory()?;
+        let on_device = device.is_some();
+        let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options, device.clone()));
+        let draft_file = draft_file.transpose()?;
         let draft_bytes = draft_file.as_ref().map_or(0, |draft| draft.plan.own_bytes());
         let (known, adapters) = Known::open(&options.adapters, gguf, options.read_mode)?;
-        let wished = PlanOptions { draft_bytes, adapters, ..options.plan() };
+        let wished = PlanOptions { draft_bytes, adapters, device, ..options.plan() };
         let plan = MemoryPlan::of(gguf, &wished)?;
         let metadata = gguf.metadata();
         let load = LoadOptions {
@@ -117,9 +120,12 @@ impl Engine {
         model.weights = gguf.tensors().cloned().collect();
         model.load_time = started.elapsed();
         let engine = Self::start(runtime, model, draft, options.prefill_chunk, &options.scheduling)?;
-        read_ahead(gguf, &engine.inner.shared);
-        if let Some(draft) = draft_file {
-            read_ahead(&draft.gguf, &engine.inner.shared);
+        // What a GPU computes with has been read.
+        if !on_device {
+            read_ahead(gguf, &engine.inner.shared);
+            if let Some(draft) = draft_file {
+                read_ahead(&draft.gguf, &engine.inner.shared);
+            }
         }
         Ok(engine)
     }
@@ -454,7 +460,11 @@ struct DraftFile<'a> {
 
 impl<'a> DraftFile<'a> {
     /// Opens the one that the options name. Its context is the model's, as far as it was trained for that.
-    fn open(path: &'a Path, options: &EngineOptions) -> Result<Self, EngineError> {
+    fn open(
+        path: &'a Path,
+        options: &EngineOptions,
+        device: Option<DeviceMemory>,
+    ) -> Result<Self, EngineError> {
         let open = || {
             let gguf = Gguf::open(path, options.read_mode)?;
             let plan = PlanOptions {
@@ -462,6 +472,7 @@ impl<'a> DraftFile<'a> {
                 prefix_cache_bytes: Some(0),
                 prefill_chunk: DraftModel::ROWS,
                 max_batch: 1,
+                device,
                 ..options.plan()
             };
             let longest = MemoryPlan::unlimited(&gguf, &plan)?.context;

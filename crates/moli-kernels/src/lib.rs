@@ -33,6 +33,6 @@ pub use isa::Isa;
 pub use kernels::Kernels;
 pub use matmul::{Activations, Matrix, Product, Scratch};
 pub use pool::Pool;
-pub use quant::{QUANTIZABLE, SUPPORTED, dequantize, is_supported, quantize, quantize_rows};
+pub use quant::{QUANTIZABLE, SUPPORTED, codebooks, dequantize, is_supported, quantize, quantize_rows};
 pub use threads::{allowed_cpus, default_threads, parse_cpu_list};
 pub use zeroed::{Zero, zeroed};

@@ -135,6 +135,14 @@ pub trait Backend: Send {
     /// What the device reports.
     fn write_page(&mut self, cache: &mut Self::Cache, page: u32, bytes: &[u8]) -> Result<(), ModelError>;
 
+    /// Takes note of a batch whose operations come next. `angles`: those of its rotary embeddings, which the operations get again.
+    ///
+    /// # Errors
+    /// As the device reports.
+    fn begin(&mut self, _rows: &Rows<'_>, _angles: [&RopeAngles; 2]) -> Result<(), ModelError> {
+        Ok(())
+    }
+
     /// Rows of a buffer that are in use.
     fn rows(&self, x: &Self::Buffer) -> usize;
 

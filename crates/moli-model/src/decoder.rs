@@ -209,6 +209,7 @@ impl<B: Backend> Decoder<B> {
         if c.window.is_some() {
             angles_local.set(batch.positions);
         }
+        b.begin(&rows, [&*angles, &*angles_local])?;
 
         b.embed(&w.token_embd, batch.tokens, c.embedding_scale, &mut s.x)?;
         for (table, indices) in [(&w.token_types, &*self.types), (&w.position_embd, batch.positions)] {

@@ -174,6 +174,12 @@ pub enum ModelError {
         /// The name.
         name: String,
     },
+    /// A name that is none of a device.
+    #[error("there is no device `{name}`: it is cpu, auto or cuda:N, where cuda:0 is the first GPU")]
+    UnknownDevice {
+        /// The name.
+        name: String,
+    },
     /// A type of keys and values that the backend does not compute with.
     #[error("the {backend} backend has no keys and values of the type {kv_type}, only {supported}")]
     UnsupportedKvType {
@@ -210,6 +216,10 @@ pub enum ModelError {
         /// The cargo feature that brings it.
         feature: &'static str,
     },
+    /// The GPU can't be used, or an operation on it failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] moli_cuda::CudaError),
     /// The accelerator library reported an error.
     #[error("{operation}: {message}")]
     Accelerator {

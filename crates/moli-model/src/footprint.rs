@@ -141,6 +141,30 @@ impl Footprint {
         }
     }
 
+    /// Of this model on a GPU, loaded for this: all but what stays on the host.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn on_gpu(gguf: &Gguf, config: &Config, load: &Load) -> Self {
+        let max_rows = load.max_rows.max(1);
+        let (widest, outputs) = (config.widest_input(), MAX_OUTPUTS.min(max_rows));
+        let host = Self::of(gguf, config, load);
+        let reserved = moli_cuda::reserved_bytes(max_rows, widest);
+        let attention = moli_cuda::attention_bytes(max_rows, config.heads, config.head_dim, load.context);
+        // A matrix of its own is an allocation, which is rounded up, and so is each expert's.
+        let tensors =
+            gguf.tensors().map(|tensor| tensor.dims.get(2).map_or(1, |&experts| experts.min(1 << 12)));
+        let rounding = tensors.fold(0u64, |sum, parts| sum.saturating_add(parts.saturating_mul(2 * 512)));
+        Self {
+            weights: host.weights.saturating_add(host.embeddings).saturating_add(rounding),
+            embeddings: 0,
+            // The activations but for their quantised form, which is another here.
+            activations: host.activations.saturating_sub(Activations::bytes(max_rows, widest)),
+            threads: reserved.saturating_add(attention),
+            logits: (config.vocab as u64).saturating_mul(4 * load.outputs.clamp(1, outputs) as u64),
+            vectors: host.vectors,
+        }
+    }
+
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -7,7 +7,7 @@
 //! * [`Classifier`]: the head of models that sort texts;
 //! * [`Footprint`]: the memory that it will take;
 //! * [`kv`]: who holds which page of keys and values; [`KvType`]: what a page holds;
-//! * [`cpu`] and `candle`: the backends.
+//! * [`cpu`], `cuda` and `candle`: the backends.
 //!
 //! Users of a loaded model see [`Runtime`], which hides the backend.
 
@@ -18,7 +18,10 @@ pub mod candle;
 mod classifier;
 mod config;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod decoder;
+mod device;
 mod error;
 mod experts;
 mod footprint;
@@ -35,10 +38,13 @@ pub use config::{
     ARCHITECTURES, Activation, Config, Experts, Gating, Latent, QkNorm, Recurrent, RecurrentKind, Rope,
     SlidingWindow, Yarn,
 };
+pub use device::{Device, DeviceMemory, Resolved};
 pub use error::ModelError;
 pub use footprint::{Footprint, Load};
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};
 pub use kv_type::KvType;
+#[cfg(feature = "cuda")]
+pub use moli_cuda::{CudaError, DeviceInfo, Peak, PeakSample, devices, usable};
 pub use runtime::{
     BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, StateSlots, load, load_adapted,
     load_observed,

@@ -156,6 +156,8 @@ pub enum BackendKind {
     /// Moli's own kernels.
     #[default]
     Cpu,
+    /// The NVIDIA GPU of this number. Needs the `cuda` feature.
+    Cuda(usize),
     /// candle on its CPU device: slow, and the oracle of the parity tests. Needs the `candle` feature.
     Candle,
 }
@@ -203,6 +205,13 @@ pub fn load_adapted(
             let isa = options.isa.unwrap_or_else(Isa::detect);
             Ok(Box::new(Decoder::load(gguf, adapters, CpuBackend::new(isa, options.threads)?, options)?))
         }
+        #[cfg(feature = "cuda")]
+        BackendKind::Cuda(index) => {
+            let backend = crate::cuda::CudaBackend::new(index)?;
+            Ok(Box::new(Decoder::load(gguf, adapters, backend, options)?))
+        }
+        #[cfg(not(feature = "cuda"))]
+        BackendKind::Cuda(_) => Err(ModelError::BackendNotBuilt { backend: "cuda", feature: "cuda" }),
         #[cfg(feature = "candle")]
         BackendKind::Candle => {
             let backend = crate::candle::CandleBackend::new(candle_core::Device::Cpu);

@@ -1,9 +1,11 @@
 //! What the tests and benches of several crates share: real models from the catalogue, and tiny ones made on the spot.
 
+mod cuda;
 mod tiny;
 
 use std::path::PathBuf;
 
+pub use cuda::{mock_cuda, mock_cuda_folder};
 pub use tiny::{CHAT_TEMPLATE, CONTROL_TOKENS, TinyFile, TinyModel, thinking_template};
 
 /// Whether `MOLI_TEST_MODELS=off` asks to leave the tests on real models out.

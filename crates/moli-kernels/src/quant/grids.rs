@@ -50,6 +50,19 @@ pub(crate) static IQ1_GRID: [[i8; 8]; 2048] = eights(1792, [-8, 0, 8]);
 pub(crate) static IQ3XXS_GRID: [[i8; 4]; 256] = fours(3840, [4, 12, 20, 28, 36, 44, 52, 62]);
 pub(crate) static IQ3S_GRID: [[i8; 4]; 512] = fours(4096, [1, 3, 5, 7, 9, 11, 13, 15]);
 
+/// All grids as words of four values, one after the other: of IQ2_XXS, IQ2_XS, IQ2_S and IQ1 two for each entry, of IQ3_XXS and IQ3_S
+/// one. What a device without this crate's kernels unpacks the formats with; the values of IQ1 are eight times what they stand
+/// for.
+#[must_use]
+pub fn codebooks() -> Vec<u32> {
+    let eights: [&[[i8; 8]]; 4] = [&IQ2XXS_GRID, &IQ2XS_GRID, &IQ2S_GRID, &IQ1_GRID];
+    let fours: [&[[i8; 4]]; 2] = [&IQ3XXS_GRID, &IQ3S_GRID];
+    let values = eights.iter().flat_map(|grid| grid.as_flattened());
+    let values = values.chain(fours.iter().flat_map(|grid| grid.as_flattened()));
+    let values: Vec<u8> = values.map(|value| value.cast_unsigned()).collect();
+    values.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+}
+
 /// For each byte of signs: -1 where there is one, else 0.
 static SIGNS: [[i8; 8]; 256] = {
     let mut masks = [[0; 8]; 256];

@@ -6,6 +6,7 @@ pub(crate) mod levels;
 mod quantize;
 pub(crate) mod unpack;
 
+pub use grids::codebooks;
 pub(crate) use quantize::eight_bits;
 pub use quantize::{QUANTIZABLE, quantize, quantize_rows};
 
