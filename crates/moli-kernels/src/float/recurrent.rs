@@ -61,7 +61,7 @@ impl DeltaShape {
 
 /// One head of the state, and the tokens that go through it.
 pub(super) struct DeltaHead<'a> {
-    /// `[key_dim, value_dim]`
+    /// `[key_dim, 32]` for each 32 columns, then `[key_dim, 8]` and `[key_dim, 1]` for those that are left.
     state: &'a mut [f32],
     shape: &'a DeltaShape,
     head: usize,
@@ -91,8 +91,8 @@ pub(super) fn delta_head(mut head: DeltaHead<'_>) {
     }
 }
 
-/// `N` columns of a head's state, which no other column touches, through all tokens: they stay in the first-level cache
-/// meanwhile.
+/// `N` columns of a head's state, which no other column touches and which are beside each other, `[key_dim, N]`, through all tokens: they
+/// stay in the first-level cache meanwhile.
 #[inline(always)]
 fn delta_columns<const N: usize>(all: &mut DeltaHead<'_>, first: usize) {
     let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = *all.shape;
@@ -104,9 +104,9 @@ fn delta_columns<const N: usize>(all: &mut DeltaHead<'_>, first: usize) {
         let key = &mixed[keys + key_head * key_dim..][..key_dim];
         let value = &mixed[2 * keys + head * value_dim + first..][..N];
         let (decay, rate) = (decays[head], rates[head]);
+        let state = &mut all.state[first * key_dim..(first + N) * key_dim];
         let mut found = [0.0; N];
-        for (state, key) in all.state.chunks_exact(value_dim).zip(key) {
-            let state = &state[first..first + N];
+        for (state, key) in state.chunks_exact(N).zip(key) {
             for n in 0..N {
                 found[n] = state[n].mul_add(*key, found[n]);
             }
@@ -116,8 +116,7 @@ fn delta_columns<const N: usize>(all: &mut DeltaHead<'_>, first: usize) {
             delta[n] = found[n].mul_add(-decay, value[n]) * rate;
         }
         let mut out = [0.0; N];
-        for ((state, key), query) in all.state.chunks_exact_mut(value_dim).zip(key).zip(query) {
-            let state = &mut state[first..first + N];
+        for ((state, key), query) in state.chunks_exact_mut(N).zip(key).zip(query) {
             for n in 0..N {
                 state[n] = delta[n].mul_add(*key, state[n] * decay);
                 out[n] = state[n].mul_add(*query, out[n]);
@@ -215,7 +214,7 @@ impl Kernels {
     /// where `decay = exp(slope * softplus(a + bias))` and `rate = sigmoid(b)`.
     ///
     /// mixed: `[rows, shape.mixed()]`, queries, keys, values, the first two of which become unit vectors; a, b:
-    /// `[rows, value_heads]`, which become decay and rate; slope, bias: `[value_heads]`; states: `[slots, shape.state()]`; out:
+    /// `[rows, value_heads]`, which become decay and rate; slope, bias: `[value_heads]`; states: `[slots, shape.state()]`, each in an order of its own; out:
     /// `[rows, value_heads, value_dim]`.
     ///
     /// # Errors
