@@ -23,6 +23,7 @@ use crate::events;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
 use crate::options::{EngineOptions, MAX_BATCH, Scheduling, between};
+use crate::plan::STATES_OF_ANSWER;
 use crate::rank::Ranker;
 use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
 use crate::speculation::{DraftModel, Speculator};
@@ -62,7 +63,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file;
-    /// [`EngineError::Draft`] and [`EngineError::DraftVocabulary`] for the draft model; [`EngineError::Adapter`] and
+    /// [`EngineError::Draft`], [`EngineError::DraftVocabulary`] and [`EngineError::NoSpeculation`] for the draft model; [`EngineError::Adapter`] and
     /// [`EngineError::DuplicateAdapter`] for the adapters.
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
@@ -163,7 +164,7 @@ impl Engine {
 
     /// Starts the thread that computes.
     fn start(
-        runtime: Box<dyn Runtime>,
+        mut runtime: Box<dyn Runtime>,
         model: Model,
         draft: Option<DraftModel>,
         chunk: usize,
@@ -171,6 +172,19 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let (pages, page_bytes, rows) = (runtime.pages(), runtime.page_bytes(), runtime.max_rows());
         let causal = model.config.causal;
+        if runtime.state_bytes() > 0 && draft.is_some() {
+            return Err(EngineError::NoSpeculation { architecture: model.config.architecture.clone() });
+        }
+        // Where nobody planned them there are as many as all who run can have.
+        let most = scheduling.max_batch.min(rows);
+        let (states, running) = match runtime.state_bytes() {
+            0 => (0, most),
+            _ => {
+                let planned = model.plan.as_ref().map_or(STATES_OF_ANSWER * most, |plan| plan.states);
+                (planned, (planned / STATES_OF_ANSWER).clamp(1, most))
+            }
+        };
+        runtime.reserve_states(states)?;
         let cache_pages = match scheduling.prefix_cache_limit {
             // The keys of an encoder's texts depend on what follows: no other text can have them.
             _ if !causal => 0,
@@ -180,13 +194,13 @@ impl Engine {
         let limits = Limits {
             rows,
             outputs: scheduling.outputs().min(rows),
-            running: scheduling.max_batch.min(rows),
+            running,
             chunk: if causal { chunk } else { rows },
             shared_chunk: scheduling.shared_chunk.min(chunk),
             whole: !causal,
             context: model.context,
         };
-        let scheduler = Scheduler::new(limits, PagePool::new(pages)?, cache_pages);
+        let scheduler = Scheduler::new(limits, PagePool::new(pages)?, PagePool::new(states)?, cache_pages);
         let shared = Arc::new(Shared {
             inbox: Inbox::new(scheduling.max_queue, scheduler.places()),
             counters: Mutex::new(Counters::new(pages, page_bytes)),

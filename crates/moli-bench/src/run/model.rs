@@ -160,7 +160,7 @@ impl Loaded {
     }
 
     fn direct_bytes(&self, setup: &Setup) -> u64 {
-        let Config { layers, kv_heads, head_dim, .. } = self.config;
+        let Config { kv_heads, head_dim, .. } = self.config;
         let load = Load {
             threads: setup.threads,
             max_rows: rows(setup),
@@ -168,10 +168,11 @@ impl Loaded {
             context: setup.longest,
         };
         let footprint = self.footprint(&load);
-        let page = setup.kv_type.page_bytes(layers, kv_heads, head_dim).unwrap_or(u64::MAX);
+        let page = setup.kv_type.page_bytes(self.config.kv_layers(), kv_heads, head_dim).unwrap_or(u64::MAX);
         let pages = page.saturating_mul((setup.pool / PAGE_TOKENS) as u64);
+        let states = self.config.state_bytes().saturating_mul(setup.sequences.max(1) as u64);
         let weights = if self.on_gpu() { 0 } else { footprint.weights + footprint.embeddings };
-        (footprint.total() - weights).saturating_add(pages)
+        (footprint.total() - weights).saturating_add(pages).saturating_add(states)
     }
 
     fn on_gpu(&self) -> bool {

@@ -180,6 +180,7 @@ fn each(
             types: &[],
             tables: &[&pages],
             adapters: &[],
+            recurrent: &[],
             outputs: &outputs,
             states: &[],
         };

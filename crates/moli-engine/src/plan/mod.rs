@@ -44,6 +44,8 @@ const TOKEN_NOTES: u64 = 3 * 2 * 4 + 2 * 8;
 const CHANGED_LOGIT: u64 = 4;
 /// A candidate of the sampler. All tokens are candidates where top-k is off; one such answer at a time is counted.
 const CANDIDATE: u64 = 16;
+/// Recurrent states of an answer: the one that a step reads, the one that it writes, and one for the prefix cache.
+pub(crate) const STATES_OF_ANSWER: usize = 3;
 /// The share of the limit that a prefix cache takes at most where nobody says.
 const PREFIX_SHARE: u64 = 10;
 
@@ -137,6 +139,9 @@ pub struct MemoryPlan {
     pub prefix_cache_bytes: u64,
     /// KV pages in all: of the sessions and of the prefix cache.
     pub kv_pages: usize,
+    /// Recurrent states, of a model whose layers carry one: three for each answer that is computed with others, but at most as many
+    /// as take the memory of the sessions' keys and values, and no less than three for each session and one more.
+    pub states: usize,
     /// Rows of a batch.
     pub max_rows: usize,
     /// Threads that compute.
@@ -204,6 +209,7 @@ impl MemoryPlan {
             kv_type: settings.kv_type,
             prefix_cache_bytes: model.page_bytes(settings.kv_type).saturating_mul(settings.prefix_pages),
             kv_pages: usize::try_from(settings.pages()).unwrap_or(usize::MAX),
+            states: model.states(&settings),
             max_rows: model.max_rows(&settings),
             threads: model.threads,
             changes: model.changes(&wished, &settings),
@@ -255,8 +261,22 @@ impl<'a> Model<'a> {
 
     /// Bytes of a page of keys and values in all layers.
     fn page_bytes(&self, kv_type: KvType) -> u64 {
-        let Config { layers, kv_heads, head_dim, .. } = self.config;
-        kv_type.page_bytes(layers, kv_heads, head_dim).unwrap_or(u64::MAX)
+        let Config { kv_heads, head_dim, .. } = self.config;
+        kv_type.page_bytes(self.config.kv_layers(), kv_heads, head_dim).unwrap_or(u64::MAX)
+    }
+
+    /// Recurrent states for these settings.
+    fn states(&self, settings: &Settings) -> usize {
+        let Some(affordable) = self
+            .page_bytes(settings.kv_type)
+            .saturating_mul(settings.session_pages())
+            .checked_div(self.config.state_bytes())
+        else {
+            return 0;
+        };
+        let least = settings.sessions.saturating_mul(STATES_OF_ANSWER).saturating_add(1);
+        let most = self.options.max_batch.saturating_mul(STATES_OF_ANSWER).max(least);
+        usize::try_from(affordable).unwrap_or(usize::MAX).clamp(least, most)
     }
 
     /// What is loaded where there is no lack of memory.
@@ -379,6 +399,11 @@ impl<'a> Model<'a> {
                 format!("{sessions} session{} of {context} tokens, {name}", plural(sessions)),
             ),
             row("prefix cache", page.saturating_mul(prefix_pages), format!("{tokens} tokens, {name}")),
+            row(
+                "recurrent states",
+                self.config.state_bytes().saturating_mul(self.states(settings) as u64),
+                format!("{} states", self.states(settings)),
+            ),
             row("token lists", notes, format!("{pages} pages of {PAGE_TOKENS}")),
             row(
                 "scratch",
@@ -419,6 +444,11 @@ impl<'a> Model<'a> {
                 "keys and values",
                 page.saturating_mul(settings.session_pages()),
                 format!("{sessions} session{plural} of {context} tokens, {name}"),
+            ),
+            row(
+                "recurrent states",
+                self.config.state_bytes().saturating_mul(self.states(settings) as u64),
+                format!("{} states", self.states(settings)),
             ),
             row("prefix cache", page.saturating_mul(prefix_pages), format!("{tokens} tokens, {name}")),
             row(
