@@ -30,6 +30,7 @@ fn logits(runtime: &mut dyn Runtime, ids: &[u32], chunk: usize) -> Vec<f32> {
             types: &[],
             tables: &[&pages],
             adapters: &[],
+            recurrent: &[],
             outputs: &outputs,
             states: &[],
         };

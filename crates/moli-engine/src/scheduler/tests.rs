@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::CancelToken;
 
 const P: usize = PAGE_TOKENS;
 
