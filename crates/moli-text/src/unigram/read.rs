@@ -119,7 +119,8 @@ pub(crate) fn of_gguf(metadata: &Metadata) -> Result<Inner, TextError> {
         vocab.set_kind(id, TokenKind::Unknown);
     }
     let ends = eog::find(&mut vocab, special.ends());
-    let (add_bos, add_eos) = special.flags(metadata, [false, true])?;
+    // A file of T5 names no BOS, one of XLM-RoBERTa does, and may leave out that it comes first.
+    let (add_bos, add_eos) = special.flags(metadata, [true, true])?;
     // Encoders read two texts with EOS behind each, and what separates them between.
     let between = match metadata.u64_opt(SEPARATOR)? {
         None => None,
