@@ -140,7 +140,7 @@ impl Loaded {
 
     /// Bytes that all of these take together, the weights once.
     pub(super) fn bytes(&self, cases: &[Case]) -> Result<u64, RunError> {
-        let mut sum = self.gguf.file_bytes();
+        let mut sum = self.gguf.weight_bytes();
         let mut setups: Vec<(Setup, bool)> = Vec::new();
         for case in cases {
             let setup = (self.setup(case, cases), is_direct(case));
@@ -182,7 +182,7 @@ impl Loaded {
         };
         let failed = |source| RunError::Engine { model: self.name.clone(), source };
         let plan = MemoryPlan::unlimited(&self.gguf, &plan).map_err(failed)?;
-        Ok(plan.own_bytes().saturating_sub(self.gguf.file_bytes()))
+        Ok(plan.own_bytes().saturating_sub(self.gguf.weight_bytes()))
     }
 
     /// What a case is computed with: those that differ in nothing but their tests share it.

@@ -124,11 +124,13 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
     pooling::write(folder, &model, mode, &mut entries)?;
 
     let mut shards = Shards::open(folder, mode)?;
-    let mut unpacked_bytes = 0;
+    let (mut unpacked_bytes, mut released_bytes) = (0, 0);
     if let Some(packing) = Packing::of(&model)? {
         let unpacked = packing.unpack(&mut shards)?;
         entries.plain("moli.unpacked", packing.describe(&unpacked));
         unpacked_bytes = unpacked.bytes;
+        // A file that was read stays in memory as a whole.
+        released_bytes = if mode == ReadMode::Map { unpacked.packed_bytes } else { 0 };
     }
     let mut tensors = assemble::tensors(&model, &shards)?;
     tensors.append(&mut extra);
@@ -140,6 +142,7 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
         paths: shards.paths,
         file_bytes: shards.file_bytes,
         unpacked_bytes,
+        released_bytes,
     })
 }
 

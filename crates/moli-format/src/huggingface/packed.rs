@@ -47,6 +47,8 @@ pub(super) struct Unpacked {
     counts: [usize; FORMS.len()],
     /// Bytes of all of them.
     pub(super) bytes: u64,
+    /// Bytes of the codes that they were.
+    pub(super) packed_bytes: u64,
 }
 
 /// What a matrix may become, and what that does to its weights.
@@ -153,6 +155,7 @@ impl Packing {
                 *count += 1;
             }
             unpacked.bytes = unpacked.bytes.saturating_add(matrix.data.len() as u64);
+            unpacked.packed_bytes = unpacked.packed_bytes.saturating_add(codes.tensor.data.len() as u64);
             let placed = Placed { tensor: matrix, shard: codes.shard };
             if shards.tensors.insert(name.clone(), placed).is_some() {
                 return Err(HuggingFaceError::PackedTwice { tensor: name }.into());
