@@ -144,7 +144,7 @@ impl Loaded {
     /// Bytes that all of these take together, the weights once.
     pub(super) fn bytes(&self, cases: &[Case]) -> Result<u64, RunError> {
         // A GPU has its own copy of the weights for each of them.
-        let mut sum = if self.on_gpu() { 0 } else { self.gguf.file_bytes() };
+        let mut sum = if self.on_gpu() { 0 } else { self.gguf.weight_bytes() };
         let mut setups: Vec<(Setup, bool)> = Vec::new();
         for case in cases {
             let setup = (self.setup(case, cases), is_direct(case));
@@ -204,7 +204,7 @@ impl Loaded {
         };
         let failed = |source| RunError::Engine { model: self.name.clone(), source };
         let plan = MemoryPlan::unlimited(&self.gguf, &plan).map_err(failed)?;
-        let weights = if self.on_gpu() { 0 } else { self.gguf.file_bytes() };
+        let weights = if self.on_gpu() { 0 } else { self.gguf.weight_bytes() };
         Ok(plan.own_bytes().saturating_sub(weights))
     }
 
