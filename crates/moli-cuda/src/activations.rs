@@ -85,7 +85,13 @@ impl Gpu {
     ///
     /// # Errors
     /// [`CudaError::Shape`], or what the driver reports; so for every operation below.
-    pub fn rms_norm(&self, x: &Buffer, gain: &Array<f32>, eps: f32, out: &mut Buffer) -> Result<(), CudaError> {
+    pub fn rms_norm(
+        &self,
+        x: &Buffer,
+        gain: &Array<f32>,
+        eps: f32,
+        out: &mut Buffer,
+    ) -> Result<(), CudaError> {
         same("elements of a norm", x.cols, gain.len())?;
         out.resize(self, x.rows, x.cols)?;
         self.norm(x.address(), x.rows, gain, eps, out.address())
@@ -138,7 +144,11 @@ impl Gpu {
         same("columns of heads", x.cols, heads * head_dim)?;
         same("rows of angles", x.rows, angles.rows)?;
         if 2 * angles.half > head_dim {
-            return Err(CudaError::Shape { what: "rotated elements", expected: head_dim, actual: 2 * angles.half });
+            return Err(CudaError::Shape {
+                what: "rotated elements",
+                expected: head_dim,
+                actual: 2 * angles.half,
+            });
         }
         if x.rows * heads == 0 || angles.half == 0 {
             return Ok(());
@@ -184,24 +194,27 @@ impl Gpu {
 
     /// `x = factor * x`.
     pub fn scale(&self, x: &mut Buffer, factor: f32) -> Result<(), CudaError> {
-        self.elements(x.len(), |threads, count| {
-            launch!(self, self.kernels.scale, threads; x.address(), factor, count)
-        })
+        self.elements(
+            x.len(),
+            |threads, count| launch!(self, self.kernels.scale, threads; x.address(), factor, count),
+        )
     }
 
     /// `x += y`.
     pub fn add(&self, x: &mut Buffer, y: &Buffer) -> Result<(), CudaError> {
         same("added elements", x.len(), y.len())?;
-        self.elements(x.len(), |threads, count| {
-            launch!(self, self.kernels.add, threads; x.address(), y.address(), count)
-        })
+        self.elements(
+            x.len(),
+            |threads, count| launch!(self, self.kernels.add, threads; x.address(), y.address(), count),
+        )
     }
 
     /// `x = cap * tanh(x / cap)`.
     pub fn soft_cap(&self, x: &mut Buffer, cap: f32) -> Result<(), CudaError> {
-        self.elements(x.len(), |threads, count| {
-            launch!(self, self.kernels.soft_cap, threads; x.address(), cap, count)
-        })
+        self.elements(
+            x.len(),
+            |threads, count| launch!(self, self.kernels.soft_cap, threads; x.address(), cap, count),
+        )
     }
 
     /// Puts `rows` rows of `cols` zeros in use.
@@ -220,7 +233,9 @@ impl Gpu {
         count: usize,
     ) -> Result<(), CudaError> {
         same("copied rows", from.rows, to.rows)?;
-        for (what, cols, start) in [("copied columns", from.cols, from_start), ("columns that are copied to", to.cols, to_start)] {
+        for (what, cols, start) in
+            [("copied columns", from.cols, from_start), ("columns that are copied to", to.cols, to_start)]
+        {
             if start + count > cols {
                 return Err(CudaError::Shape { what, expected: cols, actual: start + count });
             }
@@ -258,7 +273,11 @@ impl Gpu {
         same("added rows", rows.len(), from.rows)?;
         same("columns of added rows", to.cols, from.cols)?;
         if weights.len() < rows.len() {
-            return Err(CudaError::Shape { what: "weights of added rows", expected: rows.len(), actual: weights.len() });
+            return Err(CudaError::Shape {
+                what: "weights of added rows",
+                expected: rows.len(),
+                actual: weights.len(),
+            });
         }
         let indices = self.indices(rows, to.rows)?;
         let (count, cols) = (int("rows", rows.len())?, int("columns", from.cols)?);

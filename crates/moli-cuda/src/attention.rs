@@ -271,9 +271,19 @@ impl Gpu {
         let count = rows.positions.len();
         same("sequences of a batch", count, rows.sequences.len())?;
         same("slots of a batch", count, rows.slots.len())?;
-        same("lengths of sequences", rows.tables.len(), rows.lengths.map_or(rows.tables.len(), <[u32]>::len))?;
-        if let Some(&sequence) = rows.sequences.iter().find(|&&sequence| sequence as usize >= rows.tables.len()) {
-            return Err(CudaError::Shape { what: "a sequence of a batch", expected: rows.tables.len(), actual: sequence as usize });
+        same(
+            "lengths of sequences",
+            rows.tables.len(),
+            rows.lengths.map_or(rows.tables.len(), <[u32]>::len),
+        )?;
+        if let Some(&sequence) =
+            rows.sequences.iter().find(|&&sequence| sequence as usize >= rows.tables.len())
+        {
+            return Err(CudaError::Shape {
+                what: "a sequence of a batch",
+                expected: rows.tables.len(),
+                actual: sequence as usize,
+            });
         }
         let mut staged = std::mem::take(&mut self.attention.staged);
         staged.clear();
@@ -303,14 +313,21 @@ impl Gpu {
         let scratch = &mut self.attention;
         scratch.numbers.write(&self.stream, 0, &staged)?;
         scratch.staged = staged;
-        [scratch.positions, scratch.sequences, scratch.slots, scratch.offsets, scratch.tables, scratch.lengths] =
-            starts.map(|start| scratch.numbers.at(start));
+        [
+            scratch.positions,
+            scratch.sequences,
+            scratch.slots,
+            scratch.offsets,
+            scratch.tables,
+            scratch.lengths,
+        ] = starts.map(|start| scratch.numbers.at(start));
         if rows.lengths.is_none() {
             scratch.lengths = 0;
         }
         scratch.rows = count;
         let longest_row = rows.positions.iter().max().map_or(0, |&position| position as usize + 1);
-        scratch.longest = rows.lengths.map_or(longest_row, |all| all.iter().max().map_or(0, |&length| length as usize));
+        scratch.longest =
+            rows.lengths.map_or(longest_row, |all| all.iter().max().map_or(0, |&length| length as usize));
         scratch.tiled = None;
         scratch.runs.clear();
         let mut first = 0;
@@ -325,7 +342,13 @@ impl Gpu {
     ///
     /// # Errors
     /// [`CudaError::Shape`], or what the driver reports.
-    pub fn store(&self, cache: &mut Cache, layer: usize, keys: &Buffer, values: &Buffer) -> Result<(), CudaError> {
+    pub fn store(
+        &self,
+        cache: &mut Cache,
+        layer: usize,
+        keys: &Buffer,
+        values: &Buffer,
+    ) -> Result<(), CudaError> {
         let (kv_heads, dim) = (cache.kv_heads, cache.head_dim);
         same("layers of the KV cache", cache.layers.max(layer + 1), cache.layers)?;
         let warps = match cache.kind {
@@ -395,7 +418,9 @@ impl Gpu {
         let [keys, values] = cache.layer(layer);
         let sinks = sinks.map_or(0, Array::address);
         let (heads, kv_heads, width) = (int("heads", heads)?, int("heads", kv_heads)?, int("columns", dim)?);
-        let window = shape.window.map_or(0, |window| u32::try_from(window).unwrap_or(u32::MAX >> 1).min(u32::MAX >> 1));
+        let window = shape
+            .window
+            .map_or(0, |window| u32::try_from(window).unwrap_or(u32::MAX >> 1).min(u32::MAX >> 1));
         let launched = if split { spans } else { 1 };
         launch!(self, kernel, grid_of(launched)?;
             q.address(), sinks, keys, values, scratch.tables, scratch.offsets, scratch.tiles.address(), scratch.positions,

@@ -82,7 +82,8 @@ impl<T: Number> Array<T> {
             let start = at * size_of::<T>();
             // SAFETY: numbers are bytes, and any bytes are numbers.
             #[allow(unsafe_code)]
-            let bytes = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), size_of_val(to)) };
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), size_of_val(to)) };
             let from = self.bytes.slice(start..start + bytes.len());
             stream.memcpy_dtoh(&from, bytes).map_err(copied)?;
         }
@@ -116,7 +117,11 @@ impl<T: Number> Array<T> {
     fn within(&self, at: usize, len: usize) -> Result<(), CudaError> {
         match at.checked_add(len) {
             Some(end) if end <= self.len => Ok(()),
-            _ => Err(CudaError::Shape { what: "elements of device memory", expected: self.len, actual: at.saturating_add(len) }),
+            _ => Err(CudaError::Shape {
+                what: "elements of device memory",
+                expected: self.len,
+                actual: at.saturating_add(len),
+            }),
         }
     }
 }
