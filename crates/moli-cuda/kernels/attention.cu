@@ -41,6 +41,9 @@ struct Pages {
 // A softmax in progress: the maximum, and the sum of the exponentials.
 struct Running {
     float max, sum;
+
+    // Whether any key counts. The maximum can't tell: it leaves out scores that are no numbers, which the sum shows.
+    __device__ __forceinline__ bool any() const { return sum != 0.0f; }
 };
 
 // Factors of two parts of a softmax that become one, whose state goes to `into`.
@@ -192,7 +195,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
         if ((start + PAGE) % SPAN != 0 && start + PAGE < end) continue;
 #pragma unroll
         for (int n = 0; n < QUERIES; n++) {
-            if (!split && state[n].max != -infinity()) {
+            if (!split && state[n].any()) {
                 const float2 factors = merge(total[n], state[n]);
                 float* own = totals + (warp * QUERIES + n) * dim;
 #pragma unroll
@@ -256,7 +259,7 @@ extern "C" __global__ void __launch_bounds__(256)
         float sum = 0.0f;
         for (int s = 0; s < spans; s++) {
             const Running state = states[query * spans + s];
-            if (state.max == -infinity()) continue;
+            if (!state.any()) continue;
             const float2 factors = merge(total, state);
             sum = merged(sum, parts[(query * spans + s) * dim + d], factors);
         }
