@@ -142,6 +142,10 @@ impl Gpu {
     ) -> Result<(), CudaError> {
         let heads = x.cols.checked_div(head_dim).unwrap_or(0);
         same("columns of heads", x.cols, heads * head_dim)?;
+        if angles.half == 0 {
+            // Nothing is turned, and angles of nothing don't tell how many rows they are of.
+            return Ok(());
+        }
         same("rows of angles", x.rows, angles.rows)?;
         if 2 * angles.half > head_dim {
             return Err(CudaError::Shape {
@@ -150,7 +154,7 @@ impl Gpu {
                 actual: 2 * angles.half,
             });
         }
-        if x.rows * heads == 0 || angles.half == 0 {
+        if x.rows * heads == 0 {
             return Ok(());
         }
         let style = match style {
