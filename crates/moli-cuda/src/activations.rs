@@ -224,7 +224,9 @@ impl Gpu {
     /// Puts `rows` rows of `cols` zeros in use.
     pub fn zero(&self, x: &mut Buffer, rows: usize, cols: usize) -> Result<(), CudaError> {
         x.resize(self, rows, cols)?;
-        x.data.clear(&self.stream)
+        // What is behind the rows in use may be much more than they are.
+        let len = x.len();
+        x.data.clear(&self.stream, len)
     }
 
     /// `to[row][to_start + i] = from[row][from_start + i]` for i below `count`.

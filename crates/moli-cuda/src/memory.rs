@@ -109,9 +109,14 @@ impl<T: Number> Array<T> {
         copied.map_err(|error| failed("copying on the device", error))
     }
 
-    /// Zeros everywhere.
-    pub(crate) fn clear(&mut self, stream: &Arc<CudaStream>) -> Result<(), CudaError> {
-        stream.memset_zeros(&mut self.bytes).map_err(|error| failed("clearing memory", error))
+    /// Zeros in the first `len` elements.
+    pub(crate) fn clear(&mut self, stream: &Arc<CudaStream>, len: usize) -> Result<(), CudaError> {
+        self.within(0, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut cleared = self.bytes.slice_mut(..len * size_of::<T>());
+        stream.memset_zeros(&mut cleared).map_err(|error| failed("clearing memory", error))
     }
 
     fn within(&self, at: usize, len: usize) -> Result<(), CudaError> {
