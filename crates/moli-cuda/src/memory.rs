@@ -100,13 +100,19 @@ impl<T: Number> Array<T> {
     ) -> Result<(), CudaError> {
         self.within(from, len)?;
         self.within(to, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let copied = |error: DriverError| failed("copying on the device", error);
         let (from, to) = (self.at(from), self.at(to));
+        // This may be the first thing that this thread asks of the device.
+        stream.context().bind_to_thread().map_err(copied)?;
         // SAFETY: both stretches are within the allocation.
         #[allow(unsafe_code)]
-        let copied = unsafe {
+        let done = unsafe {
             cudarc::driver::result::memcpy_dtod_async(to, from, len * size_of::<T>(), stream.cu_stream())
         };
-        copied.map_err(|error| failed("copying on the device", error))
+        done.map_err(copied)
     }
 
     /// Zeros in the first `len` elements.
