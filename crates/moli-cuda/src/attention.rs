@@ -386,6 +386,8 @@ impl Gpu {
     ) -> Result<(), CudaError> {
         let Shape { heads, kv_heads, head_dim: dim, .. } = *shape;
         same("key heads", cache.kv_heads, kv_heads)?;
+        let group = heads.checked_div(kv_heads).unwrap_or(0);
+        same("query heads", group * kv_heads, heads)?;
         same("elements of a head", cache.head_dim, dim)?;
         same("columns of queries", heads * dim, q.cols)?;
         same("rows of queries", self.attention.rows, q.rows)?;
@@ -397,7 +399,7 @@ impl Gpu {
             return Err(CudaError::HeadTooWide { head_dim: dim, widest: FORMS[FORMS.len() - 1].widest });
         };
         let (shared, kernel) = (form.shared_bytes(dim), kernel.clone());
-        self.tile(heads / kv_heads.max(1), WARPS * form.queries)?;
+        self.tile(group, WARPS * form.queries)?;
 
         // Where the tiles alone would leave much of the device idle, each span of a long sequence gets a block of its own.
         let spans = self.attention.longest.div_ceil(SPAN).max(1);
