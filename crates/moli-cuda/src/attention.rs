@@ -358,6 +358,9 @@ impl Gpu {
         for (x, pages) in [keys, values].into_iter().zip(cache.layer(layer)) {
             same("columns of keys or values", kv_heads * dim, x.cols)?;
             same("rows of keys or values", self.attention.rows, x.rows)?;
+            if x.rows == 0 || warps == 0 {
+                continue;
+            }
             // The rows are the second dimension of the grid, which has a limit that no batch reaches.
             let grid = grid((warps.div_ceil(256), x.rows, 1), 256, 0)?;
             let kernel = match cache.kind {
@@ -394,6 +397,9 @@ impl Gpu {
         same("sinks", heads, sinks.map_or(heads, Array::len))?;
         same("layers of the KV cache", cache.layers.max(layer + 1), cache.layers)?;
         out.resize(self, q.rows, q.cols)?;
+        if q.rows == 0 || q.cols == 0 {
+            return Ok(());
+        }
         let found = FORMS.iter().zip(&self.kernels.attention).find(|(form, _)| dim <= form.widest);
         let Some((form, kernel)) = found else {
             return Err(CudaError::HeadTooWide { head_dim: dim, widest: FORMS[FORMS.len() - 1].widest });
