@@ -33,7 +33,7 @@ impl<T: Number> Array<T> {
         // SAFETY: nothing is read before it is written: uploads and kernels write whole arrays or what they then read.
         #[allow(unsafe_code)]
         let slice = unsafe { stream.alloc::<u8>(allocated) }.map_err(|error| match error.0 {
-            cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => too_much(bytes as u64),
+            cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => too_much(allocated as u64),
             _ => failed("allocating memory", error),
         })?;
         let address = slice.device_ptr(stream).0;
