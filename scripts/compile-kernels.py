@@ -20,6 +20,9 @@ import sys
 NVRTC = "nvidia-cuda-nvrtc-cu12==12.0.140"
 PTXAS = "nvidia-cuda-nvcc-cu12==12.9.86"
 CAPABILITY = "80"
+# How often --check compiles what comes out as something else: of the largest kernel NVRTC orders some address arithmetic by where
+# its own data happens to lie, and about one time in three as it is committed.
+ATTEMPTS = 16
 ARCHITECTURES = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120"]
 
 root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -96,19 +99,26 @@ def main():
     compiler, folder, stale = Compiler(), os.path.join(crate, "ptx"), []
     os.makedirs(folder, exist_ok=True)
 
-    def put(name, text):
+    def committed(name):
         path = os.path.join(folder, name)
-        old = open(path).read() if os.path.exists(path) else None
-        if old == text:
+        return open(path).read() if os.path.exists(path) else None
+
+    def put(name, text):
+        if committed(name) == text:
             return
         stale.append(name)
         if not arguments.check:
-            open(path, "w").write(text)
+            open(os.path.join(folder, name), "w").write(text)
 
     lines = open(os.path.join(crate, "kernels", "modules.txt")).read().splitlines()
     modules = [line.split() for line in lines if line and not line.startswith("#")]
+    attempts = ATTEMPTS if arguments.check and committed("fingerprint") == fingerprint() + "\n" else 0
     for name, source, *defines in modules:
         ptx = compiler.compile(source, defines)
+        for _ in range(attempts):
+            if ptx == committed(f"{name}.ptx"):
+                break
+            ptx = compiler.compile(source, defines)
         put(f"{name}.ptx", ptx)
         if arguments.ptxas:
             ptxas = install(PTXAS, "nvidia/cuda_nvcc/bin/ptxas")
