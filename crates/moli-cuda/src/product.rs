@@ -146,8 +146,8 @@ impl Gpu {
         let per_block = (16 / chunks.max(1)).clamp(1, 8);
         let shared = |rows: usize| per_block * rows * segments * size_of::<f32>();
         // Very long rows leave room for the sums of fewer rows of activations at a time.
-        let fitting = matrix.format.matvec.iter().filter(|(most, _)| shared(*most) <= SHARED);
-        let chosen = fitting.clone().find(|(most, _)| *most >= x.rows).or_else(|| fitting.last());
+        let mut fitting = matrix.format.matvec.iter().filter(|(most, _)| shared(*most) <= SHARED);
+        let chosen = fitting.clone().find(|(most, _)| *most >= x.rows).or_else(|| fitting.next_back());
         let Some((most, kernel)) = chosen else {
             let most = SHARED / size_of::<f32>() * SEGMENT;
             return Err(CudaError::Shape {
