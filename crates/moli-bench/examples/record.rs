@@ -35,6 +35,7 @@ impl Work {
             types: &[],
             tables: &[&self.pages],
             adapters: &[],
+            recurrent: &[],
             outputs: &[tokens.len() as u32 - 1],
             states: &[],
         };

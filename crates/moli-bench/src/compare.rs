@@ -347,6 +347,7 @@ fn setting(build: &Build, machine: &Machine) -> Key {
         ("usable processors", machine.usable_cpus.to_string()),
         ("governor", text(&machine.governor)),
         ("kernel", text(&machine.kernel)),
+        ("GPU", text(&machine.gpu.as_ref().map(|gpu| gpu.name.clone()))),
     ]
 }
 

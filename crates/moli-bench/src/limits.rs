@@ -139,6 +139,29 @@ impl Meter {
     }
 }
 
+/// What measures the limits of what computes.
+pub(crate) enum AnyMeter {
+    /// The processor.
+    Cpu(Box<Meter>),
+    /// A GPU.
+    #[cfg(feature = "cuda")]
+    Gpu(Box<moli_model::Peak>),
+}
+
+impl AnyMeter {
+    /// See [`Meter::measure`].
+    pub(crate) fn measure(&mut self) -> Result<Sample, String> {
+        match self {
+            Self::Cpu(meter) => Ok(meter.measure()),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(peak) => {
+                let sample = peak.measure(MULTIPLY_TIME).map_err(|error| error.to_string())?;
+                Ok(Sample { read: sample.read, int8: Some(sample.int8), f32: sample.f32 })
+            }
+        }
+    }
+}
+
 impl Limits {
     /// The medians of the samples of so many threads, of which there is at least one.
     pub fn of(threads: usize, samples: &[Sample]) -> Self {
@@ -157,7 +180,7 @@ impl Limits {
 fn planned() -> (Option<u64>, u64) {
     let caches = last_level_caches(Path::new("/"));
     // A system that does not say what there is has no limit.
-    let memory = moli_engine::memory_limit(None).ok().flatten().map(|limit| limit.bytes);
+    let memory = moli_engine::memory_limit(moli_engine::BackendKind::Cpu, None).ok().flatten().map(|limit| limit.bytes);
     (caches, buffer_bytes(caches, memory))
 }
 

@@ -93,8 +93,28 @@ pub struct Machine {
     pub kernel: Option<String>,
     /// Whether it is a virtual machine or container, and which, as far as can be seen.
     pub virtualised: Option<String>,
+    /// The GPU that computed; `None`: the processor did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
     /// What can be read during a run, or why not.
     pub sensors: Sensors,
+}
+
+/// A GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// Its name.
+    pub name: String,
+    /// As `--device` calls it.
+    pub device: String,
+    /// Compute capability, such as `9.0`.
+    pub capability: String,
+    /// Streaming multiprocessors.
+    pub multiprocessors: usize,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
 }
 
 /// A cache of a processor.
@@ -167,7 +187,7 @@ pub struct Model {
     pub load_seconds: f64,
 }
 
-/// What the machine can do at most with so many threads, medians of the measurements between the rows.
+/// What the machine, or the GPU that computes, can do at most with so many threads, medians of the measurements between the rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(deny_unknown_fields)]

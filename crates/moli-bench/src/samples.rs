@@ -90,6 +90,7 @@ pub(crate) fn report() -> Report {
             sha256: Some("ab".repeat(32)),
         },
         machine: Machine {
+            gpu: None,
             cpu: Some("A Processor, 4 cores \"X\"".to_owned()),
             board: None,
             arch: "x86_64".to_owned(),

@@ -84,11 +84,11 @@ fn engine_with(
     let path = resolve(model)?;
     let shown = || escape(&path.display().to_string()).into_owned();
     let context = context_of(&path, context).with_context(shown)?;
-    let options = EngineOptions { context, ..options };
+    let options = EngineOptions { context, backend: compute.backend()?, ..options };
     if let Some(mixture) = options.quantize {
         note!("quantising the weights to {mixture}");
     }
-    let engine = Engine::load(&path, &options).with_context(shown)?;
+    let engine = compute.load(&path, &options).with_context(shown)?;
     if let Some(plan) = engine.plan() {
         let limit = plan.limit.as_ref().map(ToString::to_string).unwrap_or_default();
         plan.changes.iter().for_each(|change| note!("to fit {}: {change}", escape(&limit)));

@@ -2,15 +2,18 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
+use std::path::Path;
 
+use anyhow::Result;
 use clap::Args;
 use moli_engine::{
-    DryParams, EngineOptions, KvType, MAX_BATCH, MemoryBudget, Mixture, PlanOptions, ReadMode, SamplerParams,
+    BackendKind, Device, DryParams, Engine, EngineError, EngineOptions, KvType, MAX_BATCH, MemoryBudget, Mixture, PlanOptions, ReadMode, Resolved, SamplerParams,
     Scheduling,
 };
 use moli_hub::Sampling;
 
 use crate::affinity::{CpuList, cpu_list};
+use crate::output::{escape, note};
 
 /// The model of `moli run` when none is named.
 pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
@@ -22,6 +25,9 @@ pub(crate) struct ComputeArgs {
     /// Threads that compute [default: one for each core, the fast ones where they differ]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// What computes: cpu; cuda:N, the NVIDIA GPU of this number; or auto, a GPU if one can be used
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: Device,
     /// Run on these processors only, such as 0-3,8 (Linux)
     #[arg(long, value_name = "LIST", value_parser = cpu_list, allow_negative_numbers = true)]
     pub(crate) cpu_affinity: Option<CpuList>,
@@ -96,10 +102,41 @@ impl ComputeArgs {
 }
 
 impl ComputeArgs {
+    /// See [`backend`].
+    pub(crate) fn backend(&self) -> Result<BackendKind> {
+        backend(self.device)
+    }
+
+    /// Loads a model as these options say. Where the device may be chosen and the GPU has too little memory, the processor computes,
+    /// which is said.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub(crate) fn load(&self, path: &Path, options: &EngineOptions) -> Result<Engine, EngineError> {
+        match Engine::load(path, options) {
+            Err(EngineError::DoesNotFit(shortage))
+                if self.device == Device::Auto && options.backend != BackendKind::Cpu =>
+            {
+                note!("computing on the CPU: {}", escape(&shortage.to_string()));
+                Engine::load(path, &EngineOptions { backend: BackendKind::Cpu, ..options.clone() })
+            }
+            loaded => loaded,
+        }
+    }
+
     /// What was said of the memory in all.
     pub(crate) fn memory_budget(&self) -> Option<MemoryBudget> {
         self.memory.mem_budget
     }
+}
+
+/// What computes. Where no GPU does and one might have, the reason is said.
+pub(crate) fn backend(device: Device) -> Result<BackendKind> {
+    let Resolved { backend, reason } = device.resolve()?;
+    if let Some(reason) = reason {
+        note!("computing on the CPU: {}", escape(&reason));
+    }
+    Ok(backend)
 }
 
 /// How tokens are guessed ahead. None of it changes an answer.

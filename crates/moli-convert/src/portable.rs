@@ -244,7 +244,8 @@ fn tensors(model: &Gguf) -> Result<Vec<PortableTensor>, ConvertError> {
 
 /// Whether the convention has tensors of this name in single precision.
 fn is_single(name: &str) -> bool {
-    name.ends_with(".bias") || name.contains("_norm.")
+    let taps = name.ends_with(".shortconv.conv.weight") || name.ends_with(".ssm_conv1d.weight");
+    taps || name.ends_with(".bias") || name.contains("_norm.")
 }
 
 /// The tensors in their order, but the experts of a part by rising number at the place of the first.

@@ -82,6 +82,7 @@ fn logits(gguf: &Gguf, adapters: &[Adapter], ids: &[u32]) -> Vec<f32> {
         sequences: &vec![0; ids.len()],
         tables: &[&pages],
         adapters: &[&adapters.collect::<Vec<_>>()],
+        recurrent: &[],
         types: &[],
         outputs: &rows,
         states: &[],

@@ -15,14 +15,13 @@ use moli_format::{
 use moli_model::{BackendKind, Batch, KvType, LoadOptions, load, pages_of};
 use serde_json::Value;
 
-/// Folders whose architecture is not computed yet.
-const NOT_YET: &[&str] = &["lfm2", "qwen3_next"];
+/// Folders of gated delta nets, to which there is no way back yet.
+const ONE_WAY: &[&str] = &["qwen3_5", "qwen3_5_moe", "qwen3_next"];
 
 fn fixtures() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/architectures");
     let folders = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
-    let computed = |folder: &PathBuf| !NOT_YET.iter().any(|name| folder.ends_with(name));
-    let mut folders: Vec<PathBuf> = folders.filter(computed).collect();
+    let mut folders: Vec<PathBuf> = folders.collect();
     folders.sort();
     folders
 }
@@ -55,6 +54,7 @@ fn logits(gguf: &Gguf, context: usize) -> Vec<u32> {
         tables: &[&pages],
         types: &[],
         adapters: &[],
+        recurrent: &[],
         outputs: &rows,
         states: &[],
     };
@@ -88,6 +88,13 @@ fn every_architecture_keeps_its_logits_to_gguf_and_back() {
         }
         let wanted = logits(&open(&source), context);
         assert!(wanted == logits(&gguf, context), "{name}: as GGUF");
+        if ONE_WAY.contains(&name) {
+            let error = HuggingFaceFolder::of(&gguf).unwrap_err();
+            let known = matches!(&error, FormatError::HuggingFace(HuggingFaceError::NoModelType { architecture, .. })
+                if gguf.metadata().architecture().is_ok_and(|of| of == architecture));
+            assert!(known, "{name}: {error}");
+            continue;
+        }
         to(to_folder, &file, &back, None);
         assert_eq!(model_type(&back), model_type(&source), "{name}");
         assert!(wanted == logits(&open(&back), context), "{name}: back in a folder");

@@ -4,7 +4,8 @@
 #   mock/build.sh FOLDER [MODULES]     ../kernels/modules.txt, unless another list or one source is named
 #
 # A list has a line for each module: its name, its source beside the list, and what the source is compiled with (NAME=VALUE ...).
-# Needs g++ with C++17. What is up to date is not built again; two at once wait for each other.
+# Needs g++ with C++17, and perl. What is up to date is not built again; two at once wait for each other. MOLI_UCONTEXT=1 (and a
+# folder of its own) switches threads as on processors that exec.cpp knows nothing of.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -17,7 +18,9 @@ export CXX=${CXX:-g++}
 flags=(-std=c++17 -O2 -fPIC -g1 -ffp-contract=off -fno-strict-aliasing -fwrapv -U_FORTIFY_SOURCE -fno-stack-protector
     -fvisibility=hidden -Wall "-I$here")
 # fmaf is the same number without these, and slow.
-grep -qsw fma /proc/cpuinfo && grep -qsw avx2 /proc/cpuinfo && flags+=(-mavx2 -mfma)
+if [[ $("$CXX" -dumpmachine) == x86_64* ]] && grep -qsw fma /proc/cpuinfo && grep -qsw avx2 /proc/cpuinfo; then
+    flags+=(-mavx2 -mfma)
+fi
 [[ -z ${MOLI_UCONTEXT:-} ]] || flags+=(-DMOLI_UCONTEXT)
 
 # Is there an object newer than all that is here and beside the sources? There is too little to look more closely.
@@ -31,7 +34,7 @@ kernels() { # OBJECT FILE.cu [NAME=VALUE ...]
     local text=${1%.o}.ii module
     module=$(basename "$1" .kernels.o)
     local options=("${flags[@]}" "-DMOLI_MODULE=$module" "${@:3}" -Wno-unused-function -Wno-unknown-pragmas
-        -fno-threadsafe-statics -fsanitize=alignment,bounds -fno-sanitize-recover=all)
+        -fno-threadsafe-statics -fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero -fno-sanitize-recover=all)
     # In a namespace of its own a module's names don't meet those of C, such as select; in one without a name they don't meet
     # those of other modules. Kernels are found behind the preprocessor, which makes some of them, and get names that none of
     # their helpers has.
@@ -56,8 +59,7 @@ compile() { # HOW OBJECT ...
     while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n; done
     "$@" &
 }
-compile plain "$out/driver.o" driver.cpp
-compile plain "$out/exec.o" exec.cpp
+for part in driver device exec; do compile plain "$out/$part.o" "$part.cpp"; done
 if [[ $list == *.cu ]]; then modules="$(basename "$list" .cu) $(basename "$list")"; else modules=$(grep -v '^#' "$list"); fi
 while read -r name source definitions; do
     [[ -n $name ]] || continue

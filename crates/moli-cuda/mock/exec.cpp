@@ -121,7 +121,7 @@ struct Warp {
     Gathering gatherings[LANES];
     unsigned open; // bits: which of them lanes wait at
     Fibre* fibres[LANES];
-    unsigned in[LANES][10], out[LANES][4];
+    unsigned in[10][LANES], out[4][LANES];
 };
 
 const MoliKernel* kernel; // null while none runs
@@ -240,7 +240,8 @@ void next() {
     switch_fibres(*from, *current);
 }
 
-// Brings the words of one lane to those that its mask names; the last to arrive computes what all get.
+// Brings the words of one lane to those that its mask names; the last to arrive computes what all get. A lane's results are
+// LANES apart.
 template <class Combine>
 const unsigned* collective(unsigned kind, unsigned mask, const unsigned* words, unsigned count, Combine combine) {
     Warp& warp = warps[current->thread / LANES];
@@ -258,7 +259,7 @@ const unsigned* collective(unsigned kind, unsigned mask, const unsigned* words, 
     } else if (gathering.kind != kind) {
         fail(CUDA_ERROR_LAUNCH_FAILED, "it is at another warp collective than those that wait in its warp");
     }
-    for (unsigned i = 0; i < count; i++) warp.in[lane][i] = words[i];
+    for (unsigned i = 0; i < count; i++) warp.in[i][lane] = words[i];
     gathering.arrived |= 1u << lane;
     if (gathering.arrived != mask) {
         next();
@@ -271,20 +272,19 @@ const unsigned* collective(unsigned kind, unsigned mask, const unsigned* words, 
             if (other != lane && mask >> other & 1) make_ready(warp.fibres[other]);
         }
     }
-    return warp.out[lane];
+    return &warp.out[0][lane];
 }
 
 // ---- Faults
 
 struct sigaction previous_handlers[NSIG];
 char* fault_address;
+constexpr int FAULT = -1; // no error of the driver
 
-CUresult report_fault(int signal) {
+CUresult report_fault() {
     char text[256];
     CUresult code = CUDA_ERROR_LAUNCH_FAILED;
-    if (signal == SIGFPE) {
-        snprintf(text, sizeof text, "an integer divided by zero");
-    } else if (fault_address >= current->memory && fault_address < current->memory + GUARD) {
+    if (fault_address >= current->memory && fault_address < current->memory + GUARD) {
         snprintf(text, sizeof text, "its stack of %zu KiB is full", STACK >> 10);
     } else {
         code = CUDA_ERROR_ILLEGAL_ADDRESS;
@@ -297,7 +297,7 @@ CUresult report_fault(int signal) {
 void on_fault(int signal, siginfo_t* info, void* context) {
     if (kernel && pthread_equal(pthread_self(), runner)) {
         fault_address = static_cast<char*>(info->si_addr);
-        siglongjmp(escape, -signal); // what is to be said is said there: this stack may be a small one
+        siglongjmp(escape, FAULT); // what is to be said is said there: this stack may be a small one
     }
     // Not ours: as it would have been without us.
     const struct sigaction& previous = previous_handlers[signal];
@@ -313,18 +313,20 @@ std::map<std::string, MoliKernel>& registry() {
 
 } // namespace
 
-// Kernels are compiled with -fsanitize=alignment,bounds: unlike a device, an x86-64 wouldn't mind a misaligned access, and
-// an index out of a shared array would reach its neighbour.
+// Kernels are compiled with -fsanitize= for what this processor lets pass or does in a way of its own: misaligned accesses,
+// indices out of a (shared) array, which would reach its neighbour, shifts by 32 and more, divisions by zero.
 struct SourceLocation {
     const char* file;
     uint32_t line, column;
 };
-extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1_abort(SourceLocation* at, void* p) {
-    fail(CUDA_ERROR_MISALIGNED_ADDRESS, "%s:%u: misaligned address %p", at->file, at->line, p);
-}
-extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_out_of_bounds_abort(SourceLocation* at, size_t index) {
-    fail(CUDA_ERROR_ILLEGAL_ADDRESS, "%s:%u: index %zd out of bounds", at->file, at->line, index);
-}
+#define NOTICED(name, code, text)                                                                                 \
+    extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_##name##_abort(SourceLocation* at) {     \
+        fail(code, "%s:%u: " text, at->file, at->line);                                                           \
+    }
+NOTICED(type_mismatch_v1, CUDA_ERROR_MISALIGNED_ADDRESS, "a misaligned address")
+NOTICED(out_of_bounds, CUDA_ERROR_ILLEGAL_ADDRESS, "an index out of bounds")
+NOTICED(shift_out_of_bounds, CUDA_ERROR_LAUNCH_FAILED, "a shift by as many bits as there are, or more")
+NOTICED(divrem_overflow, CUDA_ERROR_LAUNCH_FAILED, "a division by zero")
 
 // A stack that is full leaves no room for the handler: a thread needs another one for it, unless it has (Rust's do).
 static void ensure_signal_stack() {
@@ -345,7 +347,7 @@ void install_fault_handlers() {
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    for (int signal : {SIGSEGV, SIGBUS, SIGFPE}) sigaction(signal, &action, &previous_handlers[signal]);
+    for (int signal : {SIGSEGV, SIGBUS}) sigaction(signal, &action, &previous_handlers[signal]);
 }
 
 void moli_register(const MoliKernel& kernel) {
@@ -388,7 +390,7 @@ CUresult run_kernel(const MoliKernel& what, void** with, dim3 grid, dim3 block, 
             next();
         }
     } else { // threads were left where they stood
-        if (code < 0) code = report_fault(-code);
+        if (code == FAULT) code = report_fault();
         ready_first = ready_last = 0;
         barrier.arrived = 0;
         memset(warps, 0, sizeof warps);
@@ -426,16 +428,20 @@ int moli_block_barrier(MoliBlockReduce kind, int value) {
 unsigned moli_shuffle(MoliShuffle kind, unsigned mask, unsigned value, int argument, int width) {
     const unsigned words[] = {value, (unsigned)argument, (unsigned)width};
     return *collective(kind, mask, words, 3, [=](Warp& warp) {
+        int from[LANES];
+        for (int lane = 0; lane < (int)LANES; lane++) {
+            const int by = warp.in[1][lane], size = warp.in[2][lane], first = lane & -size, last = first + size - 1;
+            const int other = kind == MOLI_INDEX  ? first | (by & (size - 1))
+                              : kind == MOLI_UP   ? lane - by
+                              : kind == MOLI_DOWN ? lane + by
+                                                  : lane ^ by;
+            // Up to the first lane of a segment, down and across to its last: beyond, a lane keeps its own.
+            const bool inside = kind == MOLI_UP ? other >= first : (unsigned)other <= (unsigned)last;
+            from[lane] = inside ? other : lane;
+        }
         for (unsigned lane = 0; lane < LANES; lane++) {
             if (!(mask >> lane & 1)) continue;
-            const unsigned by = warp.in[lane][1], size = warp.in[lane][2], first = lane & ~(size - 1), last = first + size - 1;
-            unsigned from = kind == MOLI_INDEX  ? first | (by & (size - 1))
-                            : kind == MOLI_UP   ? lane - by
-                            : kind == MOLI_DOWN ? lane + by
-                                                : lane ^ by;
-            // Up to the first lane of a segment, down and across to its last: beyond, a lane keeps its own.
-            if (kind == MOLI_UP ? (int)from < (int)first : from > last) from = lane;
-            warp.out[lane][0] = mask >> from & 1 ? warp.in[from][0] : ~0u; // undefined: let it show
+            warp.out[0][lane] = mask >> from[lane] & 1 ? warp.in[0][from[lane]] : ~0u; // undefined: let it show
         }
     });
 }
@@ -445,7 +451,7 @@ unsigned moli_reduce(MoliReduce kind, unsigned mask, unsigned value) {
         unsigned result = 0;
         for (unsigned lane = 0, first = 1; lane < LANES; lane++) {
             if (!(mask >> lane & 1)) continue;
-            const unsigned x = warp.in[lane][0];
+            const unsigned x = warp.in[0][lane];
             if (kind == MOLI_BALLOT) result |= (unsigned)(x != 0) << lane;
             else if (first) result = x;
             else if (kind == MOLI_ADD) result += x;
@@ -459,7 +465,7 @@ unsigned moli_reduce(MoliReduce kind, unsigned mask, unsigned value) {
             first = 0;
         }
         for (unsigned lane = 0; lane < LANES; lane++) {
-            if (mask >> lane & 1) warp.out[lane][0] = result;
+            if (mask >> lane & 1) warp.out[0][lane] = result;
         }
     });
 }
@@ -475,11 +481,11 @@ template <class Element, class Number, class Convert> static void multiply(Warp&
         const int g = lane / 4, t = lane % 4;
         Element elements[per];
         for (int word = 0; word < a_words; word++) {
-            memcpy(elements, &warp.in[lane][word], 4);
+            memcpy(elements, &warp.in[word][lane], 4);
             for (int i = 0; i < per; i++) a[g + word % 2 * 8][word / 2 * 4 * per + per * t + i] = convert(elements[i]);
         }
         for (int word = 0; word < b_words; word++) {
-            memcpy(elements, &warp.in[lane][a_words + word], 4);
+            memcpy(elements, &warp.in[a_words + word][lane], 4);
             for (int i = 0; i < per; i++) b[word * 4 * per + per * t + i][g] = convert(elements[i]);
         }
     }
@@ -488,7 +494,7 @@ template <class Element, class Number, class Convert> static void multiply(Warp&
     for (unsigned lane = 0; lane < LANES; lane++) {
         for (int i = 0; i < 4; i++) {
             const auto [row, column] = place(lane, i);
-            memcpy(&sums[row][column], &warp.in[lane][a_words + b_words + i], 4);
+            memcpy(&sums[row][column], &warp.in[a_words + b_words + i][lane], 4);
         }
     }
     for (int row = 0; row < 16; row++) {
@@ -499,7 +505,7 @@ template <class Element, class Number, class Convert> static void multiply(Warp&
     for (unsigned lane = 0; lane < LANES; lane++) {
         for (int i = 0; i < 4; i++) {
             const auto [row, column] = place(lane, i);
-            memcpy(&warp.out[lane][i], &sums[row][column], 4);
+            memcpy(&warp.out[i][lane], &sums[row][column], 4);
         }
     }
 }
@@ -515,5 +521,5 @@ void moli_mma(MoliMma type, int k, unsigned d[4], const unsigned* a, const unsig
         else if (type == MOLI_F16) multiply<uint16_t, float>(warp, k, moli_half_to_float);
         else multiply<uint16_t, float>(warp, k, moli_bf16_to_float);
     });
-    memcpy(d, result, 16);
+    for (int i = 0; i < 4; i++) d[i] = result[i * LANES];
 }

@@ -114,11 +114,6 @@ static inline float __int_as_float(int x) { return moli_bits<float>(x); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
-static inline unsigned __brev(unsigned x) {
-    unsigned reversed = 0;
-    for (int i = 0; i < 32; i++) reversed |= (x >> i & 1) << (31 - i);
-    return reversed;
-}
 static inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
     const uint64_t bytes = (uint64_t)high << 32 | low;
     unsigned result = 0;
@@ -127,12 +122,6 @@ static inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selecto
         result |= (select & 8 ? (byte & 128 ? 255u : 0u) : byte) << 8 * i; // bit 3: only the sign, eight times
     }
     return result;
-}
-static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
-    return ((uint64_t)high << 32 | low) << (shift & 31) >> 32;
-}
-static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
-    return ((uint64_t)high << 32 | low) >> (shift & 31);
 }
 
 // ---- Integers
@@ -146,22 +135,6 @@ static inline int __dp4a(int a, int b, int c) { return moli_dp4a<int8_t, int8_t>
 static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) { return moli_dp4a<uint8_t, uint8_t>(a, b, c); }
 static inline int moli_dp4a_us(unsigned a, int b, int c) { return moli_dp4a<uint8_t, int8_t>(a, b, c); }
 static inline int moli_dp4a_su(int a, unsigned b, int c) { return moli_dp4a<int8_t, uint8_t>(a, b, c); }
-template <class Each> static inline unsigned moli_bytes(unsigned a, unsigned b, Each each) {
-    unsigned result = 0;
-    for (int i = 0; i < 32; i += 8) result |= (unsigned)(uint8_t)each((uint8_t)(a >> i), (uint8_t)(b >> i)) << i;
-    return result;
-}
-static inline unsigned __vadd4(unsigned a, unsigned b) { return moli_bytes(a, b, [](int x, int y) { return x + y; }); }
-static inline unsigned __vsub4(unsigned a, unsigned b) { return moli_bytes(a, b, [](int x, int y) { return x - y; }); }
-static inline unsigned __vcmpeq4(unsigned a, unsigned b) {
-    return moli_bytes(a, b, [](int x, int y) { return x == y ? 255 : 0; });
-}
-static inline unsigned __vcmpne4(unsigned a, unsigned b) { return ~__vcmpeq4(a, b); }
-static inline unsigned __vsubss4(unsigned a, unsigned b) {
-    return moli_bytes(a, b, [](int8_t x, int8_t y) { return x - y > 127 ? 127 : x - y < -128 ? -128 : x - y; });
-}
-static inline int __mulhi(int a, int b) { return (int64_t)a * b >> 32; }
-static inline unsigned __umulhi(unsigned a, unsigned b) { return (uint64_t)a * b >> 32; }
 
 template <class T> static inline T moli_min(T a, T b) { return b < a ? b : a; }
 template <class T> static inline T moli_max(T a, T b) { return a < b ? b : a; }
@@ -192,17 +165,13 @@ static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline float __fsqrt_rn(float x) { return sqrtf(x); }
 static inline float __frcp_rn(float x) { return 1.0f / x; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-static inline float __frsqrt_rn(float x) { return 1.0f / sqrt((double)x); }
 static inline float __fdividef(float a, float b) { return a / b; }
-static inline float __saturatef(float x) { return x > 0 ? fminf(x, 1.0f) : 0.0f; }
 #define __expf(x) expf(x) // glibc has these names for itself
-#define __exp10f(x) exp10f(x)
 #define __logf(x) logf(x)
 #define __log2f(x) log2f(x)
 #define __powf(x, y) powf(x, y)
 #define __sinf(x) sinf(x)
 #define __cosf(x) cosf(x)
-static inline void sincosf(float x, float* sine, float* cosine, int) { *sine = sinf(x), *cosine = cosf(x); }
 // The device saturates and turns NaN into 0; x86 would give INT_MIN.
 static inline int moli_float2int(float x) {
     return x != x ? 0 : x >= 2147483648.0f ? INT32_MAX : x <= -2147483648.0f ? INT32_MIN : (int)x;
@@ -238,8 +207,6 @@ static inline unsigned short moli_float_to_bf16(float x) {
 // ---- Memory. Blocks run one after the other, and a thread is only left at a barrier, so plain updates are atomic.
 
 template <class T> static inline T __ldg(const T* at) { return *at; }
-template <class T> static inline T __ldcs(const T* at) { return *at; }
-template <class T> static inline T __ldcg(const T* at) { return *at; }
 template <class T, class Update> static inline T moli_atomic(T* at, Update update) {
     const T old = *at;
     *at = update(old);
@@ -247,12 +214,8 @@ template <class T, class Update> static inline T moli_atomic(T* at, Update updat
 }
 #define MOLI_ATOMICS(T)                                                                                          \
     static inline T atomicAdd(T* at, T x) { return moli_atomic(at, [x](T old) { return old + x; }); }            \
-    static inline T atomicExch(T* at, T x) { return moli_atomic(at, [x](T) { return x; }); }                     \
     static inline T atomicMin(T* at, T x) { return moli_atomic(at, [x](T old) { return moli_min(old, x); }); }   \
-    static inline T atomicMax(T* at, T x) { return moli_atomic(at, [x](T old) { return moli_max(old, x); }); }   \
-    static inline T atomicCAS(T* at, T expected, T x) {                                                          \
-        return moli_atomic(at, [=](T old) { return old == expected ? x : old; });                                \
-    }
+    static inline T atomicMax(T* at, T x) { return moli_atomic(at, [x](T old) { return moli_max(old, x); }); }
 MOLI_ATOMICS(int)
 MOLI_ATOMICS(unsigned)
 MOLI_ATOMICS(unsigned long long)

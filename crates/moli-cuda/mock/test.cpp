@@ -98,6 +98,7 @@ static std::string ptx(const std::string& version = "8.0", const std::string& ta
     entry("at_index", {p, ".u64"});
     entry("out_of_shared", {p, i});
     entry("deep", {p, i});
+    entry("shift_and_divide", {p, i, i});
     // Not those of the sources.
     entry("no_such_kernel", {});
     return text;
@@ -184,7 +185,8 @@ static void test_warp_functions() {
 }
 
 // A and B in fragments, element by element as the PTX ISA's tables give them, against three loops.
-template <class Element, class Number> static void test_tile(const char* name, int k, Number (*number)(Element), Element (*any)()) {
+template <class Element, class Number>
+static void test_tile(const char* name, int k, Number (*number)(Element), Element (*any)()) {
     const int per = 4 / sizeof(Element), a_count = 16 * k / 32, b_count = 8 * k / 32; // elements of one lane
     Element a[16][32], b[32][8];
     Number c[16][8];
@@ -263,25 +265,31 @@ static void test_halves() {
 
 // ---- What it notices
 
+static Address out; // 400 bytes
+
+// What was expected, and that the context is lost until its end.
 static void expect_lost(int line, int code, int expected) {
     if (code != expected) failures++, printf("line %d: %d, not %d\n", line, code, expected);
     Address address;
-    EQUAL(cu("cuMemAlloc_v2", &address, (size_t)16), expected); // the context is lost
+    EQUAL(cu("cuMemAlloc_v2", &address, (size_t)16), expected);
     stop();
     start();
+    out = upload(std::vector<int>(100));
 }
 #define LOST(code, expected) expect_lost(__LINE__, code, expected)
 
 static void test_faults() {
-    const Address out = upload(std::vector<int>(100));
     LOST(launch("half_a_barrier", 1, 64, 0), 719);
     LOST(launch("missing_lane", 2, 32, 0, out), 719);
     LOST(launch("at_index", 1, 1, 0, out, 100ll), 700);
     LOST(launch("at_index", 1, 1, 0, out, -2000ll), 700);
-    LOST(launch("at_index", 1, 1, 0, out, 1ll << 60), 700);
+    LOST(launch("at_index", 1, 1, 0, out, 1ll << 42), 700);
     LOST(launch("misaligned", 1, 1, 0, out), 716);
     LOST(launch("out_of_shared", 1, 1, 0, out, 8), 700);
     OK(launch("out_of_shared", 1, 1, 0, out, 7));
+    LOST(launch("shift_and_divide", 1, 1, 0, out, 32, 1), 719);
+    LOST(launch("shift_and_divide", 1, 1, 0, out, 31, 0), 719);
+    OK(launch("shift_and_divide", 1, 1, 0, out, 31, 1));
     LOST(launch("deep", 1, 1, 0, out, 100), 719);
     int host = 0;
     LOST(launch("count", 1, 1, 0, (Address)&host), 700);
@@ -293,15 +301,23 @@ static void test_faults() {
     const Address odd = allocate(20);
     OK(launch("at_index", 1, 1, 0, odd, -1ll));
     EQUAL(cu("cuMemFree_v2", odd), 700);
-    release(out);
-    EQUAL(cu("cuMemFree_v2", out), 1);
     release(counter);
 
+    // Large ones are fresh in another way.
+    const size_t large = (40 << 20) + 20;
+    Address much = allocate(large);
+    const auto bytes = download<uint8_t>(much, large);
+    for (size_t i = 0; i < large; i += 1000) EQUAL(bytes[i], 0xff);
+    LOST(launch("at_index", 1, 1, 0, much, (long long)large / 4 + 3), 700);
+    much = allocate(large);
+    LOST(launch("at_index", 1, 1, 0, much, -2000ll), 700);
     const Address words = allocate(8);
     EQUAL(download<unsigned>(words, 1)[0], 0xffffffffu);
     OK(launch("never_written", 3, 1, 16, words));
     for (unsigned word : download<unsigned>(words, 2)) EQUAL(word, 0xffffffffu);
     release(words);
+    release(out);
+    EQUAL(cu("cuMemFree_v2", out), 1);
 }
 
 static void test_refusals() {
@@ -335,6 +351,8 @@ static void test_refusals() {
     OK(launch_on(nullptr, turn, 1, 32, 64 << 10, values));
     int host[2] = {};
     EQUAL(cu("cuMemcpyHtoD_v2", values + 4090, (const void*)host, (size_t)8), 1);
+    EQUAL(cu("cuMemcpyDtoD_v2", values, values + 64, (size_t)65), 1);
+    OK(cu("cuMemcpyDtoD_v2", values, values + 64, (size_t)64));
     EQUAL(cu("cuMemsetD8_v2", values, (unsigned char)0, (size_t)4097), 1);
     EQUAL(cu("cuStreamSynchronize", (void*)host), 400);
     release(values);
@@ -342,6 +360,7 @@ static void test_refusals() {
     OK(cu("cuGetErrorName", 719, &name));
     EXPECT(name && !strcmp(name, "CUDA_ERROR_LAUNCH_FAILED"));
     OK(cu("cuModuleUnload", module));
+    EQUAL(launch_on(nullptr, turn, 1, 32, 0, values), 400);
 }
 
 static void test_variables() {
@@ -354,6 +373,20 @@ static void test_variables() {
     EQUAL(value, 2);
     OK(cu("cuDeviceGet", &second, 1));
     EQUAL(cu("cuDeviceGet", &second, 2), 101);
+    void *first_context = nullptr, *context = nullptr;
+    OK(cu("cuCtxGetCurrent", &first_context));
+    OK(cu("cuDevicePrimaryCtxRetain", &context, 1));
+    OK(cu("cuCtxSetCurrent", context));
+    const Address there = upload(std::vector<int>{0});
+    OK(launch("count", 1, 1, 0, there));
+    OK(cu("cuCtxSetCurrent", first_context));
+    EQUAL(launch("count", 1, 1, 0, there), 700);
+    OK(cu("cuDevicePrimaryCtxReset_v2", 0));
+    OK(cu("cuCtxSetCurrent", context));
+    EQUAL(download<int>(there, 1)[0], 1);
+    release(there);
+    OK(cu("cuDevicePrimaryCtxRelease_v2", 1));
+    OK(cu("cuCtxSetCurrent", first_context));
     unsetenv("MOLI_MOCK_DEVICES");
     setenv("MOLI_MOCK_INIT", "803", 1);
     EQUAL(cu("cuInit", 0u), 803);
@@ -383,7 +416,6 @@ static void test_variables() {
         OK(launch("count", 1, 1, 0, counter));
         EQUAL(launch("count", 1, 1, 0, counter), 719);
         OK(cu("cuDevicePrimaryCtxReset_v2", 0));
-        release(counter);
     }
     {
         With capability("MOLI_MOCK_CAPABILITY", "75");
@@ -402,7 +434,7 @@ static void test_variables() {
     OK(cu("cuDriverGetVersion", &value));
     EQUAL(value, 11080);
     unsetenv("MOLI_MOCK_DRIVER");
-    const Address out = allocate(64 * 4);
+    out = allocate(64 * 4);
     OK(launch("race", 1, 64, 0, out));
     EQUAL(download<int>(out, 64)[5], 7);
     {
@@ -447,9 +479,8 @@ static void test_lazy() {
     EQUAL(cu("cuStreamSynchronize", one), 700);
     OK(cu("cuDevicePrimaryCtxReset_v2", 0));
     OK(cu("cuEventDestroy_v2", event));
-    for (void* stream : {one, two}) OK(cu("cuStreamDestroy_v2", stream));
     OK(cu("cuMemFreeHost", pinned));
-    release(counter);
+    for (void* stream : {one, two}) EQUAL(cu("cuStreamDestroy_v2", stream), 400); // went with the context
 }
 
 static void test_graphs() {
@@ -516,6 +547,7 @@ static void time_products() {
     OK(cu("cuEventRecord", end, (void*)nullptr));
     OK(cu("cuEventElapsedTime", &milliseconds, start, end));
     EQUAL(download<int>(out, 1)[0], 6 * 576);
+    for (Address address : {weights, x, out}) release(address);
     printf("135 million int8 products, 5 shuffles for each 576: %.0f ms\n", milliseconds);
 }
 

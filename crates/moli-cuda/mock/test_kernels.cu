@@ -71,7 +71,9 @@ extern "C" __global__ void halves(const unsigned short* in, float* out, unsigned
     out[i] = moli_half_to_float(in[i]);
     back[i] = moli_float_to_half(out[i]);
 }
-extern "C" __global__ void to_halves(const float* in, unsigned short* out) { out[threadIdx.x] = moli_float_to_half(in[threadIdx.x]); }
+extern "C" __global__ void to_halves(const float* in, unsigned short* out) {
+    out[threadIdx.x] = moli_float_to_half(in[threadIdx.x]);
+}
 
 extern "C" __global__ void count(int* counter) { atomicAdd(counter, 1); }
 
@@ -101,6 +103,7 @@ extern "C" __global__ void out_of_shared(int* out, int index) {
     __syncthreads();
     *out = small[index];
 }
+extern "C" __global__ void shift_and_divide(int* out, int by, int divisor) { *out = (1 << by) / divisor; }
 extern "C" __global__ void never_written(unsigned* out) {
     __shared__ unsigned shared;
     DYNAMIC_SHARED(memory);

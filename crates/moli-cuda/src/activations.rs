@@ -53,8 +53,14 @@ impl Buffer {
         self.data.at(row * self.cols)
     }
 
-    fn len(&self) -> usize {
+    /// Elements in use.
+    pub(crate) fn len(&self) -> usize {
         self.rows * self.cols
+    }
+
+    /// Writes a row.
+    pub(crate) fn write_row(&mut self, gpu: &Gpu, row: usize, values: &[f32]) -> Result<(), CudaError> {
+        self.data.write(&gpu.stream, row.saturating_mul(self.cols), values)
     }
 }
 
@@ -307,7 +313,7 @@ impl Gpu {
     }
 
     /// A launch with a thread for each element; none for none.
-    fn elements(
+    pub(crate) fn elements(
         &self,
         count: usize,
         launch: impl FnOnce(cudarc::driver::LaunchConfig, u64) -> Result<(), CudaError>,

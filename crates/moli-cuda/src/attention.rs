@@ -16,7 +16,17 @@ const SPAN: usize = 16 * PAGE_TOKENS;
 /// Warps of a block.
 const WARPS: usize = 4;
 /// Bytes that the results of spans may take where each has a block of its own.
-const PARTS: usize = 256 << 20;
+const PARTS: usize = 64 << 20;
+
+/// Bytes that attention of `rows` rows over sequences of up to `context` positions works in, at most.
+#[must_use]
+pub fn attention_bytes(rows: usize, heads: usize, head_dim: usize, context: usize) -> u64 {
+    let queries = (rows as u64).saturating_mul(heads as u64);
+    let parts = queries.saturating_mul(context.div_ceil(SPAN) as u64).saturating_mul(4 * head_dim as u64 + 8);
+    // Lists of rows, tiles and pages; arrays grow by doubling.
+    let lists = queries.saturating_mul(16).saturating_add(context as u64);
+    parts.min(PARTS as u64).saturating_add(lists).saturating_mul(2)
+}
 
 /// A form of the attention kernel.
 pub(crate) struct Form {

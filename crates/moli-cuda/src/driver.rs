@@ -72,6 +72,27 @@ pub fn devices() -> Result<Vec<DeviceInfo>, CudaError> {
     (0..count).map(|index| info(&*context(index)?, index)).collect()
 }
 
+/// The GPU of this number, if the kernels run on it.
+///
+/// # Errors
+/// As [`Gpu::open`](crate::Gpu::open).
+pub fn usable(index: usize) -> Result<DeviceInfo, CudaError> {
+    let count = count()?;
+    if index >= count {
+        return Err(CudaError::DeviceIndex { index, count });
+    }
+    let version = version()?;
+    if version < VERSION {
+        return Err(CudaError::DriverTooOld { found: version, needed: VERSION });
+    }
+    let info = info(&*context(index)?, index)?;
+    if info.capability < CAPABILITY {
+        let (found, needed) = (info.capability, CAPABILITY);
+        return Err(CudaError::Capability { name: info.name, found, needed });
+    }
+    Ok(info)
+}
+
 /// How many GPUs there are: at least one.
 pub(crate) fn count() -> Result<usize, CudaError> {
     find()?;

@@ -30,7 +30,7 @@ const FLOAT_TILE: usize = 64;
 /// Dynamic shared memory that every kernel may have.
 const SHARED: usize = 48 << 10;
 /// Bytes of unpacked weights at a time, at least and at most; between them, half of the second-level cache.
-const UNPACKED: (usize, usize) = (4 << 20, 64 << 20);
+const UNPACKED: (usize, usize) = (4 << 20, 24 << 20);
 
 /// Shared memory of `kernels/gemm.cu` with so many scales for each group of weights.
 pub(crate) const fn tile_bytes(scales: usize) -> usize {
@@ -65,6 +65,16 @@ impl Scratch {
 /// Groups of columns, those behind the last to a whole segment among them.
 const fn padded(cols: usize) -> usize {
     cols.div_ceil(SEGMENT) * (SEGMENT / GROUP)
+}
+
+/// Bytes that [`Gpu::reserve`] takes for products of `rows` activations of `cols` columns, at most.
+#[must_use]
+pub fn reserved_bytes(rows: usize, cols: usize) -> u64 {
+    let group = GROUP as u64;
+    let row = padded(cols) as u64;
+    let x = (rows as u64).saturating_mul(row).saturating_mul(group + 8);
+    let unpacked = (UNPACKED.1 as u64 / group).max(row.saturating_mul(TILE.0.max(rows) as u64));
+    x.saturating_add(unpacked.saturating_mul(group + 16)).saturating_add(4 * rows as u64)
 }
 
 impl Gpu {

@@ -132,6 +132,7 @@ fn steps(path: &Path, threads: usize, rounds: usize) {
             types: &[],
             tables: &tables,
             adapters: &[],
+            recurrent: &[],
             outputs: &outputs,
             states: &[],
         };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, Gguf};
 use moli_kernels::Isa;
-use moli_model::{Config, LoadOptions, PAGE_TOKENS, PagePool, Runtime};
+use moli_model::{Config, DeviceMemory, LoadOptions, PAGE_TOKENS, PagePool, Runtime};
 use moli_text::{
     ChatTemplate, EncodeOptions, Message as ChatMessage, RenderOptions, RenderedPrompt, Tokenizer,
 };
@@ -23,6 +23,7 @@ use crate::events;
 use crate::inbox::{Inbox, Refused};
 use crate::model::Model;
 use crate::options::{EngineOptions, MAX_BATCH, Scheduling, between};
+use crate::plan::STATES_OF_ANSWER;
 use crate::rank::Ranker;
 use crate::scheduler::{Id, Limits, Scheduler, Timeline, Wanted};
 use crate::speculation::{DraftModel, Speculator};
@@ -62,7 +63,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::InvalidParameter`] for an option out of range, and whatever is wrong with the file;
-    /// [`EngineError::Draft`] and [`EngineError::DraftVocabulary`] for the draft model; [`EngineError::Adapter`] and
+    /// [`EngineError::Draft`], [`EngineError::DraftVocabulary`] and [`EngineError::NoSpeculation`] for the draft model; [`EngineError::Adapter`] and
     /// [`EngineError::DuplicateAdapter`] for the adapters.
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
@@ -86,10 +87,13 @@ impl Engine {
             let (gguf, options) = quantized::model(gguf, mixture, options)?;
             return Self::of(&gguf, &options, started);
         }
-        let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options)).transpose()?;
+        let device = options.backend.memory()?;
+        let on_device = device.is_some();
+        let draft_file = options.draft.as_deref().map(|path| DraftFile::open(path, options, device.clone()));
+        let draft_file = draft_file.transpose()?;
         let draft_bytes = draft_file.as_ref().map_or(0, |draft| draft.plan.own_bytes());
         let (known, adapters) = Known::open(&options.adapters, gguf, options.read_mode)?;
-        let wished = PlanOptions { draft_bytes, adapters, ..options.plan() };
+        let wished = PlanOptions { draft_bytes, adapters, device, ..options.plan() };
         let plan = MemoryPlan::of(gguf, &wished)?;
         let metadata = gguf.metadata();
         let load = LoadOptions {
@@ -116,9 +120,12 @@ impl Engine {
         model.weights = gguf.tensors().cloned().collect();
         model.load_time = started.elapsed();
         let engine = Self::start(runtime, model, draft, options.prefill_chunk, &options.scheduling)?;
-        read_ahead(gguf, &engine.inner.shared);
-        if let Some(draft) = draft_file {
-            read_ahead(&draft.gguf, &engine.inner.shared);
+        // What a GPU computes with has been read.
+        if !on_device {
+            read_ahead(gguf, &engine.inner.shared);
+            if let Some(draft) = draft_file {
+                read_ahead(&draft.gguf, &engine.inner.shared);
+            }
         }
         Ok(engine)
     }
@@ -157,7 +164,7 @@ impl Engine {
 
     /// Starts the thread that computes.
     fn start(
-        runtime: Box<dyn Runtime>,
+        mut runtime: Box<dyn Runtime>,
         model: Model,
         draft: Option<DraftModel>,
         chunk: usize,
@@ -165,6 +172,19 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let (pages, page_bytes, rows) = (runtime.pages(), runtime.page_bytes(), runtime.max_rows());
         let causal = model.config.causal;
+        if runtime.state_bytes() > 0 && draft.is_some() {
+            return Err(EngineError::NoSpeculation { architecture: model.config.architecture.clone() });
+        }
+        // Where nobody planned them there are as many as all who run can have.
+        let most = scheduling.max_batch.min(rows);
+        let (states, running) = match runtime.state_bytes() {
+            0 => (0, most),
+            _ => {
+                let planned = model.plan.as_ref().map_or(STATES_OF_ANSWER * most, |plan| plan.states);
+                (planned, (planned / STATES_OF_ANSWER).clamp(1, most))
+            }
+        };
+        runtime.reserve_states(states)?;
         let cache_pages = match scheduling.prefix_cache_limit {
             // The keys of an encoder's texts depend on what follows: no other text can have them.
             _ if !causal => 0,
@@ -174,13 +194,13 @@ impl Engine {
         let limits = Limits {
             rows,
             outputs: scheduling.outputs().min(rows),
-            running: scheduling.max_batch.min(rows),
+            running,
             chunk: if causal { chunk } else { rows },
             shared_chunk: scheduling.shared_chunk.min(chunk),
             whole: !causal,
             context: model.context,
         };
-        let scheduler = Scheduler::new(limits, PagePool::new(pages)?, cache_pages);
+        let scheduler = Scheduler::new(limits, PagePool::new(pages)?, PagePool::new(states)?, cache_pages);
         let shared = Arc::new(Shared {
             inbox: Inbox::new(scheduling.max_queue, scheduler.places()),
             counters: Mutex::new(Counters::new(pages, page_bytes)),
@@ -440,7 +460,7 @@ struct DraftFile<'a> {
 
 impl<'a> DraftFile<'a> {
     /// Opens the one that the options name. Its context is the model's, as far as it was trained for that.
-    fn open(path: &'a Path, options: &EngineOptions) -> Result<Self, EngineError> {
+    fn open(path: &'a Path, options: &EngineOptions, device: Option<DeviceMemory>) -> Result<Self, EngineError> {
         let open = || {
             let gguf = Gguf::open(path, options.read_mode)?;
             let plan = PlanOptions {
@@ -448,6 +468,7 @@ impl<'a> DraftFile<'a> {
                 prefix_cache_bytes: Some(0),
                 prefill_chunk: DraftModel::ROWS,
                 max_batch: 1,
+                device,
                 ..options.plan()
             };
             let longest = MemoryPlan::unlimited(&gguf, &plan)?.context;

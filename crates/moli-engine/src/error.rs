@@ -85,6 +85,15 @@ pub enum EngineError {
         /// What is wrong with it.
         source: Box<EngineError>,
     },
+    /// A draft model with a model whose layers carry a state, or that is one.
+    #[error(
+        "the layers of `{architecture}` carry a state, out of which no wrong guess can be taken again: it can't have a draft \
+         model, nor be one"
+    )]
+    NoSpeculation {
+        /// The architecture.
+        architecture: String,
+    },
     /// The draft model does not have the model's vocabulary, so that its guesses mean nothing.
     #[error(
         "the draft model has another vocabulary: token {id} is {} there and {} in the model",

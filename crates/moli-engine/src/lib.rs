@@ -75,7 +75,7 @@ pub use fingerprint::weights_fingerprint;
 pub use moli_convert::Mixture;
 pub use moli_format::ReadMode;
 pub use moli_kernels::Isa;
-pub use moli_model::{BackendKind, Config, KvType};
+pub use moli_model::{BackendKind, Config, Device, DeviceMemory, KvType, Resolved};
 pub use moli_text::{
     AnswerEvent, ChatTemplate, Message, RenderedPrompt, Tokenizer, Tool, ToolCall, ToolChoice,
 };

@@ -36,6 +36,8 @@ pub(crate) struct Model {
     /// Of a page of keys and values.
     pub(crate) page_bytes: usize,
     pub(crate) page_layout: String,
+    /// Of a recurrent state; 0: the model has none.
+    pub(crate) state_bytes: usize,
     /// The file's tensors, to know the model by; empty where there is no file.
     pub(crate) weights: Vec<Tensor>,
     fingerprint: OnceLock<Digest>,
@@ -80,6 +82,7 @@ impl Model {
             adapters: Known::default(),
             page_bytes: runtime.page_bytes(),
             page_layout: runtime.page_layout(),
+            state_bytes: runtime.state_bytes(),
             weights: Vec::new(),
             fingerprint: OnceLock::new(),
             breakers: Mutex::new(None),

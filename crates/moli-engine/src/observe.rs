@@ -50,6 +50,7 @@ pub fn observe(
                 types: &[],
                 tables: &[&pages],
                 adapters: &[],
+                recurrent: &[],
                 outputs: &[],
                 states: &[],
             })?;

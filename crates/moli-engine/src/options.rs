@@ -120,8 +120,8 @@ impl EngineOptions {
             threads: self.threads,
             context: self.context,
             sessions: self.sessions,
-            // The other backends have f16 only.
-            kv_type: self.kv_type.or((self.backend != BackendKind::Cpu).then_some(KvType::F16)),
+            // candle has f16 only.
+            kv_type: self.kv_type.or((self.backend == BackendKind::Candle).then_some(KvType::F16)),
             prefix_cache_bytes: self.prefix_cache_bytes,
             prefill_chunk: self.prefill_chunk,
             max_batch: self.scheduling.max_batch,
@@ -129,6 +129,7 @@ impl EngineOptions {
             budget: self.memory_budget,
             draft_bytes: 0,
             adapters: Vec::new(),
+            device: None,
         }
     }
 }

@@ -201,6 +201,10 @@ impl Worker {
 
     /// Guesses the next tokens of those who are at the answer.
     fn guess(&mut self) {
+        // A wrong guess could not be taken out of a state again.
+        if self.scheduler.is_stateful() {
+            return;
+        }
         let mut guessers: Vec<(Id, &mut Guesser)> =
             self.tasks.iter_mut().filter_map(|(&id, task)| Some((id, task.guesser()?))).collect();
         guessers.sort_unstable_by_key(|&(id, _)| id);
@@ -293,6 +297,7 @@ impl Worker {
         states.clear();
         let mut tables: Vec<&[u32]> = Vec::with_capacity(spans.len());
         let mut adapters = Vec::with_capacity(spans.len());
+        let mut recurrent = Vec::new();
         for span in spans {
             let Some(timeline) = scheduler.get(span.id) else { continue };
             let first = tokens.len() as u32;
@@ -308,6 +313,7 @@ impl Worker {
             states.extend(span.states.clone().map(|place| first + (place - start) as u32));
             tables.push(timeline.pages());
             adapters.push(timeline.adapters());
+            recurrent.extend(span.recurrent);
         }
         let (vocab, hidden) = (runtime.config().vocab, runtime.config().hidden);
         let batch = Batch {
@@ -317,6 +323,7 @@ impl Worker {
             types,
             tables: &tables,
             adapters: &adapters,
+            recurrent: &recurrent,
             outputs,
             states,
         };

@@ -81,6 +81,7 @@ fn states(runtime: &mut dyn Runtime, texts: &[(&[u32], &[u32])]) -> Vec<Vec<f32>
         types: if runtime.config().token_types > 1 { &batch.3 } else { &[] },
         tables: &tables,
         adapters: &[],
+        recurrent: &[],
         outputs: &[],
         states: &rows,
     };
@@ -169,6 +170,7 @@ fn a_batch_of_an_encoder_is_of_whole_texts() {
         types: &[],
         tables: &[&[0, 1, 2]],
         adapters: &[],
+        recurrent: &[],
         outputs: &[],
         states: &[0],
     };

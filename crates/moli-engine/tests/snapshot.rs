@@ -21,7 +21,7 @@ use tempfile::TempDir;
 /// Tokens of a page.
 const PAGE: usize = 32;
 /// Bytes of the file before the layout's name.
-const HEADER: usize = 84;
+const HEADER: usize = 92;
 const CHECKSUM: usize = 32;
 
 /// A folder with a model in it.
@@ -233,7 +233,7 @@ fn every_flipped_bit_is_noticed() {
         let error = refusal(&engine, &path);
         let expected = match error {
             SnapshotError::NotASession => byte < 8,
-            SnapshotError::Version { found, supported: 1 } => (8..12).contains(&byte) && found != 1,
+            SnapshotError::Version { found, supported: 2 } => (8..12).contains(&byte) && found != 2,
             SnapshotError::OtherModel { .. } => (12..44).contains(&byte),
             SnapshotError::OtherLayout { .. } => (44..48).contains(&byte) || byte >= HEADER,
             SnapshotError::Length { .. } => (48..60).contains(&byte) || (68..HEADER).contains(&byte),
@@ -276,9 +276,12 @@ fn numbers_that_no_file_has() {
     let path = place.saved(PAGE + 1);
     let good = std::fs::read(&path).unwrap();
     let engine = place.engine();
-    // Bytes of a page, tokens, pages.
-    for at in [52, 68, 76] {
+    // Bytes of a page, tokens, pages, bytes of a state.
+    for at in [52, 68, 76, 84] {
         for value in [u64::MAX, 1 << 63, 1 << 40, 0] {
+            if good[at..at + 8] == u64::to_le_bytes(value) {
+                continue;
+            }
             let mut bad = good.clone();
             bad[at..at + 8].copy_from_slice(&value.to_le_bytes());
             std::fs::write(&path, &bad).unwrap();
@@ -308,10 +311,10 @@ fn sessions_of_others_are_refused() {
     assert!(matches!(error, SnapshotError::ContextTooSmall { tokens: 70, context: 69 }), "{error}");
     place.engine_with(|options| options.context = Some(70)).restore(&path).unwrap();
     let mut newer = std::fs::read(&path).unwrap();
-    newer[8] = 2;
+    newer[8] = 3;
     std::fs::write(&path, &newer).unwrap();
     let error = refusal(&place.engine(), &path);
-    assert!(matches!(error, SnapshotError::Version { found: 2, supported: 1 }), "{error}");
+    assert!(matches!(error, SnapshotError::Version { found: 3, supported: 2 }), "{error}");
     let error = refusal(&place.engine(), &place.path("model.gguf"));
     assert!(matches!(error, SnapshotError::NotASession), "{error}");
 }

@@ -4,7 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use moli_kernels::{AttentionArgs, Isa, KV_BLOCK, Kernels, KvPages, PAGE_TOKENS, Pool};
+use moli_kernels::{AttentionArgs, DeltaShape, Isa, KV_BLOCK, Kernels, KvPages, PAGE_TOKENS, Pool, StateRun};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -118,9 +118,63 @@ fn attention(c: &mut Criterion) {
     }
 }
 
+/// The layers of LFM2 1.2B and of Qwen3.5 0.8B that carry a state, in multiply-adds a second.
+fn recurrent(c: &mut Criterion) {
+    let mut group = c.benchmark_group("recurrent");
+    let (channels, taps) = (2048, floats(3 * 2048));
+    let shape = DeltaShape { key_heads: 16, value_heads: 16, key_dim: 128, value_dim: 128, tiled: true };
+    let slope = vec![-0.1; shape.value_heads];
+    for isa in Isa::available() {
+        let Ok(kernels) = Kernels::new(isa) else { continue };
+        for pool in pools() {
+            for rows in [1, 512] {
+                let name = format!("{isa:?}/{} threads/{rows} rows", pool.threads());
+                let runs = [StateRun { first: 0, rows, from: Some(0), to: 1 }];
+                let (x, mut out) = (floats(rows * channels), vec![0.0; rows * channels]);
+                let mut states = vec![0.0; 2 * 2 * channels];
+                group.throughput(Throughput::Elements((3 * rows * channels) as u64));
+                group.bench_function(BenchmarkId::new("short_conv", &name), |b| {
+                    b.iter(|| {
+                        kernels.short_conv(
+                            &pool,
+                            black_box(&x),
+                            (&taps, channels),
+                            &mut states,
+                            &runs,
+                            &mut out,
+                        )
+                    });
+                });
+                let (mixed, gates) = (floats(rows * shape.mixed()), floats(rows * shape.value_heads));
+                let (mut m, mut a, mut b2) = (mixed.clone(), gates.clone(), gates.clone());
+                let mut states = vec![0.0; 2 * shape.state()];
+                // Three passes over the state for each token.
+                group.throughput(Throughput::Elements((3 * rows * shape.state()) as u64));
+                group.bench_function(BenchmarkId::new("delta_rule", &name), |b| {
+                    b.iter(|| {
+                        m.copy_from_slice(&mixed);
+                        a.copy_from_slice(&gates);
+                        b2.copy_from_slice(&gates);
+                        kernels.delta_rule(
+                            &pool,
+                            &shape,
+                            black_box(&mut m),
+                            (&mut a, &mut b2),
+                            (&slope, &slope),
+                            &mut states,
+                            &runs,
+                            &mut out,
+                        )
+                    });
+                });
+            }
+        }
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(600));
-    targets = pool, rows, attention
+    targets = pool, rows, attention, recurrent
 }
 criterion_main!(benches);

@@ -5,7 +5,7 @@
 //! computes in place and a tensor library assigns its result.
 
 use moli_format::Tensor;
-use moli_kernels::{KvSlot, RopeAngles, RopeStyle};
+use moli_kernels::{DeltaShape, KvSlot, RopeAngles, RopeStyle, StateRun};
 
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
@@ -41,6 +41,20 @@ pub struct Rows<'a> {
     pub tables: &'a [&'a [u32]],
     /// Where each row's own key and value go.
     pub slots: &'a [KvSlot],
+}
+
+/// What a gated delta rule reads.
+pub struct DeltaInputs<'a, B: Backend + ?Sized> {
+    /// Queries, keys and values of all heads, `[rows, shape.mixed()]`; the first two are made unit vectors.
+    pub mixed: &'a mut B::Buffer,
+    /// What the decays are computed of, `[rows, value_heads]`, and they are then.
+    pub decay: &'a mut B::Buffer,
+    /// What the rates are computed of, `[rows, value_heads]`, and they are then.
+    pub rate: &'a mut B::Buffer,
+    /// See [`Kernels::delta_rule`](moli_kernels::Kernels::delta_rule), `[value_heads]`.
+    pub slope: &'a B::Vector,
+    /// Likewise, `[value_heads]`.
+    pub bias: &'a B::Vector,
 }
 
 /// A device that computes the decoder's operations.
@@ -249,4 +263,64 @@ pub trait Backend: Send {
 
     /// `out[i] = x[rows[i]]`.
     fn select(&mut self, x: &Self::Buffer, rows: &[u32], out: &mut Self::Buffer) -> Result<(), ModelError>;
+
+    // What only some architectures need: those that gate attention, and those whose layers carry a state.
+
+    /// `x *= sigmoid(gate)`.
+    fn gate_sigmoid(&mut self, x: &mut Self::Buffer, gate: &Self::Buffer) -> Result<(), ModelError> {
+        let _ = (x, gate);
+        self.unsupported("gated attention")
+    }
+
+    /// `x *= y`.
+    fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
+        let _ = (x, y);
+        self.unsupported("products of activations")
+    }
+
+    /// Allocates the states of a layer, zeros, `[slots, floats]`.
+    fn states(&self, slots: usize, floats: usize) -> Result<Self::Buffer, ModelError> {
+        let _ = (slots, floats);
+        self.unsupported("recurrent layers")
+    }
+
+    /// Puts the numbers of one row where the host has them: `to[row] = values`.
+    fn upload(&mut self, values: &[f32], row: usize, to: &mut Self::Buffer) -> Result<(), ModelError> {
+        let _ = (values, row, to);
+        self.unsupported("recurrent layers")
+    }
+
+    /// A causal convolution of each run's rows, each channel by itself, with `taps`, `[taps, channels]`; see
+    /// [`Kernels::short_conv`](moli_kernels::Kernels::short_conv).
+    fn short_conv(
+        &mut self,
+        x: &Self::Buffer,
+        taps: &Self::Vector,
+        states: &mut Self::Buffer,
+        runs: &[StateRun],
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let _ = (x, taps, states, runs, out);
+        self.unsupported("short convolutions")
+    }
+
+    /// The gated delta rule on each run's rows, `out: [rows, value_heads * value_dim]`; see
+    /// [`Kernels::delta_rule`](moli_kernels::Kernels::delta_rule).
+    fn delta_rule(
+        &mut self,
+        shape: &DeltaShape,
+        inputs: DeltaInputs<'_, Self>,
+        states: &mut Self::Buffer,
+        runs: &[StateRun],
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let _ = (shape, inputs, states, runs, out);
+        self.unsupported("gated delta rules")
+    }
+
+    /// The error for an operation that is not computed here.
+    #[doc(hidden)]
+    fn unsupported<T>(&self, operation: &'static str) -> Result<T, ModelError> {
+        Err(ModelError::UnsupportedOperation { backend: self.description(), operation })
+    }
 }

@@ -7,11 +7,11 @@ mod cache;
 
 use moli_format::Tensor;
 use moli_kernels::{
-    Activations, AttentionArgs, Isa, Kernels, Matrix, Pool, Product, RopeAngles, RopeStyle, Scratch, Zero,
-    zeroed,
+    Activations, AttentionArgs, DeltaShape, Isa, Kernels, Matrix, Pool, Product, RopeAngles, RopeStyle,
+    Scratch, StateRun, Zero, zeroed,
 };
 
-use crate::backend::{AttentionSpec, Rows};
+use crate::backend::{AttentionSpec, DeltaInputs, Rows};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
 use crate::{ActivationSquares, Backend, KvType, ModelError};
@@ -366,5 +366,53 @@ impl Backend for CpuBackend {
             to.copy_from_slice(&x.data()[start..start + cols]);
         }
         Ok(())
+    }
+
+    fn gate_sigmoid(&mut self, x: &mut Self::Buffer, gate: &Self::Buffer) -> Result<(), ModelError> {
+        self.kernels.gate_sigmoid(&self.pool, x.data_mut(), gate.data());
+        Ok(())
+    }
+
+    fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
+        self.kernels.multiply(&self.pool, x.data_mut(), y.data());
+        Ok(())
+    }
+
+    fn states(&self, slots: usize, floats: usize) -> Result<Self::Buffer, ModelError> {
+        let data = zeros("the states of recurrent layers", &[slots, floats])?;
+        Ok(CpuBuffer { data, rows: slots, cols: floats })
+    }
+
+    fn upload(&mut self, values: &[f32], row: usize, to: &mut Self::Buffer) -> Result<(), ModelError> {
+        let cols = to.cols;
+        to.data_mut()[row * cols..(row + 1) * cols].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn short_conv(
+        &mut self,
+        x: &Self::Buffer,
+        taps: &Self::Vector,
+        states: &mut Self::Buffer,
+        runs: &[StateRun],
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let out = out.resize(x.rows, x.cols);
+        Ok(self.kernels.short_conv(&self.pool, x.data(), (taps, x.cols), states.data_mut(), runs, out)?)
+    }
+
+    fn delta_rule(
+        &mut self,
+        shape: &DeltaShape,
+        inputs: DeltaInputs<'_, Self>,
+        states: &mut Self::Buffer,
+        runs: &[StateRun],
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let DeltaInputs { mixed, decay, rate, slope, bias } = inputs;
+        let out = out.resize(mixed.rows, shape.value_heads * shape.value_dim);
+        let gates = (decay.data_mut(), rate.data_mut());
+        let (mixed, states) = (mixed.data_mut(), states.data_mut());
+        Ok(self.kernels.delta_rule(&self.pool, shape, mixed, gates, (slope, bias), states, runs, out)?)
     }
 }

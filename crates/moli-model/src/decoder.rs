@@ -6,17 +6,21 @@
 //! One arithmetic: a row's result depends on its own token, position and earlier keys and values only (of an encoder, on those
 //! of its whole text), bit for bit, whatever else is in the batch and however the prompt was cut into batches.
 
+mod latent;
+pub(crate) mod recurrent;
+
 use moli_format::{Adapter, Gguf};
 use moli_kernels::{KvSlot, RopeAngles};
 
 use crate::adapter::Adapters;
 use crate::backend::{AttentionSpec, Rows};
 use crate::experts::Routes;
-use crate::weights::{Attention, FeedForward, LatentAttention, Layer, Mixture, Mlp, Norm, Weights};
+use crate::weights::{FeedForward, Layer, Mixer, Mixture, Mlp, Norm, Weights};
 use crate::{
-    Backend, Batch, Classifier, Computed, Config, Latent, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS,
-    Rope, Runtime, pages_of,
+    Backend, Batch, Classifier, Computed, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope,
+    Runtime, pages_of,
 };
+use recurrent::Recurrence;
 
 /// A model on a backend.
 pub struct Decoder<B: Backend> {
@@ -26,6 +30,7 @@ pub struct Decoder<B: Backend> {
     adapters: Adapters<B>,
     scratch: Scratch<B>,
     cache: B::Cache,
+    recurrence: Option<Recurrence<B>>,
     pages: usize,
     max_rows: usize,
     angles: RopeAngles,
@@ -45,6 +50,8 @@ struct Scratch<B: Backend> {
     /// What attention or the feed-forward network gives, or the second norm makes of that, `[hidden]`.
     normed: B::Buffer,
     q: B::Buffer,
+    /// Of each head its query and its gate; the gates, `[heads * head_dim]`.
+    gated_q: Option<[B::Buffer; 2]>,
     k: B::Buffer,
     v: B::Buffer,
     /// What attention found, `[heads * head_dim]`.
@@ -120,6 +127,10 @@ impl<B: Backend> Scratch<B> {
             h: buffer(hidden)?,
             normed: buffer(hidden)?,
             q: buffer(q)?,
+            gated_q: match config.gated_attention {
+                true => Some([buffer(2 * q)?, buffer(q)?]),
+                false => None,
+            },
             k: buffer(kv)?,
             v: buffer(kv)?,
             attended: buffer(q)?,
@@ -161,7 +172,9 @@ impl<B: Backend> Decoder<B> {
         let scratch = Scratch::new(&backend, &config, max_rows)?;
         let whole_rows = if config.causal { 0 } else { max_rows };
         let pages = pages_of(options.context);
-        let cache = backend.cache(config.layers, pages, config.kv_heads, config.head_dim, options.kv_type)?;
+        let recurrence = Recurrence::new(&backend, &config, max_rows)?;
+        let cache =
+            backend.cache(config.kv_layers(), pages, config.kv_heads, config.head_dim, options.kv_type)?;
         Ok(Self {
             angles: rope_angles(&config.rope, weights.rope_factors.as_deref(), max_rows)?,
             angles_local: rope_angles(&config.rope_local, weights.rope_factors.as_deref(), max_rows)?,
@@ -171,6 +184,7 @@ impl<B: Backend> Decoder<B> {
             adapters,
             scratch,
             cache,
+            recurrence,
             pages,
             max_rows,
             slots: Vec::with_capacity(max_rows),
@@ -179,9 +193,9 @@ impl<B: Backend> Decoder<B> {
         })
     }
 
-    /// Logits and hidden states of the wanted rows. What `check` finds out of the batch is there.
+    /// Logits and hidden states of the wanted rows, all of them finite. What `check` finds out of the batch is there.
     fn compute(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
-        let Self { backend: b, config: c, weights: w, adapters: a, scratch: s, cache, .. } = self;
+        let Self { backend: b, config: c, weights: w, adapters: a, scratch: s, cache, recurrence, .. } = self;
         let (angles, angles_local) = (&mut self.angles, &mut self.angles_local);
         let rows = Rows {
             positions: batch.positions,
@@ -208,41 +222,29 @@ impl<B: Backend> Decoder<B> {
             b.norm(&s.x, norm, c.norm_eps, &mut s.h)?;
             std::mem::swap(&mut s.x, &mut s.h);
         }
+        // Layers so far with keys and values, and with a state.
+        let (mut cached, mut carried) = (0, 0);
         for (i, layer) in w.layers.iter().enumerate() {
-            // Attention: which earlier tokens matter here, and what they say.
+            // Attention: which earlier tokens matter here, and what they say. Or what a state keeps of them.
             let angles = if c.window_of(i).is_some() { &*angles_local } else { &*angles };
             let angles = c.rotated[i].then_some(angles);
             let input = normed(b, &s.x, layer.attn_norm.as_ref(), c.norm_eps, &mut s.h)?;
-            match &layer.attention {
-                Attention::Heads { q, k, v, q_norm, k_norm } => {
-                    a.project(b, input, None, &mut [(q, &mut s.q), (k, &mut s.k), (v, &mut s.v)])?;
-                    for (x, gain) in [(&mut s.q, q_norm), (&mut s.k, k_norm)] {
-                        if let Some(gain) = gain {
-                            b.rms_norm_heads(x, gain, c.norm_eps)?;
-                        }
-                        if let Some(angles) = angles {
-                            b.rope(x, angles, c.rope.style, c.head_dim)?;
-                        }
-                    }
+            let found = match (&layer.mixer, recurrence.as_mut()) {
+                (Mixer::ShortConv(conv), Some(recurrence)) => {
+                    carried += 1;
+                    recurrence.short_conv((b, a), conv, input, carried - 1)?
                 }
-                Attention::Latent(attention) => latent_queries((b, a), c, attention, angles, s)?,
-            }
-            let spec = AttentionSpec {
-                heads: c.heads,
-                kv_heads: c.kv_heads,
-                head_dim: c.head_dim,
-                scale: c.attention_scale,
-                soft_cap: c.attention_soft_cap,
-                window: c.window_of(i),
+                (Mixer::DeltaNet(net), Some(recurrence)) => {
+                    carried += 1;
+                    recurrence.delta_net((b, a), c, net, input, carried - 1)?
+                }
+                _ => {
+                    attend((b, a), c, layer, i, (cache, cached), angles, &rows, s)?;
+                    cached += 1;
+                    &s.attended
+                }
             };
-            // A latent vector is key and value.
-            let values = if c.latent.is_some() { &s.k } else { &s.v };
-            b.store(cache, i, &spec, &s.k, values, &rows)?;
-            b.attention(&s.q, layer.sinks.as_ref(), cache, i, &spec, &rows, &mut s.attended)?;
-            if let Attention::Latent(attention) = &layer.attention {
-                latent_values(b, c, attention, s)?;
-            }
-            a.project(b, &s.attended, None, &mut [(&layer.o, &mut s.normed)])?;
+            a.project(b, found, None, &mut [(&layer.o, &mut s.normed)])?;
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
 
             // Feed-forward: what each token makes of it by itself.
@@ -257,20 +259,29 @@ impl<B: Backend> Decoder<B> {
             let states = normed(b, &s.h, w.output_norm.as_ref(), c.norm_eps, &mut s.normed)?;
             computed.states = b.download(states, &mut s.downloaded_states)?;
         }
-        if batch.outputs.is_empty() {
-            return Ok(computed);
+        if !batch.outputs.is_empty() {
+            // The output head is a large matrix: only the rows that were asked for go through it.
+            b.select(&s.x, batch.outputs, &mut s.last)?;
+            let last = normed(b, &s.last, w.output_norm.as_ref(), c.norm_eps, &mut s.last_normed)?;
+            a.project(b, last, Some(batch.outputs), &mut [(&w.output, &mut s.logits)])?;
+            if c.logit_scale != 1.0 {
+                b.scale(&mut s.logits, c.logit_scale)?;
+            }
+            if let Some(cap) = c.logit_soft_cap {
+                b.soft_cap(&mut s.logits, cap)?;
+            }
+            computed.logits = b.download(&s.logits, &mut s.downloaded)?;
         }
-        // The output head is a large matrix: only the rows that were asked for go through it.
-        b.select(&s.x, batch.outputs, &mut s.last)?;
-        let last = normed(b, &s.last, w.output_norm.as_ref(), c.norm_eps, &mut s.last_normed)?;
-        a.project(b, last, Some(batch.outputs), &mut [(&w.output, &mut s.logits)])?;
-        if c.logit_scale != 1.0 {
-            b.scale(&mut s.logits, c.logit_scale)?;
+        let odd = |values: &[f32]| values.iter().position(|value| !value.is_finite());
+        if let Some(i) = odd(computed.logits) {
+            return Err(ModelError::NotFinite { token: i % c.vocab, value: computed.logits[i] });
         }
-        if let Some(cap) = c.logit_soft_cap {
-            b.soft_cap(&mut s.logits, cap)?;
+        if let Some(i) = odd(computed.states) {
+            return Err(ModelError::StateNotFinite { element: i % c.hidden, value: computed.states[i] });
         }
-        computed.logits = b.download(&s.logits, &mut s.downloaded)?;
+        if let Some(recurrence) = recurrence {
+            recurrence.end(batch.positions);
+        }
         Ok(computed)
     }
 
@@ -303,6 +314,11 @@ impl<B: Backend> Decoder<B> {
         }
         self.adapters.check(batch)?;
         self.check_whole(batch)?;
+        match &mut self.recurrence {
+            Some(recurrence) => recurrence.check(batch)?,
+            None if batch.recurrent.is_empty() => {}
+            None => return bad("recurrent", batch.recurrent.len(), "none: no layer has a state".to_owned()),
+        }
         self.slots.clear();
         for (&position, &sequence) in batch.positions.iter().zip(batch.sequences) {
             let Some(table) = batch.tables.get(sequence as usize) else {
@@ -412,22 +428,114 @@ impl<B: Backend> Runtime for Decoder<B> {
         self.backend.write_page(&mut self.cache, page, bytes)
     }
 
+    fn state_bytes(&self) -> usize {
+        self.recurrence.as_ref().map_or(0, Recurrence::state_bytes)
+    }
+
+    fn states(&self) -> usize {
+        self.recurrence.as_ref().map_or(0, Recurrence::slots)
+    }
+
+    fn reserve_states(&mut self, states: usize) -> Result<(), ModelError> {
+        match &mut self.recurrence {
+            Some(recurrence) => recurrence.reserve(&self.backend, recurrence.layers(), states),
+            None => Ok(()),
+        }
+    }
+
+    fn read_state(&mut self, state: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        let Some(recurrence) = &mut self.recurrence else {
+            return Err(ModelError::State { state, states: 0 });
+        };
+        recurrence.check_slot(state)?;
+        recurrence.read(&mut self.backend, state, out)
+    }
+
+    fn write_state(&mut self, state: u32, tokens: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        let Some(recurrence) = &mut self.recurrence else {
+            return Err(ModelError::State { state, states: 0 });
+        };
+        recurrence.check_slot(state)?;
+        let expected = recurrence.state_bytes();
+        if bytes.len() != expected {
+            return Err(ModelError::StateBytes { expected, actual: bytes.len() });
+        }
+        recurrence.write(&mut self.backend, state, tokens, bytes)
+    }
+
     fn classifier(&self) -> Option<&Classifier> {
         self.weights.classifier.as_ref()
     }
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
         self.check(batch)?;
-        let (vocab, hidden) = (self.config.vocab, self.config.hidden);
-        let computed = self.compute(batch)?;
-        let odd = |values: &[f32]| values.iter().position(|value| !value.is_finite());
-        if let Some(i) = odd(computed.logits) {
-            return Err(ModelError::NotFinite { token: i % vocab, value: computed.logits[i] });
+        if let Some(recurrence) = &mut self.recurrence {
+            recurrence.begin();
         }
-        if let Some(i) = odd(computed.states) {
-            return Err(ModelError::StateNotFinite { element: i % hidden, value: computed.states[i] });
+        self.compute(batch)
+    }
+}
+
+/// Attention of a layer into `s.attended`; `kv`: the cache, and which of its layers this one is.
+#[allow(clippy::too_many_arguments, reason = "they are what attention is of")]
+fn attend<B: Backend>(
+    (b, a): (&mut B, &mut Adapters<B>),
+    c: &Config,
+    layer: &Layer<B>,
+    i: usize,
+    (cache, cached): (&mut B::Cache, usize),
+    angles: Option<&RopeAngles>,
+    rows: &Rows<'_>,
+    s: &mut Scratch<B>,
+) -> Result<(), ModelError> {
+    match &layer.mixer {
+        Mixer::Heads { q, k, v, q_norm, k_norm } => {
+            let input = if layer.attn_norm.is_some() { &s.h } else { &s.x };
+            let queries = match &mut s.gated_q {
+                Some([both, _]) => both,
+                None => &mut s.q,
+            };
+            a.project(b, input, None, &mut [(q, queries), (k, &mut s.k), (v, &mut s.v)])?;
+            if let Some([both, gates]) = &mut s.gated_q {
+                let (rows, width) = (b.rows(both), c.head_dim);
+                b.zero(&mut s.q, rows, c.heads * width)?;
+                b.zero(gates, rows, c.heads * width)?;
+                for head in 0..c.heads {
+                    b.copy_columns(both, 2 * head * width, &mut s.q, head * width, width)?;
+                    b.copy_columns(both, (2 * head + 1) * width, gates, head * width, width)?;
+                }
+            }
+            for (x, gain) in [(&mut s.q, q_norm), (&mut s.k, k_norm)] {
+                if let Some(gain) = gain {
+                    b.rms_norm_heads(x, gain, c.norm_eps)?;
+                }
+                if let Some(angles) = angles {
+                    b.rope(x, angles, c.rope.style, c.head_dim)?;
+                }
+            }
         }
-        Ok(computed)
+        Mixer::Latent(attention) => latent::queries((b, a), c, attention, angles, s)?,
+        // These have no keys and values.
+        Mixer::ShortConv(_) | Mixer::DeltaNet(_) => return Ok(()),
+    }
+    let spec = AttentionSpec {
+        heads: c.heads,
+        kv_heads: c.kv_heads,
+        head_dim: c.head_dim,
+        scale: c.attention_scale,
+        soft_cap: c.attention_soft_cap,
+        window: c.window_of(i),
+    };
+    // A latent vector is key and value.
+    let values = if c.latent.is_some() { &s.k } else { &s.v };
+    b.store(cache, cached, &spec, &s.k, values, rows)?;
+    b.attention(&s.q, layer.sinks.as_ref(), cache, cached, &spec, rows, &mut s.attended)?;
+    if let Some([_, gates]) = &s.gated_q {
+        b.gate_sigmoid(&mut s.attended, gates)?;
+    }
+    match &layer.mixer {
+        Mixer::Latent(attention) => latent::values(b, c, attention, s),
+        _ => Ok(()),
     }
 }
 
@@ -544,87 +652,6 @@ fn mix<B: Backend>(
     weights.clear();
     weights.extend(b.download(&s.logits, downloaded)?.iter().map(|x| 1.0 / (1.0 + (-x).exp())));
     b.scatter_add(&s.out, rows, weights, out)
-}
-
-/// Queries and the key of latent attention into `s.q` and `s.k`: what is compared is `[latent vector, rotated part]`.
-fn latent_queries<B: Backend>(
-    (b, a): (&mut B, &mut Adapters<B>),
-    c: &Config,
-    w: &LatentAttention<B>,
-    angles: Option<&RopeAngles>,
-    s: &mut Scratch<B>,
-) -> Result<(), ModelError> {
-    let (Some(l), Some(Latent { kv_rank, plain, rotated, .. })) = (&mut s.latent, c.latent) else {
-        return Ok(());
-    };
-    let (width, head_dim) = (kv_rank + rotated, plain + rotated);
-    let x = if c.pre_norm { &s.h } else { &s.x };
-    let [part, made] = &mut l.parts;
-
-    // The key: the normed latent vector, and its rotated part, the same for all heads.
-    a.project(b, x, None, &mut [(&w.kv_down, &mut l.kv)])?;
-    let count = b.rows(&l.kv);
-    b.zero(part, count, kv_rank)?;
-    b.copy_columns(&l.kv, 0, part, 0, kv_rank)?;
-    b.norm(part, &w.kv_norm, c.norm_eps, made)?;
-    b.zero(&mut l.rotated, count, rotated)?;
-    b.copy_columns(&l.kv, kv_rank, &mut l.rotated, 0, rotated)?;
-    if let Some(angles) = angles {
-        b.rope(&mut l.rotated, angles, c.rope.style, rotated)?;
-    }
-    b.zero(&mut s.k, count, width)?;
-    b.copy_columns(made, 0, &mut s.k, 0, kv_rank)?;
-    b.copy_columns(&l.rotated, 0, &mut s.k, kv_rank, rotated)?;
-
-    // The queries: the plain part of each goes to the latent space.
-    match &w.q_down {
-        Some((down, norm)) => {
-            let [low, low_normed] = &mut l.q_down;
-            a.project(b, x, None, &mut [(down, &mut *low)])?;
-            b.norm(low, norm, c.norm_eps, low_normed)?;
-            a.project(b, low_normed, None, &mut [(&w.q, &mut l.heads)])?;
-        }
-        None => a.project(b, x, None, &mut [(&w.q, &mut l.heads)])?,
-    }
-    b.zero(&mut l.rotated, count, c.heads * rotated)?;
-    for head in 0..c.heads {
-        b.copy_columns(&l.heads, head * head_dim + plain, &mut l.rotated, head * rotated, rotated)?;
-    }
-    if let Some(angles) = angles {
-        b.rope(&mut l.rotated, angles, c.rope.style, rotated)?;
-    }
-    b.zero(&mut s.q, count, c.heads * width)?;
-    for (head, to_latent) in w.to_latent.iter().enumerate() {
-        b.zero(part, count, plain)?;
-        b.copy_columns(&l.heads, head * head_dim, part, 0, plain)?;
-        b.project(part, &mut [(to_latent, &mut *made)])?;
-        b.copy_columns(made, 0, &mut s.q, head * width, kv_rank)?;
-        b.copy_columns(&l.rotated, head * rotated, &mut s.q, head * width + kv_rank, rotated)?;
-    }
-    Ok(())
-}
-
-/// `s.attended`, what latent attention found, of each head from the latent space to its value.
-fn latent_values<B: Backend>(
-    b: &mut B,
-    c: &Config,
-    w: &LatentAttention<B>,
-    s: &mut Scratch<B>,
-) -> Result<(), ModelError> {
-    let (Some(l), Some(Latent { kv_rank, rotated, value, .. })) = (&mut s.latent, c.latent) else {
-        return Ok(());
-    };
-    let count = b.rows(&s.attended);
-    let [part, made] = &mut l.parts;
-    b.zero(&mut l.heads, count, c.heads * value)?;
-    for (head, to_value) in w.to_value.iter().enumerate() {
-        b.zero(part, count, kv_rank)?;
-        b.copy_columns(&s.attended, head * (kv_rank + rotated), part, 0, kv_rank)?;
-        b.project(part, &mut [(to_value, &mut *made)])?;
-        b.copy_columns(made, 0, &mut l.heads, head * value, value)?;
-    }
-    std::mem::swap(&mut s.attended, &mut l.heads);
-    Ok(())
 }
 
 /// The angles of one kind of layer, with room for the largest batch.

@@ -144,9 +144,39 @@ pub enum ModelError {
         /// Bytes given.
         actual: usize,
     },
+    /// A slot for recurrent states that there is not.
+    #[error("there is no state {state}: there are {states}")]
+    State {
+        /// The slot.
+        state: u32,
+        /// Slots in all.
+        states: usize,
+    },
+    /// Numbers that are no recurrent state of this model.
+    #[error("a recurrent state has {expected} bytes, not {actual}")]
+    StateBytes {
+        /// Bytes of a state.
+        expected: usize,
+        /// Bytes given.
+        actual: usize,
+    },
+    /// An operation of an architecture that a backend does not compute.
+    #[error("the backend `{backend}` does not compute {operation}")]
+    UnsupportedOperation {
+        /// What computes, in words.
+        backend: String,
+        /// What it would have to.
+        operation: &'static str,
+    },
     /// A name that is none of a type of keys and values.
     #[error("there is no KV type `{name}`: it is f16, q8_0 or f32")]
     UnknownKvType {
+        /// The name.
+        name: String,
+    },
+    /// A name that is none of a device.
+    #[error("there is no device `{name}`: it is cpu, auto or cuda:N, where cuda:0 is the first GPU")]
+    UnknownDevice {
         /// The name.
         name: String,
     },

@@ -4,11 +4,12 @@
 //! and a test compares them with what is really allocated.
 
 use moli_format::Gguf;
-use moli_kernels::{Activations, Kernels, KvSlot, RopeAngles, Scratch};
+use moli_kernels::{Activations, Kernels, KvSlot, RopeAngles, Scratch, StateRun};
 
-use crate::cpu::CpuBackend;
-use crate::weights::{LatentAttention, Layer, Linear, Mixture, Mlp};
-use crate::{Config, MAX_OUTPUTS};
+use crate::cpu::{CpuBackend, CpuBuffer};
+use crate::decoder::recurrent;
+use crate::weights::{DeltaNet, LatentAttention, Layer, Linear, Mixture, Mlp, ShortConv};
+use crate::{Config, MAX_OUTPUTS, RecurrentKind};
 
 /// The pool, the batch's lists and all else that has no row and no layer: a few kilobytes.
 const REST: u64 = 8 << 10;
@@ -26,7 +27,7 @@ pub struct Load {
     pub context: usize,
 }
 
-/// Bytes that a loaded model takes on the CPU, beside its KV pages. Sums saturate.
+/// Bytes that a loaded model takes on the CPU, beside its KV pages and the states of its sequences. Sums saturate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
     /// The model's files but for `embeddings`: mapped, or in memory as a whole.
@@ -75,7 +76,24 @@ impl Footprint {
                 heads + floats(turned * config.heads) + size_of::<LatentAttention<CpuBackend>>() as u64;
             layer.saturating_mul(config.layers as u64)
         });
-        let lists = layers.saturating_add(experts).saturating_add(latent);
+        let recurrent = config.recurrent.as_ref().map_or(0, |recurrent| {
+            // Convolutions, the other way round, and rates and decays that share a matrix.
+            let turned = |name: &str| name.ends_with("conv.weight") || name.ends_with("ssm_conv1d.weight");
+            let copied = gguf.tensors().map(|tensor| match tensor.name.as_str() {
+                name if turned(name) => floats(tensor.elements()),
+                name if name.ends_with("ssm_ba.weight") => tensor.data.len() as u64,
+                _ => 0,
+            });
+            let boxed = match recurrent.kind {
+                RecurrentKind::ShortConv { .. } => size_of::<ShortConv<CpuBackend>>(),
+                RecurrentKind::DeltaNet { .. } => size_of::<DeltaNet<CpuBackend>>(),
+            };
+            let states = list(recurrent.count(), 2 * size_of::<CpuBuffer>());
+            let boxes = (boxed as u64).saturating_mul(recurrent.count() as u64);
+            copied.fold(states.saturating_add(boxes), u64::saturating_add)
+        });
+        let lists =
+            [layers, experts, latent, recurrent].iter().fold(0, |sum: u64, &part| sum.saturating_add(part));
 
         let tied = gguf.tensor("output.weight").is_none();
         let embeddings =
@@ -87,7 +105,11 @@ impl Footprint {
             let heads = config.q_width().max(config.attended_width()).max(q) + config.heads * l.rotated;
             2 * l.q_rank.unwrap_or(1) + heads + l.width() + 2 * part
         });
-        let row = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn() + experts + latent;
+        let recurrent = config.recurrent.as_ref();
+        let carried = recurrent.map_or(0, |carried| recurrent::row(&carried.kind, config.hidden));
+        let gates = if config.gated_attention { 3 * q } else { 0 };
+        let row =
+            3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn() + experts + latent + carried + gates;
         let outputs = MAX_OUTPUTS.min(max_rows);
         let widest = config.widest_input();
         let angles = RopeAngles::bytes(config.rope.dims, max_rows)
@@ -98,6 +120,9 @@ impl Footprint {
             Activations::bytes(max_rows, widest),
             angles,
             (size_of::<KvSlot>() as u64).saturating_mul(max_rows as u64),
+            // The sequences of a batch, and a state of a layer on its way.
+            recurrent.map_or(0, |_| (size_of::<StateRun>() as u64).saturating_mul(max_rows as u64)),
+            recurrent.map_or(0, |carried| config.state_bytes() / carried.count().max(1) as u64),
             // Of an encoder the sequences' lengths and the tokens' kinds.
             floats(if config.causal { 0 } else { 2 * max_rows }),
         ];
@@ -113,6 +138,29 @@ impl Footprint {
             activations: activations.iter().fold(0, |sum, &part| sum.saturating_add(part)),
             threads: Scratch::bytes(load.threads).saturating_add(attention).saturating_add(REST),
             logits: floats(config.vocab).saturating_mul(rows),
+        }
+    }
+
+    /// Of this model on a GPU, loaded for this: all but what stays on the host.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn on_gpu(gguf: &Gguf, config: &Config, load: &Load) -> Self {
+        let max_rows = load.max_rows.max(1);
+        let (widest, outputs) = (config.widest_input(), MAX_OUTPUTS.min(max_rows));
+        let host = Self::of(gguf, config, load);
+        let reserved = moli_cuda::reserved_bytes(max_rows, widest);
+        let attention = moli_cuda::attention_bytes(max_rows, config.heads, config.head_dim, load.context);
+        // A matrix of its own is an allocation, which is rounded up, and so is each expert's.
+        let tensors = gguf.tensors().map(|tensor| tensor.dims.get(2).map_or(1, |&experts| experts.min(1 << 12)));
+        let rounding = tensors.fold(0u64, |sum, parts| sum.saturating_add(parts.saturating_mul(2 * 512)));
+        Self {
+            weights: host.weights.saturating_add(host.embeddings).saturating_add(rounding),
+            embeddings: 0,
+            // The activations but for their quantised form, which is another here.
+            activations: host.activations.saturating_sub(Activations::bytes(max_rows, widest)),
+            threads: reserved.saturating_add(attention),
+            logits: (config.vocab as u64).saturating_mul(4 * load.outputs.clamp(1, outputs) as u64),
+            vectors: host.vectors,
         }
     }
 

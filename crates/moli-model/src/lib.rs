@@ -21,6 +21,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod decoder;
+mod device;
 mod error;
 mod experts;
 mod footprint;
@@ -33,14 +34,19 @@ pub mod weights;
 pub use adapter::{Adapted, LowRank, adapter_bytes};
 pub use backend::Backend;
 pub use classifier::Classifier;
+#[cfg(feature = "cuda")]
+pub use moli_cuda::{CudaError, DeviceInfo, Peak, PeakSample, devices, usable};
+pub use device::{Device, DeviceMemory, Resolved};
 pub use config::{
-    ARCHITECTURES, Activation, Config, Experts, Gating, Latent, QkNorm, Rope, SlidingWindow, Yarn,
+    ARCHITECTURES, Activation, Config, Experts, Gating, Latent, QkNorm, Recurrent, RecurrentKind, Rope,
+    SlidingWindow, Yarn,
 };
 pub use error::ModelError;
 pub use footprint::{Footprint, Load};
 pub use kv::{PAGE_TOKENS, PagePool, pages_of};
 pub use kv_type::KvType;
 pub use runtime::{
-    BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, load, load_adapted, load_observed,
+    BackendKind, Batch, Computed, LoadOptions, MAX_OUTPUTS, Runtime, StateSlots, load, load_adapted,
+    load_observed,
 };
 pub use squares::{ActivationSquares, Squares};

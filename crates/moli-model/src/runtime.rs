@@ -10,7 +10,8 @@ use crate::{ActivationSquares, Adapted, Classifier, Config, KvType, ModelError};
 /// Most rows of logits that one forward pass returns: 64 rows of a vocabulary of 262,144 are 64 MiB.
 pub const MAX_OUTPUTS: usize = 64;
 
-/// The rows of one forward pass. All slices but `types`, `tables`, `adapters`, `outputs` and `states` have one element per row.
+/// The rows of one forward pass. All slices but `types`, `tables`, `adapters`, `recurrent`, `outputs` and
+/// `states` have one element per row.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Token ids.
@@ -26,10 +27,24 @@ pub struct Batch<'a> {
     pub tables: &'a [&'a [u32]],
     /// The adapters of the sequences, a list for each of the `tables`; empty: nobody has one. Their order is of no matter.
     pub adapters: &'a [&'a [Adapted]],
+    /// The recurrent states of the sequences, one for each of the `tables`, of a model that has [some](Runtime::state_bytes); empty:
+    /// sequence `i` has its state in slot `i`. The rows of such a sequence are consecutive, in the batch and in their positions,
+    /// and begin where its state ends.
+    pub recurrent: &'a [StateSlots],
     /// Rows whose logits are wanted, at most [`MAX_OUTPUTS`]; none of an encoder.
     pub outputs: &'a [u32],
     /// Rows whose hidden state after the last norm is wanted: what an embedding is made of. At most as many as there are rows.
     pub states: &'a [u32],
+}
+
+/// Where the recurrent state of a sequence is, of a model whose layers carry one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateSlots {
+    /// The slot with the state before the first of its rows in a batch; `None`: that row is the first of the sequence.
+    pub from: Option<u32>,
+    /// The slot for the state after the last of its rows: the same, or one that no other sequence of the batch uses. A batch that
+    /// fails leaves nothing of use in it, and all others as they were.
+    pub to: u32,
 }
 
 /// What a forward pass gives, row-major.
@@ -84,6 +99,43 @@ pub trait Runtime: Send {
     /// # Errors
     /// [`ModelError::Page`] for a page that does not exist, [`ModelError::PageBytes`] for another number of bytes.
     fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), ModelError>;
+
+    /// Bytes of the state that recurrent layers carry of a sequence; 0: the model has none.
+    fn state_bytes(&self) -> usize {
+        0
+    }
+
+    /// Slots for such states. There is one when a model is loaded.
+    fn states(&self) -> usize {
+        0
+    }
+
+    /// Makes room for so many states, and forgets those that there are.
+    ///
+    /// # Errors
+    /// [`ModelError::TooLarge`].
+    fn reserve_states(&mut self, states: usize) -> Result<(), ModelError> {
+        let _ = states;
+        Ok(())
+    }
+
+    /// Appends a state to `out`, [`state_bytes`](Self::state_bytes) of them: for the same model to write them back.
+    ///
+    /// # Errors
+    /// [`ModelError::State`] for a slot that does not exist.
+    fn read_state(&mut self, state: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        let _ = out;
+        Err(ModelError::State { state, states: self.states() })
+    }
+
+    /// Puts a state that [`read_state`](Self::read_state) gave, after so many tokens, into a slot.
+    ///
+    /// # Errors
+    /// [`ModelError::State`] for a slot that does not exist, [`ModelError::StateBytes`] for another number of bytes.
+    fn write_state(&mut self, state: u32, tokens: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        let _ = (tokens, bytes);
+        Err(ModelError::State { state, states: self.states() })
+    }
 
     /// The head that sorts texts, where the model has one.
     fn classifier(&self) -> Option<&Classifier> {

@@ -3,14 +3,20 @@
 //! Names are those of the GGUF convention (`blk.N.attn_q.weight` …). A tensor in the file that nothing here takes is an
 //! error: leaving it out would change the model in silence.
 
+mod latent;
+mod recurrent;
+
 use std::collections::HashSet;
 use std::ops::Range;
 
-use moli_format::{Adapter, Bytes, Gguf, Tensor, TensorType};
+use moli_format::{Adapter, Gguf, Tensor, TensorType};
 
 use crate::adapter::LowRank;
 use crate::classifier::{Dense, MAX_LABELS};
-use crate::{Backend, Classifier, Config, Experts, Latent, ModelError, QkNorm};
+use crate::{Backend, Classifier, Config, Experts, ModelError, QkNorm, RecurrentKind};
+
+pub use latent::LatentAttention;
+pub use recurrent::{DeltaNet, ShortConv};
 
 /// A matrix `[outputs, inputs]` and, where the model has one, a bias of `[outputs]`.
 pub struct Linear<B: Backend + ?Sized> {
@@ -42,11 +48,11 @@ pub enum Norm<V> {
 pub struct Layer<B: Backend> {
     /// Before attention.
     pub attn_norm: Option<Norm<B::Vector>>,
-    /// Queries, keys and values.
-    pub attention: Attention<B>,
+    /// What each token learns of those before it.
+    pub mixer: Mixer<B>,
     /// A score of each head for a key without a value, `[heads]`.
     pub sinks: Option<B::Vector>,
-    /// Output of attention, `[hidden, attended width]`.
+    /// Back to the residual stream, `[hidden, width of what was learnt]`.
     pub o: Linear<B>,
     /// After attention.
     pub post_attn_norm: Option<Norm<B::Vector>>,
@@ -58,11 +64,11 @@ pub struct Layer<B: Backend> {
     pub post_ffn_norm: Option<Norm<B::Vector>>,
 }
 
-/// Where queries, keys and values come from.
-pub enum Attention<B: Backend> {
+/// Attention, by where queries, keys and values come from; or what carries a state instead.
+pub enum Mixer<B: Backend> {
     /// A matrix for each.
     Heads {
-        /// Queries, `[heads * head_dim, hidden]`.
+        /// Queries, `[heads * head_dim, hidden]`; twice as many rows where each has a gate, which is behind it.
         q: Linear<B>,
         /// Keys, `[kv_heads * head_dim, hidden]`.
         k: Linear<B>,
@@ -75,22 +81,10 @@ pub enum Attention<B: Backend> {
     },
     /// A latent vector for keys and values; see [`Latent`].
     Latent(Box<LatentAttention<B>>),
-}
-
-/// The matrices of latent attention.
-pub struct LatentAttention<B: Backend> {
-    /// The query's bottleneck, `[q_rank, hidden]`, and the norm in it.
-    pub q_down: Option<(Linear<B>, Norm<B::Vector>)>,
-    /// Queries, `[heads * head_dim, hidden or q_rank]`.
-    pub q: Linear<B>,
-    /// The latent vector and the rotated part of the key, `[kv_rank + rotated, hidden]`.
-    pub kv_down: Linear<B>,
-    /// The norm of the latent vector.
-    pub kv_norm: Norm<B::Vector>,
-    /// Of each head: the plain part of a query to the latent space, `[kv_rank, plain]`.
-    pub to_latent: Vec<Linear<B>>,
-    /// Of each head: what was found there to the value, `[value, kv_rank]`.
-    pub to_value: Vec<Linear<B>>,
+    /// A short convolution between two gates.
+    ShortConv(Box<ShortConv<B>>),
+    /// A gated delta rule.
+    DeltaNet(Box<DeltaNet<B>>),
 }
 
 /// What each token goes through by itself.
@@ -177,7 +171,10 @@ impl<B: Backend> Weights<B> {
         };
         let mut norm = |wanted: bool, stem| wanted.then(|| loader.norm(stem, hidden)).transpose();
         let embedding_norm = norm(config.embedding_norm, "token_embd_norm")?;
-        let output_norm = norm(config.final_norm, "output_norm")?;
+        // LFM2 files have the last norm by the name of the first.
+        let misnamed = !config.embedding_norm && gguf.tensor("token_embd_norm.weight").is_some();
+        let last = if misnamed { "token_embd_norm" } else { "output_norm" };
+        let output_norm = norm(config.final_norm, last)?;
         let output = if gguf.tensor("output.weight").is_some() {
             loader.linear("output", vocab, hidden, Bias::Optional)?
         } else {
@@ -232,14 +229,21 @@ impl<'a, B: Backend> Loader<'a, B> {
             false => ["post_attention_norm", "post_ffw_norm"],
         };
         let behind = config.post_norm || config.sum_norm;
+        let recurrent = config.recurrent.as_ref().filter(|recurrent| recurrent.has(i));
+        let (out, width) = match recurrent.map(|recurrent| recurrent.kind) {
+            None => ("attn_output", config.attended_width()),
+            Some(kind @ RecurrentKind::ShortConv { .. }) => ("shortconv.out_proj", kind.width(hidden)),
+            Some(kind @ RecurrentKind::DeltaNet { .. }) => ("ssm_out", kind.width(hidden)),
+        };
         Ok(Layer {
             attn_norm: norm(self, config.pre_norm && (i > 0 || !config.embedding_norm), "attn_norm")?,
-            attention: match &config.latent {
-                Some(latent) => Attention::Latent(Box::new(self.latent(i, latent)?)),
-                None => self.heads(i)?,
+            mixer: match (recurrent, &config.latent) {
+                (Some(recurrent), _) => self.recurrent(i, recurrent)?,
+                (None, Some(latent)) => Mixer::Latent(Box::new(self.latent(i, latent)?)),
+                (None, None) => self.heads(i)?,
             },
             sinks: config.sinks.then(|| self.vector(&name("attn_sinks.weight"), config.heads)).transpose()?,
-            o: self.linear(&name("attn_output"), hidden, config.attended_width(), Bias::Optional)?,
+            o: self.linear(&name(out), hidden, width, Bias::Optional)?,
             post_attn_norm: norm(self, behind, behind_attn)?,
             ffn_norm: norm(self, config.pre_norm, before_ffn)?,
             ffn: match &config.experts {
@@ -262,22 +266,24 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.matrix(name, rows.max(self.config.context_train), self.config.hidden).map(Some)
     }
 
-    fn heads(&mut self, i: usize) -> Result<Attention<B>, ModelError> {
+    fn heads(&mut self, i: usize) -> Result<Mixer<B>, ModelError> {
         let config = self.config;
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        // With its gate, each.
+        let queries = if config.gated_attention { 2 * q } else { q };
         let name = |suffix: &str| format!("blk.{i}.{suffix}");
         let bias = if config.qkv_bias { Bias::Required } else { Bias::Optional };
         // Three tensors, or the rows of one after the other in one tensor.
         let fused = name("attn_qkv");
         let mut part = |stem: &str, rows: Range<usize>| {
             if self.has(&format!("{fused}.weight")) {
-                self.rows_of(&fused, rows, q + 2 * kv, config.hidden, bias)
+                self.rows_of(&fused, rows, queries + 2 * kv, config.hidden, bias)
             } else {
                 self.linear(&name(stem), rows.len(), config.hidden, bias)
             }
         };
-        let (q_linear, k, v) =
-            (part("attn_q", 0..q)?, part("attn_k", q..q + kv)?, part("attn_v", q + kv..q + 2 * kv)?);
+        let (keys, values) = (queries..queries + kv, queries + kv..queries + 2 * kv);
+        let (q_linear, k, v) = (part("attn_q", 0..queries)?, part("attn_k", keys)?, part("attn_v", values)?);
         let mut norm = |stem: &str, row: usize| {
             let len = match config.qk_norm {
                 QkNorm::None => return Ok(None),
@@ -287,68 +293,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             self.vector(&name(stem), len).map(Some)
         };
         let (q_norm, k_norm) = (norm("attn_q_norm.weight", q)?, norm("attn_k_norm.weight", kv)?);
-        Ok(Attention::Heads { q: q_linear, k, v, q_norm, k_norm })
-    }
-
-    fn latent(&mut self, i: usize, latent: &Latent) -> Result<LatentAttention<B>, ModelError> {
-        let config = self.config;
-        let name = |suffix: &str| format!("blk.{i}.{suffix}");
-        let (hidden, rank) = (config.hidden, latent.kv_rank);
-        let q_down = match latent.q_rank {
-            Some(rank) => Some((
-                self.linear(&name("attn_q_a"), rank, hidden, Bias::Optional)?,
-                self.norm(&name("attn_q_a_norm"), rank)?,
-            )),
-            None => None,
-        };
-        let q = if q_down.is_some() { "attn_q_b" } else { "attn_q" };
-        let [to_latent, to_value] = if self.has(&name("attn_kv_b.weight")) {
-            self.latent_of_old(&name("attn_kv_b"), latent)?
-        } else {
-            let mut each = |stem: &str, rows: usize, cols: usize| {
-                (0..config.heads)
-                    .map(|head| self.slice(&name(stem), head, rows, [cols, rows, config.heads]))
-                    .collect::<Result<Vec<_>, _>>()
-            };
-            [each("attn_k_b", rank, latent.plain)?, each("attn_v_b", latent.value, rank)?]
-        };
-        Ok(LatentAttention {
-            q: self.linear(&name(q), config.q_width(), latent.q_rank.unwrap_or(hidden), Bias::Optional)?,
-            q_down,
-            kv_down: self.linear(&name("attn_kv_a_mqa"), latent.width(), hidden, Bias::Optional)?,
-            kv_norm: self.norm(&name("attn_kv_a_norm"), rank)?,
-            to_latent,
-            to_value,
-        })
-    }
-
-    /// Files of before the latent form have, head after head, the matrix from the latent vector to the key above that to the
-    /// value. The first is needed the other way round.
-    fn latent_of_old(&mut self, stem: &str, latent: &Latent) -> Result<[Vec<Linear<B>>; 2], ModelError> {
-        let (heads, rank) = (self.config.heads, latent.kv_rank);
-        let head_rows = latent.plain + latent.value;
-        let tensor = self.tensor(&format!("{stem}.weight"), &[rank, heads * head_rows])?;
-        let (mut to_latent, mut to_value) = (Vec::new(), Vec::new());
-        for head in 0..heads {
-            let first = head * head_rows;
-            let keys = rows(tensor, first..first + latent.plain)?;
-            let mut values = vec![0.0; latent.plain * rank];
-            moli_kernels::dequantize(keys.ttype, &keys.data, &mut values)?;
-            let turned = (0..rank).flat_map(|r| (0..latent.plain).map(move |p| (p, r)));
-            let data = turned.flat_map(|(p, r)| values[p * rank + r].to_le_bytes()).collect();
-            to_latent.push(Tensor {
-                ttype: TensorType::F32,
-                dims: vec![latent.plain as u64, rank as u64],
-                data: Bytes::from_vec(data),
-                ..keys
-            });
-            to_value.push(rows(tensor, first + latent.plain..first + head_rows)?);
-        }
-        let linear = |tensor: Tensor| {
-            Ok(Linear { weight: self.backend.matrix(&tensor)?, bias: None, adapters: Vec::new() })
-        };
-        let all = |tensors: Vec<Tensor>| tensors.into_iter().map(linear).collect::<Result<_, ModelError>>();
-        Ok([all(to_latent)?, all(to_value)?])
+        Ok(Mixer::Heads { q: q_linear, k, v, q_norm, k_norm })
     }
 
     /// The network `{stem}_gate{suffix}`, `{stem}_up{suffix}`, `{stem}_down{suffix}`.
@@ -606,10 +551,19 @@ impl<'a, B: Backend> Loader<'a, B> {
         }
     }
 
+    /// Whether a tensor is of a layer that guesses tokens further ahead.
+    fn is_ahead(&self, name: &str) -> bool {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        layer.is_some_and(|layer| {
+            layer >= self.config.layers && layer - self.config.layers < self.config.ahead
+        })
+    }
+
     fn all_used(&self) -> Result<(), ModelError> {
         let unused = self.gguf.tensors().find(|tensor| {
             // Inverse frequencies that converters of 2023 stored; they say nothing that the metadata doesn't.
-            !self.used.contains(&tensor.name) && !tensor.name.contains(".attn_rot_embd")
+            let known = tensor.name.contains(".attn_rot_embd") || self.is_ahead(&tensor.name);
+            !self.used.contains(&tensor.name) && !known
         });
         if let Some(tensor) = unused {
             return Err(ModelError::UnusedTensor {

@@ -73,6 +73,7 @@ fn together(runtime: &mut dyn Runtime, ids: &[u32], adapters: &[&[Adapted]], chu
                 types: &[],
                 tables: &tables,
                 adapters: if adapters.iter().all(|list| list.is_empty()) { &[] } else { adapters },
+                recurrent: &[],
                 outputs: &(0..some.len() as u32).collect::<Vec<_>>(),
                 states: &[],
             };
@@ -322,6 +323,7 @@ fn a_batch_with_adapters_that_make_no_sense_is_refused() {
             sequences: &[0],
             tables: &[&[0]],
             adapters,
+            recurrent: &[],
             types: &[],
             outputs: &[0],
             states: &[],

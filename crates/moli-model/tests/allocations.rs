@@ -8,7 +8,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use moli_format::{Adapter, Bytes, Gguf, GgufWriter, ReadMode, TensorType};
-use moli_model::{Adapted, BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, load_adapted};
+use moli_model::{
+    Adapted, BackendKind, Batch, KvType, LoadOptions, PAGE_TOKENS, Runtime, StateSlots, load_adapted,
+};
 use moli_testkit::TinyModel;
 
 struct Counting;
@@ -60,7 +62,9 @@ fn runtime(
     let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
     let options = LoadOptions { threads, isa: None, context: CONTEXT, max_rows: CHUNK, kv_type };
     let adapters = [adapter(&gguf, 5), adapter(&gguf, 16)];
-    load_adapted(&gguf, &adapters, BackendKind::Cpu, &options).unwrap()
+    let mut runtime = load_adapted(&gguf, &adapters, BackendKind::Cpu, &options).unwrap();
+    runtime.reserve_states(1 + SEQUENCES).unwrap();
+    runtime
 }
 
 /// An adapter of this rank for matrices of a layer, and for the head.
@@ -69,7 +73,10 @@ fn adapter(base: &Gguf, rank: u64) -> Adapter {
     writer.meta("general.type", "adapter").meta("adapter.type", "lora");
     writer.meta("general.architecture", base.metadata().architecture().unwrap());
     writer.meta("adapter.lora.alpha", 1.0_f32);
-    for name in ["blk.0.attn_q.weight", "blk.1.attn_output.weight", "output.weight"] {
+    // The second layer has attention or a state.
+    let second = ["attn_output", "shortconv.out_proj", "ssm_out"].map(|stem| format!("blk.1.{stem}.weight"));
+    let second = second.iter().find(|name| base.tensor(name).is_some()).unwrap();
+    for name in ["blk.0.attn_q.weight", second, "output.weight"] {
         let matrix = base.tensor(name).or_else(|| base.tensor("token_embd.weight")).unwrap();
         for (end, dims) in [("lora_a", [matrix.dims[0], rank]), ("lora_b", [rank, matrix.dims[1]])] {
             let data = vec![0; (4 * dims[0] * dims[1]) as usize];
@@ -90,19 +97,26 @@ const ADAPTED: [&[Adapted]; SEQUENCES] = [&[FIRST, SECOND], &[], &[SECOND], &[FI
 struct Sequence {
     pages: Vec<u32>,
     tokens: u32,
+    /// Its number, and the slot of its state.
+    index: u32,
 }
 
 impl Sequence {
     /// Number `index`, of at most 8.
     fn new(index: u32) -> Self {
         let pages = (CONTEXT / PAGE_TOKENS) as u32 / 8;
-        Self { pages: (index * pages..(index + 1) * pages).collect(), tokens: 0 }
+        Self { pages: (index * pages..(index + 1) * pages).collect(), tokens: 0, index }
+    }
+
+    fn slots(&self) -> StateSlots {
+        StateSlots { from: (self.tokens > 0).then_some(self.index), to: self.index }
     }
 }
 
 /// Computes `CHUNK` more tokens of one sequence, with the hidden state of each.
 fn prefill(runtime: &mut dyn Runtime, sequence: &mut Sequence) {
     let first = sequence.tokens;
+    let slots = [sequence.slots()];
     let mut positions = [0; CHUNK];
     for (position, row) in positions.iter_mut().zip(0..) {
         *position = first + row;
@@ -115,6 +129,7 @@ fn prefill(runtime: &mut dyn Runtime, sequence: &mut Sequence) {
         types: &[],
         tables: &[&sequence.pages],
         adapters: if sequence.tokens.is_multiple_of(128) { &[] } else { &ADAPTED[..1] },
+        recurrent: if runtime.state_bytes() > 0 { &slots } else { &[] },
         outputs: &[CHUNK as u32 - 1],
         states: &std::array::from_fn::<u32, CHUNK, _>(|row| row as u32),
     };
@@ -131,6 +146,7 @@ fn decode<const N: usize>(runtime: &mut dyn Runtime, sequences: &mut [Sequence; 
         types: &[],
         tables: &sequences.each_ref().map(|sequence| sequence.pages.as_slice()),
         adapters: if adapted { &ADAPTED[..N] } else { &[] },
+        recurrent: if runtime.state_bytes() > 0 { &sequences.each_ref().map(Sequence::slots) } else { &[] },
         outputs: &rows,
         states: &[],
     };

@@ -31,6 +31,7 @@ fn logits(gguf: &Gguf) -> Vec<f32> {
         types: &[],
         tables: &[&pages],
         adapters: &[],
+        recurrent: &[],
         outputs: &rows,
         states: &[],
     };

@@ -55,6 +55,7 @@ fn used(gguf: &Gguf, adapters: &[Adapter], what: Load, kv_type: KvType) -> usize
     let adapted: Vec<Adapted> =
         (0..adapters.len() as u32).map(|adapter| Adapted { adapter, scale: 1.0 }).collect();
     let mut runtime = load_adapted(gguf, adapters, BackendKind::Cpu, &options).unwrap();
+    runtime.reserve_states(what.outputs).unwrap();
     let long: Vec<u32> = (0..).take(pages_of(what.context)).collect();
     for start in (0..what.context).step_by(what.max_rows) {
         let positions: Vec<u32> = (start as u32..what.context as u32).take(what.max_rows).collect();
@@ -65,6 +66,7 @@ fn used(gguf: &Gguf, adapters: &[Adapter], what: Load, kv_type: KvType) -> usize
             types: &[],
             tables: &[&long],
             adapters: &[&adapted],
+            recurrent: &[],
             outputs: &[0],
             // Hidden states take nothing of their own.
             states: &(0..positions.len() as u32).collect::<Vec<_>>(),
@@ -80,6 +82,7 @@ fn used(gguf: &Gguf, adapters: &[Adapter], what: Load, kv_type: KvType) -> usize
         types: &[],
         tables: &tables.iter().map(<[u32; 1]>::as_slice).collect::<Vec<_>>(),
         adapters: &vec![adapted.as_slice(); what.outputs],
+        recurrent: &[],
         outputs: &rows,
         states: &[],
     };
@@ -111,8 +114,9 @@ fn a_model_takes_what_was_said_beforehand() {
                 let footprint = Footprint::of(&gguf, &config, &what);
                 assert_eq!(footprint.weights, std::fs::metadata(&path).unwrap().len());
                 let pages = pages_of(what.context) + what.outputs;
-                let page = kv_type.page_bytes(config.layers, config.kv_heads, config.head_dim).unwrap();
-                let said = footprint.total() - footprint.weights + pages as u64 * page;
+                let page = kv_type.page_bytes(config.kv_layers(), config.kv_heads, config.head_dim).unwrap();
+                let states = what.outputs as u64 * config.state_bytes();
+                let said = footprint.total() - footprint.weights + pages as u64 * page + states;
                 // On a thread of its own, since a thread keeps what attention works in.
                 let used = std::thread::scope(|scope| {
                     scope.spawn(|| used(&gguf, &[], what, kv_type)).join().unwrap()

@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use moli_format::{FormatError, Gguf, ReadMode, TensorType, Value};
-use moli_model::{BackendKind, Batch, KvType, LoadOptions, MAX_OUTPUTS, ModelError, Runtime, load};
+use moli_model::{
+    BackendKind, Batch, KvType, LoadOptions, MAX_OUTPUTS, ModelError, Runtime, StateSlots, load,
+};
 use moli_testkit::{TinyFile, TinyModel};
 
 const OPTIONS: LoadOptions =
@@ -269,6 +271,7 @@ fn nan_in_a_matrix_is_found_in_the_logits() {
             types: &[],
             tables: &[&[0]],
             adapters: &[],
+            recurrent: &[],
             outputs: &[],
             states: &[0],
         };
@@ -288,6 +291,7 @@ fn forward(runtime: &mut dyn Runtime, tokens: &[u32], outputs: &[u32]) -> Result
         types: &[],
         tables: &[&pages],
         adapters: &[],
+        recurrent: &[],
         outputs,
         states: &[],
     };
@@ -314,6 +318,7 @@ fn batches_that_contradict_themselves_or_the_model() {
         types: &[],
         tables: &[&[3, 2, 1, 0]],
         adapters: &[],
+        recurrent: &[],
         outputs: &[],
         states: &[],
     };
@@ -354,4 +359,171 @@ fn a_context_that_no_memory_holds() {
     let options = LoadOptions { context: usize::MAX / 64, ..OPTIONS };
     let error = load(&open(&path), BackendKind::Cpu, &options).err().unwrap();
     assert!(matches!(error, ModelError::TooLarge { .. }), "{error}");
+}
+
+/// The error of loading a tiny model of another architecture whose metadata was changed.
+fn error_of(architecture: &'static str, key: &str, value: impl Into<Value>) -> ModelError {
+    let mut file = TinyModel::new(architecture).file().unwrap();
+    file.meta(&format!("{architecture}.{key}"), value);
+    try_load(&file).err().expect("the model must be refused")
+}
+
+#[test]
+fn states_of_impossible_shapes() {
+    for (architecture, key, value) in [
+        ("lfm2", "shortconv.l_cache", 0u32),
+        ("lfm2", "shortconv.l_cache", 1000),
+        ("qwen35", "ssm.conv_kernel", 0),
+        ("qwen35", "ssm.state_size", 0),
+        ("qwen35", "ssm.state_size", 1 << 20),
+        ("qwen35", "ssm.group_count", 0),
+        ("qwen35", "ssm.group_count", 3),
+        ("qwen35", "ssm.time_step_rank", 0),
+        ("qwen35", "ssm.inner_size", 0),
+        ("qwen35", "ssm.inner_size", 255),
+        ("qwen35", "ssm.inner_size", 1 << 21),
+        ("qwen35", "nextn_predict_layers", 2),
+    ] {
+        let error = error_of(architecture, key, value);
+        assert!(
+            matches!(&error, ModelError::OutOfRange { key: found, .. } if found == &format!("{architecture}.{key}")),
+            "{architecture} {key} = {value}: {error}"
+        );
+    }
+    let mut file = TinyModel::new("lfm2").file().unwrap();
+    file.remove("lfm2.shortconv.l_cache");
+    let error = try_load(&file).err().unwrap();
+    assert!(
+        matches!(&error, ModelError::Format(FormatError::MissingKey { key }) if key == "lfm2.shortconv.l_cache"),
+        "{error}"
+    );
+    // Where there is no list every layer has attention, and the second has no queries.
+    let error = error_of("lfm2", "attention.head_count_kv", 2u32);
+    assert!(matches!(&error, ModelError::MissingTensor { name } if name == "blk.1.attn_q.weight"), "{error}");
+}
+
+#[test]
+fn layers_that_are_not_said_or_all_the_same() {
+    let counts = |counts: &[u32]| Value::from(counts.to_vec());
+    let error = error_of("lfm2", "attention.head_count_kv", counts(&[2]));
+    assert_out_of_range(&error, "lfm2.attention.head_count_kv");
+    let error = error_of("lfm2", "attention.head_count_kv", counts(&[1 << 20, 0]));
+    assert_out_of_range(&error, "lfm2.attention.head_count_kv");
+    let error = error_of("qwen35", "attention.recurrent_layers", vec![true]);
+    assert_out_of_range(&error, "qwen35.attention.recurrent_layers");
+    for error in [
+        error_of("lfm2", "attention.head_count_kv", counts(&[0, 0])),
+        error_of("qwen35", "attention.recurrent_layers", vec![true, true]),
+    ] {
+        assert!(
+            matches!(&error, ModelError::UnsupportedFeature { key, .. } if key.ends_with(".block_count")),
+            "{error}"
+        );
+    }
+    let mut file = TinyModel { layers: 3, ..TinyModel::new("lfm2") }.file().unwrap();
+    file.meta("lfm2.attention.head_count_kv", counts(&[2, 0, 4]));
+    let error = try_load(&file).err().unwrap();
+    assert!(
+        matches!(&error, ModelError::UnsupportedFeature { key, .. } if key == "lfm2.attention.head_count_kv"),
+        "{error}"
+    );
+    // The period that files without a list have, which leaves no layer of two with attention.
+    let mut file = TinyModel::new("qwen35").file().unwrap();
+    file.remove("qwen35.attention.recurrent_layers");
+    assert!(matches!(try_load(&file).err().unwrap(), ModelError::UnsupportedFeature { .. }));
+}
+
+#[test]
+fn states_that_contradict_the_tensors() {
+    for (architecture, key, value, tensor) in [
+        ("lfm2", "shortconv.l_cache", 4u32, "blk.1.shortconv.conv.weight"),
+        ("qwen35", "ssm.conv_kernel", 4, "blk.1.ssm_conv1d.weight"),
+        ("qwen35", "ssm.state_size", 16, "blk.1.attn_qkv.weight"),
+        ("qwen35", "ssm.inner_size", 512, "blk.1.attn_qkv.weight"),
+        ("qwen35", "ssm.group_count", 1, "blk.1.attn_qkv.weight"),
+        ("qwen35", "ssm.time_step_rank", 2, "blk.1.ssm_beta.weight"),
+    ] {
+        let error = error_of(architecture, key, value);
+        assert!(
+            matches!(&error, ModelError::TensorShape { name, .. } if name == tensor),
+            "{architecture} {key} = {value}: {error}"
+        );
+    }
+    let mut file = TinyModel::new("qwen35").file().unwrap();
+    let slopes = [-1.0f32, 0.5, -1.0, -1.0].iter().flat_map(|slope| slope.to_le_bytes()).collect();
+    file.tensor("blk.1.ssm_a", TensorType::F32, &[4], slopes);
+    assert_out_of_range(&try_load(&file).err().unwrap(), "blk.1.ssm_a[1]");
+    let mut file = TinyModel::new("lfm2").file().unwrap();
+    let taps = vec![f32::NAN; 3 * 256].iter().flat_map(|tap| tap.to_le_bytes()).collect();
+    file.tensor("blk.1.shortconv.conv.weight", TensorType::F32, &[3, 256], taps);
+    let error = try_load(&file).err().unwrap();
+    assert!(
+        matches!(&error, ModelError::WeightNotFinite { name, .. } if name == "blk.1.shortconv.conv.weight"),
+        "{error}"
+    );
+}
+
+#[test]
+fn batches_that_do_not_go_on_from_their_states() {
+    let mut runtime = try_load(&TinyModel::new("lfm2").file().unwrap()).unwrap();
+    runtime.reserve_states(3).unwrap();
+    let slots = |from: Option<u32>, to: u32| StateSlots { from, to };
+    let good = Batch {
+        tokens: &[1, 2, 3],
+        positions: &[0, 1, 2],
+        sequences: &[0, 0, 0],
+        types: &[],
+        tables: &[&[0]],
+        adapters: &[],
+        recurrent: &[slots(None, 1)],
+        outputs: &[2],
+        states: &[],
+    };
+    let what = |result: Result<moli_model::Computed<'_>, ModelError>| match result.map(|_| ()) {
+        Err(ModelError::Batch { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(what(runtime.forward(&Batch { positions: &[0, 2, 3], ..good })), "position");
+    assert_eq!(what(runtime.forward(&Batch { positions: &[1, 2, 3], ..good })), "position");
+    assert_eq!(what(runtime.forward(&Batch { recurrent: &[slots(None, 3)], ..good })), "state");
+    assert_eq!(what(runtime.forward(&Batch { recurrent: &[slots(Some(0), 1)], ..good })), "state");
+    assert_eq!(what(runtime.forward(&Batch { recurrent: &[slots(Some(9), 1)], ..good })), "state");
+    assert_eq!(what(runtime.forward(&Batch { recurrent: &[slots(None, 1); 2], ..good })), "recurrent");
+    let two: Batch<'_> = Batch { tables: &[&[0], &[1]], ..good };
+    // A sequence in two pieces, and two sequences with one slot.
+    let pieces = Batch { sequences: &[0, 1, 0], positions: &[0, 0, 1], recurrent: &[], ..two };
+    assert_eq!(what(runtime.forward(&pieces)), "state");
+    let shared =
+        Batch { sequences: &[0, 0, 1], positions: &[0, 1, 0], recurrent: &[slots(None, 1); 2], ..two };
+    assert_eq!(what(runtime.forward(&shared)), "state");
+
+    runtime.forward(&good).unwrap();
+    let next = Batch { tokens: &[4], positions: &[3], sequences: &[0], outputs: &[0], ..good };
+    assert_eq!(what(runtime.forward(&Batch { recurrent: &[slots(Some(0), 0)], ..next })), "state");
+    // One reads what the other writes.
+    let recurrent = &[slots(Some(1), 2), slots(None, 1)];
+    let crossed = Batch { tokens: &[4, 1], positions: &[3, 0], sequences: &[0, 1], recurrent, ..two };
+    assert_eq!(what(runtime.forward(&Batch { outputs: &[0], ..crossed })), "state");
+    assert_eq!(
+        what(runtime.forward(&Batch { positions: &[4], recurrent: &[slots(Some(1), 2)], ..next })),
+        "state"
+    );
+    runtime.forward(&Batch { recurrent: &[slots(Some(1), 2)], ..next }).unwrap();
+
+    assert!(matches!(
+        runtime.read_state(3, &mut Vec::new()).unwrap_err(),
+        ModelError::State { state: 3, states: 3 }
+    ));
+    let expected = runtime.state_bytes();
+    assert_eq!(expected, 2 * 256 * size_of::<f32>());
+    for actual in [0, expected - 1, expected + 1] {
+        let error = runtime.write_state(0, 3, &vec![0; actual]).unwrap_err();
+        assert!(
+            matches!(&error, ModelError::StateBytes { expected: e, actual: a } if (*e, *a) == (expected, actual))
+        );
+    }
+    let mut without = try_load(&TinyModel::new("llama").file().unwrap()).unwrap();
+    assert_eq!((without.state_bytes(), without.states()), (0, 0));
+    assert_eq!(what(without.forward(&good)), "recurrent");
+    assert!(matches!(without.write_state(0, 0, &[]).unwrap_err(), ModelError::State { states: 0, .. }));
 }

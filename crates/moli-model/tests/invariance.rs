@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::ops::Range;
+
 use moli_format::{Gguf, ReadMode, TensorType};
 use moli_kernels::{Isa, QUANTIZABLE};
-use moli_model::{BackendKind, Batch, KvType, LoadOptions, Runtime, load, pages_of};
+use moli_model::{BackendKind, Batch, KvType, LoadOptions, Runtime, StateSlots, load, pages_of};
 use moli_testkit::TinyModel;
 
 /// Longer than two pages and than the tiny Gemma's window.
@@ -19,7 +21,9 @@ fn runtime(model: &TinyModel, threads: usize, isa: Isa, kv_type: KvType) -> Box<
     model.write(&path).unwrap();
     let gguf = Gguf::open(&path, ReadMode::Read).unwrap();
     let options = LoadOptions { threads, isa: Some(isa), context: 2048, max_rows: 128, kv_type };
-    load(&gguf, BackendKind::Cpu, &options).unwrap()
+    let mut runtime = load(&gguf, BackendKind::Cpu, &options).unwrap();
+    runtime.reserve_states(SEQUENCES).unwrap();
+    runtime
 }
 
 fn ids(seed: u32) -> Vec<u32> {
@@ -46,6 +50,7 @@ fn last_logits(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u
             types: &[],
             tables: &[&pages],
             adapters: &[],
+            recurrent: &[],
             outputs: &[tokens.len() as u32 - 1],
             states: &[],
         };
@@ -106,6 +111,7 @@ fn sequences_in_one_batch_do_not_see_each_other() {
                 types: &[],
                 tables: &tables.each_ref().map(Vec::as_slice),
                 adapters: &[],
+                recurrent: &[],
                 outputs: &rows,
                 states: &[],
             };
@@ -117,7 +123,8 @@ fn sequences_in_one_batch_do_not_see_each_other() {
 
 #[test]
 fn pages_that_were_copied_or_written_back_give_the_same_bits() {
-    for (architecture, kv_type) in architectures_and_kv_types() {
+    let attention = |architecture: &&str| !TinyModel::RECURRENT.contains(architecture);
+    for (architecture, kv_type) in architectures_and_kv_types().filter(|(name, _)| attention(name)) {
         let model = TinyModel::new(architecture);
         let mut runtime = runtime(&model, 2, Isa::detect(), kv_type);
         let tokens = ids(3);
@@ -132,7 +139,7 @@ fn pages_that_were_copied_or_written_back_give_the_same_bits() {
             runtime.read_page(from, &mut bytes).unwrap();
             assert_eq!(bytes.len(), runtime.page_bytes());
             let config = runtime.config();
-            let expected = kv_type.page_bytes(config.layers, config.kv_heads, config.head_dim);
+            let expected = kv_type.page_bytes(config.kv_layers(), config.kv_heads, config.head_dim);
             assert_eq!(Some(bytes.len() as u64), expected);
             assert!(bytes.iter().any(|&byte| byte != 0));
             runtime.write_page(back, &bytes).unwrap();
@@ -147,6 +154,7 @@ fn pages_that_were_copied_or_written_back_give_the_same_bits() {
                 types: &[],
                 tables: &[&pages],
                 adapters: &[],
+                recurrent: &[],
                 outputs: &[0],
                 states: &[],
             };
@@ -154,6 +162,55 @@ fn pages_that_were_copied_or_written_back_give_the_same_bits() {
                 runtime.forward(&batch).unwrap().logits.iter().map(|logit| logit.to_bits()).collect();
             assert_eq!(found, expected, "{architecture} {kv_type}");
         }
+    }
+}
+
+/// Layers that carry a state go on from one that was kept beside, or written back, as if nothing had happened in between.
+#[test]
+fn states_that_were_kept_or_written_back_give_the_same_bits() {
+    for architecture in TinyModel::RECURRENT {
+        let model = TinyModel::new(architecture);
+        let mut runtime = runtime(&model, 2, Isa::detect(), KvType::F16);
+        let (tokens, pages) = (ids(6), [9, 2, 5]);
+        // Of rows that share their pages, which get the same keys and values again.
+        let compute = |runtime: &mut dyn Runtime, range: Range<usize>, slots: &[StateSlots]| {
+            let count = slots.len();
+            let rows = |sequence: usize| range.clone().map(move |position| (sequence, position));
+            let all: Vec<(usize, usize)> = (0..count).flat_map(rows).collect();
+            let batch = Batch {
+                tokens: &all.iter().map(|&(_, position)| tokens[position]).collect::<Vec<_>>(),
+                positions: &all.iter().map(|&(_, position)| position as u32).collect::<Vec<_>>(),
+                sequences: &all.iter().map(|&(sequence, _)| sequence as u32).collect::<Vec<_>>(),
+                types: &[],
+                tables: &vec![&pages[..]; count],
+                adapters: &[],
+                recurrent: slots,
+                outputs: &[all.len() as u32 - 1],
+                states: &[],
+            };
+            let logits = runtime.forward(&batch).map(|computed| computed.logits.to_vec());
+            logits.map(|logits| logits.into_iter().map(f32::to_bits).collect::<Vec<u32>>())
+        };
+        let slots = |from: Option<u32>, to: u32| [StateSlots { from, to }];
+        let expected = compute(runtime.as_mut(), 0..70, &slots(None, 0)).unwrap();
+        compute(runtime.as_mut(), 0..41, &slots(None, 1)).unwrap();
+        // One state read by two, and written to others.
+        let both = [slots(Some(1), 2)[0], slots(Some(1), 3)[0]];
+        assert_eq!(compute(runtime.as_mut(), 41..70, &both).unwrap(), expected, "{architecture}");
+        let mut bytes = Vec::new();
+        runtime.read_state(1, &mut bytes).unwrap();
+        assert_eq!(
+            (bytes.len(), bytes.len() as u64),
+            (runtime.state_bytes(), runtime.config().state_bytes())
+        );
+        assert!(bytes.iter().any(|&byte| byte != 0));
+        compute(runtime.as_mut(), 0..5, &slots(None, 1)).unwrap();
+        runtime.write_state(7, 41, &bytes).unwrap();
+        assert_eq!(
+            compute(runtime.as_mut(), 41..70, &slots(Some(7), 7)).unwrap(),
+            expected,
+            "{architecture}"
+        );
     }
 }
 
@@ -173,6 +230,7 @@ fn states(runtime: &mut dyn Runtime, tokens: &[u32], chunk: usize) -> Vec<u32> {
             tables: &[tables.0, tables.1],
             // Logits of others beside them.
             adapters: &[],
+            recurrent: &[],
             outputs: &[0],
             states: &(rows..2 * rows).collect::<Vec<_>>(),
         };

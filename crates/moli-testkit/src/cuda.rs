@@ -28,11 +28,15 @@ pub fn mock_cuda_folder() -> Result<PathBuf, String> {
         .clone()
 }
 
-/// Has this process find the mock driver, if there is no other: what looks for `libcuda.so.1` from now on gets it.
+/// Has this process find the mock driver, if there is no other: what looks for `libcuda.so.1` from now on gets it. With
+/// `MOLI_TEST_GPU=1` it is left out, and tests run on the machine's own GPU.
 ///
 /// # Errors
 /// One line that says why it can't be had.
 pub fn mock_cuda() -> Result<(), String> {
+    if std::env::var_os("MOLI_TEST_GPU").is_some_and(|value| value == "1") {
+        return Ok(());
+    }
     let path = mock_cuda_folder()?.join("libcuda.so.1");
     // SAFETY: the library has no initialisers but those of its own state.
     #[allow(unsafe_code)]

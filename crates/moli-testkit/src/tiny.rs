@@ -37,6 +37,10 @@ pub struct TinyModel {
     pub context: usize,
     /// Sliding window (gemma3), in tokens.
     pub window: usize,
+    /// Taps of the convolutions (lfm2, qwen35).
+    pub taps: usize,
+    /// Heads of keys and of values, and elements of a key and of a value, of a layer's state (qwen35).
+    pub state: [usize; 4],
     /// Where the weights come from.
     pub seed: u64,
 }
@@ -107,7 +111,9 @@ pub const CONTROL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_en
 
 impl TinyModel {
     /// Those that it can be.
-    pub const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3"];
+    pub const ARCHITECTURES: [&str; 7] = ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3", "lfm2", "qwen35"];
+    /// Those whose layers take turns between attention and a state, attention first.
+    pub const RECURRENT: [&str; 2] = ["lfm2", "qwen35"];
 
     /// A model of the architecture with Q8_0 weights; 256 columns, so that every format fits.
     pub fn new(architecture: &'static str) -> Self {
@@ -125,6 +131,8 @@ impl TinyModel {
             experts_used: 2,
             context: 2048,
             window: 24,
+            taps: 3,
+            state: [2, 4, 32, 64],
             seed: 1,
         }
     }
@@ -188,6 +196,23 @@ impl TinyModel {
             // Otherwise the first global layer would be the sixth.
             file.meta(&key("attention.sliding_window_pattern"), 2u32);
         }
+        let recurrent: Vec<bool> = (0..self.layers).map(|layer| self.is_recurrent(layer)).collect();
+        if self.architecture == "lfm2" {
+            let heads = |&recurrent: &bool| if recurrent { 0 } else { self.kv_heads as i32 };
+            file.meta(&key("attention.head_count_kv"), recurrent.iter().map(heads).collect::<Vec<i32>>());
+            file.meta(&key("shortconv.l_cache"), self.taps as u32);
+        }
+        if self.architecture == "qwen35" {
+            let [key_heads, value_heads, key_dim, value_dim] = self.state.map(|n| n as u32);
+            file.meta(&key("attention.recurrent_layers"), recurrent);
+            file.meta(&key("ssm.conv_kernel"), self.taps as u32);
+            file.meta(&key("ssm.state_size"), key_dim);
+            file.meta(&key("ssm.group_count"), key_heads);
+            file.meta(&key("ssm.time_step_rank"), value_heads);
+            file.meta(&key("ssm.inner_size"), value_heads * value_dim);
+            // As published: a quarter of the head.
+            file.meta(&key("rope.dimension_count"), self.head_dim as u32 / 4);
+        }
 
         let mut tokens: Vec<String> = (0..=255).map(byte_level).map(String::from).collect();
         tokens.extend(CONTROL_TOKENS.map(String::from));
@@ -202,25 +227,53 @@ impl TinyModel {
         file
     }
 
+    /// Whether a layer carries a state instead of keys and values.
+    fn is_recurrent(&self, layer: usize) -> bool {
+        Self::RECURRENT.contains(&self.architecture) && layer % 2 == 1
+    }
+
     /// Name, type, rows and columns of every tensor; one row: a vector.
     fn tensors(&self) -> Vec<(String, TensorType, usize, usize)> {
         let (hidden, ffn) = (self.hidden, self.ffn);
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let float = TensorType::F32;
+        let (lfm2, qwen35) = (self.architecture == "lfm2", self.architecture == "qwen35");
+        let last_norm = if lfm2 { "token_embd_norm.weight" } else { "output_norm.weight" };
         let mut tensors = vec![
             ("token_embd.weight".to_owned(), self.embedding, self.vocab(), hidden),
-            ("output_norm.weight".to_owned(), float, 1, hidden),
+            (last_norm.to_owned(), float, 1, hidden),
         ];
         for layer in 0..self.layers {
+            let recurrent = self.is_recurrent(layer);
             let mut add = |suffix: &str, ttype, rows, cols| {
                 tensors.push((format!("blk.{layer}.{suffix}"), ttype, rows, cols));
             };
             add("attn_norm.weight", float, 1, hidden);
-            add("attn_q.weight", self.matrix, q, hidden);
-            add("attn_k.weight", self.matrix, kv, hidden);
-            add("attn_v.weight", self.matrix, kv, hidden);
-            add("attn_output.weight", self.matrix, hidden, q);
-            add("ffn_norm.weight", float, 1, hidden);
+            if recurrent && lfm2 {
+                add("shortconv.in_proj.weight", self.matrix, 3 * hidden, hidden);
+                add("shortconv.conv.weight", float, hidden, self.taps);
+                add("shortconv.out_proj.weight", self.matrix, hidden, hidden);
+            } else if recurrent {
+                let [key_heads, value_heads, key_dim, value_dim] = self.state;
+                let (mixed, values) =
+                    (2 * key_heads * key_dim + value_heads * value_dim, value_heads * value_dim);
+                add("attn_qkv.weight", self.matrix, mixed, hidden);
+                add("attn_gate.weight", self.matrix, values, hidden);
+                add("ssm_beta.weight", self.matrix, value_heads, hidden);
+                add("ssm_alpha.weight", self.matrix, value_heads, hidden);
+                add("ssm_conv1d.weight", float, mixed, self.taps);
+                add("ssm_a", float, 1, value_heads);
+                add("ssm_dt.bias", float, 1, value_heads);
+                add("ssm_norm.weight", float, 1, value_dim);
+                add("ssm_out.weight", self.matrix, hidden, values);
+            } else {
+                // Each query with its gate.
+                add("attn_q.weight", self.matrix, if qwen35 { 2 * q } else { q }, hidden);
+                add("attn_k.weight", self.matrix, kv, hidden);
+                add("attn_v.weight", self.matrix, kv, hidden);
+                add("attn_output.weight", self.matrix, hidden, q);
+            }
+            add(if qwen35 { "post_attention_norm.weight" } else { "ffn_norm.weight" }, float, 1, hidden);
             if self.architecture == "qwen3moe" {
                 add("ffn_gate_inp.weight", float, self.experts, hidden);
                 add("ffn_gate_exps.weight", self.matrix, self.experts * ffn, hidden);
@@ -236,7 +289,7 @@ impl TinyModel {
                 add("attn_k.bias", float, 1, kv);
                 add("attn_v.bias", float, 1, kv);
             }
-            if matches!(self.architecture, "qwen3" | "qwen3moe" | "gemma3") {
+            if !recurrent && !matches!(self.architecture, "llama" | "qwen2") {
                 add("attn_q_norm.weight", float, 1, self.head_dim);
                 add("attn_k_norm.weight", float, 1, self.head_dim);
             }
@@ -261,7 +314,12 @@ impl TinyModel {
         let values: Vec<f32> = (0..rows * cols)
             .map(|_| {
                 let uniform = random.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0;
-                if name.ends_with("norm.weight") { 1.0 + uniform / 4.0 } else { uniform * scale }
+                match name {
+                    name if name.ends_with("norm.weight") => 1.0 + uniform / 4.0,
+                    // How fast states fade.
+                    name if name.ends_with("ssm_a") => (uniform - 1.5) / 4.0,
+                    _ => uniform * scale,
+                }
             })
             .collect();
         let mut bytes = Vec::new();

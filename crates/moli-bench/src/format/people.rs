@@ -34,7 +34,10 @@ fn head(report: &Report) -> Vec<String> {
     let cpu = machine.cpu.as_deref().or(machine.board.as_deref()).unwrap_or("a processor without a name");
     let mut lines = vec![
         format!("moli {} ({}), {date}", build.version, build.target),
-        format!("{cpu}, {} processors usable, {} kernels", machine.usable_cpus, machine.isa),
+        match &machine.gpu {
+            Some(gpu) => format!("{}: {}, compute capability {}", gpu.device, gpu.name, gpu.capability),
+            None => format!("{cpu}, {} processors usable, {} kernels", machine.usable_cpus, machine.isa),
+        },
     ];
     for (name, model) in models {
         let synthetic = if model.synthetic { ", random weights" } else { "" };

@@ -42,6 +42,7 @@ pub fn describe_under(root: &Path, isa: Isa) -> Machine {
     let memory = SystemMemory::read(root);
     let available = thread::available_parallelism().map_or(1, usize::from);
     Machine {
+        gpu: None,
         cpu: processors.name(),
         board: place::board(root),
         arch: consts::ARCH.to_owned(),

@@ -213,6 +213,7 @@ fn boards_that_were_never_told_their_name() {
 fn of_nothing_nothing_is_known() {
     let machine = of(&Tree::new());
     let unknown = Machine {
+        gpu: None,
         arch: std::env::consts::ARCH.to_owned(),
         isa: "scalar".to_owned(),
         isas: machine.isas.clone(),

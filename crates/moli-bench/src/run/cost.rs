@@ -18,10 +18,12 @@ pub(super) struct Cost {
     head: Part,
     /// Experts that a token goes through, and all of them.
     routing: Option<(usize, usize)>,
-    /// Keys that a token sees in each layer at most; `None`: all.
+    /// Keys that a token sees in each layer that has some, at most; `None`: all.
     windows: Vec<Option<usize>>,
     /// Key and value heads, and their width.
     kv: (usize, usize),
+    /// Bytes of a sequence's recurrent state.
+    state: f64,
     /// Parameters.
     pub(super) parameters: u64,
     /// Bytes of all tensors.
@@ -52,13 +54,16 @@ impl Cost {
             experts: Part::default(),
             head: Part::default(),
             routing: config.experts.as_ref().map(|experts| (experts.used, experts.count)),
+            // Layers that carry a state have no keys and values.
             windows: (0..config.layers)
+                .filter(|&layer| config.recurrent.as_ref().is_none_or(|recurrent| !recurrent.has(layer)))
                 .map(|layer| {
                     let window = config.window.as_ref()?;
                     window.layers.get(layer).copied().unwrap_or(false).then_some(window.tokens)
                 })
                 .collect(),
             kv: (config.kv_heads, config.head_dim),
+            state: config.state_bytes() as f64,
             parameters: 0,
             weight_bytes: 0,
             format: TensorType::F32,
@@ -120,7 +125,7 @@ impl Cost {
                 for start in (0..tokens).step_by(CHUNK) {
                     let chunk = CHUNK.min(tokens - start);
                     bytes += self.body.bytes + self.experts.bytes * self.experts_of(chunk);
-                    bytes += self.kv_bytes(depth + start, chunk, kv_type);
+                    bytes += self.kv_bytes(depth + start, chunk, kv_type) + self.state;
                 }
                 let each = self.body.macs + self.experts.macs * self.experts_of(1);
                 Some(Work { bytes, macs: each * tokens as f64 + self.head.macs })
@@ -128,7 +133,7 @@ impl Cost {
             Test::Decode { tokens, depth, batch } => {
                 let step = self.body.bytes + self.head.bytes + self.experts.bytes * self.experts_of(batch);
                 let kv: f64 = (0..tokens).map(|position| self.kv_bytes(depth + position, 1, kv_type)).sum();
-                let bytes = step * tokens as f64 + kv * batch as f64;
+                let bytes = step * tokens as f64 + (kv + self.state * tokens as f64) * batch as f64;
                 Some(Work { bytes, macs: self.macs_per_token() as f64 * (tokens * batch) as f64 })
             }
             Test::EndToEnd { .. } => None,

@@ -27,12 +27,14 @@ pub struct Direct {
     /// Tokens of the first sequence whose keys and values are in the first pages: a token is a matter of its place, so
     /// they hold for every test.
     filled: usize,
+    /// Of a model whose layers carry a state: the first sequence's after so many tokens.
+    state: Option<(usize, Vec<u8>)>,
 }
 
 impl Direct {
     /// Takes a loaded model.
     pub fn new(runtime: Box<dyn Runtime>) -> Self {
-        Self { pages: (0..runtime.pages() as u32).collect(), runtime, filled: 0 }
+        Self { pages: (0..runtime.pages() as u32).collect(), runtime, filled: 0, state: None }
     }
 
     /// Runs a test and gives the seconds of its timed part; `None` when it was cancelled meanwhile.
@@ -42,6 +44,9 @@ impl Direct {
     pub fn repetition(&mut self, test: &Test, cancel: &CancelToken) -> Result<Option<f64>, ModelError> {
         let (count, length) = sequences(test);
         let each = pages_of(length);
+        if self.runtime.state_bytes() > 0 && self.runtime.states() < count {
+            self.runtime.reserve_states(count)?;
+        }
         match *test {
             Test::Prefill { tokens, depth } => {
                 if !self.fill(depth, each, cancel)? {
@@ -72,8 +77,31 @@ impl Direct {
 
     /// Has the first sequence read what stands before a test.
     fn fill(&mut self, depth: usize, each: usize, cancel: &CancelToken) -> Result<bool, ModelError> {
-        let first = self.filled.min(depth);
-        self.read(first, depth - first, each, false, cancel)
+        if self.runtime.state_bytes() == 0 {
+            let first = self.filled.min(depth);
+            return self.read(first, depth - first, each, false, cancel);
+        }
+        if depth == 0 {
+            return Ok(true);
+        }
+        if self.filled < depth || self.state.as_ref().is_none_or(|(tokens, _)| *tokens != depth) {
+            if !self.read(0, depth, each, false, cancel)? {
+                return Ok(false);
+            }
+            let mut state = Vec::new();
+            self.runtime.read_state(0, &mut state)?;
+            self.state = Some((depth, state));
+        }
+        self.begin(0)?;
+        Ok(true)
+    }
+
+    /// Gives a sequence the state that the first had before the test.
+    fn begin(&mut self, sequence: usize) -> Result<(), ModelError> {
+        match &self.state {
+            Some((tokens, state)) => self.runtime.write_state(sequence as u32, *tokens as u32, state),
+            None => Ok(()),
+        }
     }
 
     /// Gives it to the other sequences too.
@@ -90,6 +118,9 @@ impl Direct {
             }
             for page in 0..pages_of(depth) {
                 self.runtime.copy_page(page as u32, (sequence * each + page) as u32)?;
+            }
+            if depth > 0 {
+                self.begin(sequence)?;
             }
         }
         if sequences > 1 {
@@ -150,6 +181,7 @@ impl Direct {
             types: &[],
             tables: &tables,
             adapters: &[],
+            recurrent: &[],
             outputs,
             states: &[],
         };

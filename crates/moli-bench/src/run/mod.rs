@@ -21,15 +21,15 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-use moli_engine::{CancelToken, Limit, memory_limit};
+use moli_engine::{BackendKind, CancelToken, Limit, memory_limit};
 use moli_kernels::Isa;
 
 pub use direct::{CHUNK, Direct, token};
 pub use error::RunError;
 pub use options::{Options, Source};
 
-use crate::limits::{Meter, Sample};
-use crate::report::{Case, Conditions, Latency, Limits, Report, Row, SCHEMA};
+use crate::limits::{AnyMeter, Meter, Sample};
+use crate::report::{Case, Conditions, Gpu, Latency, Limits, Machine, Report, Row, SCHEMA};
 use crate::watch::Watch;
 use crate::{machine, statistics};
 use model::Loaded;
@@ -160,7 +160,7 @@ pub fn run(
             schema: SCHEMA.to_owned(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             build: machine::build(),
-            machine: machine::describe(Isa::detect()),
+            machine: Machine { gpu: gpu(options.backend)?, ..machine::describe(Isa::detect()) },
             models: BTreeMap::new(),
             limits: Vec::new(),
             rows: Vec::new(),
@@ -195,20 +195,21 @@ impl Run<'_> {
     fn groups(&mut self) -> Result<Vec<Vec<usize>>, RunError> {
         let sources = &self.options.models;
         // All meters share what they read.
-        let meters = if self.options.limits { Meter::planned_bytes() } else { 0 };
+        let backend = self.options.backend;
+        let meters = if self.options.limits && backend == BackendKind::Cpu { Meter::planned_bytes() } else { 0 };
         let mut needed = meters;
         for (source, name) in sources.iter().zip(&self.names) {
             if let Source::Memory(model) = source {
-                fits(source, model.size_bytes())?;
+                fits(source, BackendKind::Cpu, model.size_bytes())?;
             }
-            let (model, cases) = (Loaded::outline(source)?, self.options.cases(name));
+            let (model, cases) = (Loaded::outline(source, backend)?, self.options.cases(name));
             model.check(&cases)?;
             let bytes = model.bytes(&cases)?;
-            fits(source, bytes.saturating_add(meters))?;
+            fits(source, backend, bytes.saturating_add(meters))?;
             needed = needed.saturating_add(bytes);
         }
         let places = 0..sources.len();
-        let Some(limit) = limit().filter(|limit| needed > limit.bytes && sources.len() > 1) else {
+        let Some(limit) = limit(backend).filter(|limit| needed > limit.bytes && sources.len() > 1) else {
             return Ok(vec![places.collect()]);
         };
         let needed = moli_engine::units::megabytes(needed);
@@ -219,7 +220,13 @@ impl Run<'_> {
     }
 
     /// What measures the machine's limits, by threads.
-    fn meters(&mut self) -> Result<BTreeMap<usize, Meter>, RunError> {
+    fn meters(&mut self) -> Result<BTreeMap<usize, AnyMeter>, RunError> {
+        #[cfg(feature = "cuda")]
+        if let (BackendKind::Cuda(index), true) = (self.options.backend, self.options.limits) {
+            let threads = self.options.threads.first().copied().unwrap_or(1);
+            let peak = moli_model::Peak::new(index).map_err(|error| RunError::Limits { threads, reason: error.to_string() })?;
+            return Ok(BTreeMap::from([(threads, AnyMeter::Gpu(Box::new(peak)))]));
+        }
         let mut meters: BTreeMap<usize, Meter> = BTreeMap::new();
         for &threads in self.options.threads.iter().filter(|_| self.options.limits) {
             let meter = match meters.values().next() {
@@ -230,14 +237,14 @@ impl Run<'_> {
             meters.insert(threads, meter);
         }
         meters.values().next().and_then(Meter::note).into_iter().for_each(|note| self.note(note));
-        Ok(meters)
+        Ok(meters.into_iter().map(|(threads, meter)| (threads, AnyMeter::Cpu(Box::new(meter)))).collect())
     }
 
     /// Measures models that take turns.
     fn group(
         &mut self,
         places: &[usize],
-        meters: &mut BTreeMap<usize, Meter>,
+        meters: &mut BTreeMap<usize, AnyMeter>,
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), RunError> {
         let (mut models, mut measured) = (Vec::new(), Vec::new());
@@ -246,7 +253,7 @@ impl Run<'_> {
                 continue;
             };
             on(Event::Loading { model: name });
-            let (mut loaded, cases) = (Loaded::open(source)?, self.options.cases(name));
+            let (mut loaded, cases) = (Loaded::open(source, self.options.backend)?, self.options.cases(name));
             loaded.load(&cases)?;
             self.report.models.insert(name.clone(), loaded.describe());
             measured.extend(cases.iter().map(|case| Measured {
@@ -282,7 +289,7 @@ impl Run<'_> {
         &mut self,
         models: &mut [(Loaded, Vec<Case>)],
         measured: &mut [Measured],
-        meters: &mut BTreeMap<usize, Meter>,
+        meters: &mut BTreeMap<usize, AnyMeter>,
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), RunError> {
         let (rounds, count) = (self.options.repetitions, measured.len());
@@ -302,7 +309,7 @@ impl Run<'_> {
             // Once unmeasured after each loading.
             for round in [0].into_iter().chain(range.clone()) {
                 if round > 0 {
-                    self.measure_limits(meters);
+                    self.measure_limits(meters)?;
                 }
                 for index in order(round, count) {
                     let Some(slot) = measured.get_mut(index) else { continue };
@@ -337,7 +344,7 @@ impl Run<'_> {
         time: Duration,
         models: &mut [(Loaded, Vec<Case>)],
         measured: &mut [Measured],
-        meters: &mut BTreeMap<usize, Meter>,
+        meters: &mut BTreeMap<usize, AnyMeter>,
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), RunError> {
         let (Some((loaded, cases)), Some(slot)) = (models.first_mut(), measured.first_mut()) else {
@@ -345,11 +352,11 @@ impl Run<'_> {
         };
         let cancel = self.cancel;
         loaded.repetition(&slot.case, cases, cancel)?;
-        self.measure_limits(meters);
+        self.measure_limits(meters)?;
         let sustained = sustained::run(&slot.case, time, on, || {
             if cancel.is_cancelled() { Ok(None) } else { loaded.repetition(&slot.case, cases, cancel) }
         })?;
-        self.measure_limits(meters);
+        self.measure_limits(meters)?;
         self.report.sustained = sustained.moments;
         sustained.outcomes.into_iter().for_each(|outcome| slot.take(outcome));
         slot.conditions.push(sustained.conditions);
@@ -361,13 +368,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn measure_limits(&mut self, meters: &mut BTreeMap<usize, Meter>) {
+    fn measure_limits(&mut self, meters: &mut BTreeMap<usize, AnyMeter>) -> Result<(), RunError> {
         for (&threads, meter) in meters {
             if self.cancel.is_cancelled() {
-                return;
+                break;
             }
-            self.samples.entry(threads).or_default().push(meter.measure());
+            let sample = meter.measure().map_err(|reason| RunError::Limits { threads, reason })?;
+            self.samples.entry(threads).or_default().push(sample);
         }
+        Ok(())
     }
 
     fn limits(&self, threads: usize) -> Option<Limits> {
@@ -400,14 +409,37 @@ fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |index| if backwards { count - 1 - index } else { index })
 }
 
-/// What this process may use of memory.
-fn limit() -> Option<Limit> {
-    memory_limit(None).ok().flatten()
+/// What this process may use of memory, its own or the GPU's.
+fn limit(backend: BackendKind) -> Option<Limit> {
+    memory_limit(backend, None).ok().flatten()
+}
+
+/// The GPU that computes.
+#[cfg(feature = "cuda")]
+fn gpu(backend: BackendKind) -> Result<Option<Gpu>, RunError> {
+    let BackendKind::Cuda(index) = backend else { return Ok(None) };
+    let device = format!("cuda:{index}");
+    let of = |info: moli_model::DeviceInfo| Gpu {
+        name: info.name,
+        device: device.clone(),
+        capability: format!("{}.{}", info.capability.0, info.capability.1),
+        multiprocessors: info.multiprocessors,
+        memory_bytes: info.total_bytes,
+    };
+    moli_model::usable(index)
+        .map(|info| Some(of(info)))
+        .map_err(|error| RunError::Model { model: device.clone(), source: error.into() })
+}
+
+/// A build without GPUs has none that computes.
+#[cfg(not(feature = "cuda"))]
+fn gpu(_: BackendKind) -> Result<Option<Gpu>, RunError> {
+    Ok(None)
 }
 
 /// Whether there is memory for a model with all its cases.
-fn fits(source: &Source, needed: u64) -> Result<(), RunError> {
-    match limit().filter(|limit| needed > limit.bytes) {
+fn fits(source: &Source, backend: BackendKind, needed: u64) -> Result<(), RunError> {
+    match limit(backend).filter(|limit| needed > limit.bytes) {
         Some(limit) => Err(RunError::Memory { model: source.name(), needed, limit: Box::new(limit) }),
         None => Ok(()),
     }

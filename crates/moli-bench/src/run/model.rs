@@ -12,7 +12,7 @@ use moli_engine::{
 };
 use moli_format::{Gguf, ReadMode};
 use moli_kernels::{Pool, default_threads};
-use moli_model::{BackendKind, Config, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS};
+use moli_model::{BackendKind, Config, DeviceMemory, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS};
 use moli_synthetic::{Synthetic, SyntheticError};
 
 use super::clients::{self, Served};
@@ -30,6 +30,7 @@ pub(super) struct Loaded {
     pub(super) config: Config,
     pub(super) cost: Cost,
     synthetic: bool,
+    backend: BackendKind,
     /// Seconds that opening or making it took, and then loading it for the first case.
     opened: f64,
     loaded: Option<f64>,
@@ -53,13 +54,13 @@ struct Setup {
 
 impl Loaded {
     /// What is to be planned for: a model whose weights aren't made yet where they are to be in memory.
-    pub(super) fn outline(source: &Source) -> Result<Self, RunError> {
-        Self::with(source, Synthetic::outline, |model| model.outline())
+    pub(super) fn outline(source: &Source, backend: BackendKind) -> Result<Self, RunError> {
+        Self::with(source, backend, Synthetic::outline, |model| model.outline())
     }
 
     /// Opens a model, or makes it. No page and no scratch is allocated.
-    pub(super) fn open(source: &Source) -> Result<Self, RunError> {
-        Self::with(source, Synthetic::in_memory, |model| {
+    pub(super) fn open(source: &Source, backend: BackendKind) -> Result<Self, RunError> {
+        Self::with(source, backend, Synthetic::in_memory, |model| {
             let watch: Arc<Watch> = Arc::new(|_| true);
             model.make(&Arc::new(Pool::new(default_threads())), &watch)
         })
@@ -67,6 +68,7 @@ impl Loaded {
 
     fn with(
         source: &Source,
+        backend: BackendKind,
         make: impl FnOnce(&Synthetic) -> Result<Gguf, SyntheticError>,
         quantise: impl FnOnce(&InMemory<'_>) -> Result<Gguf, ConvertError>,
     ) -> Result<Self, RunError> {
@@ -92,6 +94,7 @@ impl Loaded {
             gguf,
             config,
             synthetic: source.is_synthetic(),
+            backend,
             name,
             opened: started.elapsed().as_secs_f64(),
             loaded: None,
@@ -140,7 +143,8 @@ impl Loaded {
 
     /// Bytes that all of these take together, the weights once.
     pub(super) fn bytes(&self, cases: &[Case]) -> Result<u64, RunError> {
-        let mut sum = self.gguf.file_bytes();
+        // A GPU has its own copy of the weights for each of them.
+        let mut sum = if self.on_gpu() { 0 } else { self.gguf.file_bytes() };
         let mut setups: Vec<(Setup, bool)> = Vec::new();
         for case in cases {
             let setup = (self.setup(case, cases), is_direct(case));
@@ -156,17 +160,34 @@ impl Loaded {
     }
 
     fn direct_bytes(&self, setup: &Setup) -> u64 {
-        let Config { layers, kv_heads, head_dim, .. } = self.config;
+        let Config { kv_heads, head_dim, .. } = self.config;
         let load = Load {
             threads: setup.threads,
             max_rows: rows(setup),
             outputs: setup.sequences,
             context: setup.longest,
         };
-        let footprint = Footprint::of(&self.gguf, &self.config, &load);
-        let page = setup.kv_type.page_bytes(layers, kv_heads, head_dim).unwrap_or(u64::MAX);
+        let footprint = self.footprint(&load);
+        let page = setup.kv_type.page_bytes(self.config.kv_layers(), kv_heads, head_dim).unwrap_or(u64::MAX);
         let pages = page.saturating_mul((setup.pool / PAGE_TOKENS) as u64);
-        (footprint.total() - footprint.weights - footprint.embeddings).saturating_add(pages)
+        let states = self.config.state_bytes().saturating_mul(setup.sequences.max(1) as u64);
+        let weights = if self.on_gpu() { 0 } else { footprint.weights + footprint.embeddings };
+        (footprint.total() - weights).saturating_add(pages).saturating_add(states)
+    }
+
+    fn on_gpu(&self) -> bool {
+        matches!(self.backend, BackendKind::Cuda(_))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn footprint(&self, load: &Load) -> Footprint {
+        let of = if self.on_gpu() { Footprint::on_gpu } else { Footprint::of };
+        of(&self.gguf, &self.config, load)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn footprint(&self, load: &Load) -> Footprint {
+        Footprint::of(&self.gguf, &self.config, load)
     }
 
     fn engine_bytes(&self, setup: &Setup) -> Result<u64, RunError> {
@@ -178,11 +199,13 @@ impl Loaded {
             kv_type: options.kv_type,
             prefix_cache_bytes: options.prefix_cache_bytes,
             max_batch: options.scheduling.max_batch,
+            device: self.on_gpu().then(|| DeviceMemory { name: String::new(), free: u64::MAX }),
             ..PlanOptions::default()
         };
         let failed = |source| RunError::Engine { model: self.name.clone(), source };
         let plan = MemoryPlan::unlimited(&self.gguf, &plan).map_err(failed)?;
-        Ok(plan.own_bytes().saturating_sub(self.gguf.file_bytes()))
+        let weights = if self.on_gpu() { 0 } else { self.gguf.file_bytes() };
+        Ok(plan.own_bytes().saturating_sub(weights))
     }
 
     /// What a case is computed with: those that differ in nothing but their tests share it.
@@ -212,6 +235,7 @@ impl Loaded {
         let context = (setup.pool / sequences / PAGE_TOKENS * PAGE_TOKENS).min(self.config.context_train);
         EngineOptions {
             threads: Some(setup.threads),
+            backend: self.backend,
             context: Some(context),
             sessions: sequences,
             kv_type: Some(setup.kv_type),
@@ -250,7 +274,7 @@ impl Loaded {
                         max_rows: rows(&setup),
                         kv_type: setup.kv_type,
                     };
-                    let runtime = moli_model::load(&self.gguf, BackendKind::Cpu, &load).map_err(failed)?;
+                    let runtime = moli_model::load(&self.gguf, self.backend, &load).map_err(failed)?;
                     self.direct.insert(setup, Direct::new(runtime));
                 }
             } else if !self.engines.contains_key(&setup) {

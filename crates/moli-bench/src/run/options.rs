@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moli_convert::Mixture;
-use moli_model::{KvType, MAX_OUTPUTS, PAGE_TOKENS, pages_of};
+use moli_model::{BackendKind, KvType, MAX_OUTPUTS, PAGE_TOKENS, pages_of};
 use moli_synthetic::Synthetic;
 
 use super::RunError;
@@ -49,6 +49,8 @@ pub struct Options {
     pub sustain: Option<Duration>,
     /// Whether the machine's own limits are measured between the rounds.
     pub limits: bool,
+    /// What computes.
+    pub backend: BackendKind,
 }
 
 /// Where a model comes from.
@@ -108,6 +110,7 @@ impl Options {
             end_to_end: Vec::new(),
             sustain: None,
             limits: true,
+            backend: BackendKind::Cpu,
         }
     }
 

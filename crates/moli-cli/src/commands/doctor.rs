@@ -12,7 +12,7 @@ use clap::Args;
 use moli_bench::machine::{CpuQuota, cpu_quota, describe, gpus};
 use moli_bench::report::Machine;
 use moli_bench::watch::{Watch, throttled_since_boot};
-use moli_engine::{Isa, Limit, SystemMemory, memory_limit};
+use moli_engine::{BackendKind, Isa, Limit, SystemMemory, memory_limit};
 use serde::Serialize;
 
 use crate::cli::Exit;
@@ -36,11 +36,62 @@ struct Report {
     machine: Machine,
     /// In words.
     gpus: Vec<String>,
+    /// Those that Moli can compute on, or why there are none.
+    cuda: Cuda,
     uses: Uses,
     /// What would make it faster.
     advice: Vec<Advice>,
     /// What people ask about, and what can't be changed.
     notes: Vec<String>,
+}
+
+/// NVIDIA GPUs that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Cuda {
+    /// These.
+    Usable(Vec<CudaDevice>),
+    /// None, for that reason.
+    Not(String),
+}
+
+/// A GPU that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct CudaDevice {
+    /// As `--device` calls it.
+    device: String,
+    name: String,
+    /// Bytes of its memory, and those that nobody uses.
+    total: u64,
+    free: u64,
+}
+
+impl Cuda {
+    #[cfg(feature = "cuda")]
+    fn look() -> Self {
+        let usable = moli_model::devices().and_then(|all| {
+            let each = all.into_iter().map(|device| moli_model::usable(device.index));
+            each.collect::<Result<Vec<_>, _>>()
+        });
+        match usable {
+            Ok(all) => Self::Usable(
+                all.into_iter()
+                    .map(|info| CudaDevice {
+                        device: format!("cuda:{}", info.index),
+                        name: info.name,
+                        total: info.total_bytes,
+                        free: info.free_bytes,
+                    })
+                    .collect(),
+            ),
+            Err(error) => Self::Not(error.to_string()),
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn look() -> Self {
+        Self::Not("this build is without the `cuda` feature".to_owned())
+    }
 }
 
 /// What is used where nobody says.
@@ -93,12 +144,12 @@ fn report() -> Report {
         wanted_isa: std::env::var("MOLI_ISA").ok(),
     };
     let machine = describe(Isa::detect());
-    let gpus = gpus(root);
+    let (gpus, cuda) = (gpus(root), Cuda::look());
     // Without a budget there is nothing to refuse.
-    let limit = memory_limit(None).ok().flatten();
+    let limit = memory_limit(BackendKind::Cpu, None).ok().flatten();
     Report {
         advice: advice::advice(&machine, &seen),
-        notes: advice::notes(&machine, &seen, &gpus),
+        notes: advice::notes(&machine, &seen, &gpus, &cuda),
         uses: Uses {
             isa: machine.isa.clone(),
             threads: machine.default_threads,
@@ -106,6 +157,7 @@ fn report() -> Report {
             memory: limit.map(|limit| limit.bytes),
         },
         gpus,
+        cuda,
         machine,
     }
 }

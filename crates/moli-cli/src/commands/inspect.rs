@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use moli_engine::{EngineError, MemoryPlan, PlanOptions};
 use moli_format::{Gguf, Metadata, ReadMode};
-use moli_model::{BackendKind, Config, KvType, LoadOptions, PAGE_TOKENS};
+use moli_model::{BackendKind, Config, KvType, LoadOptions, PAGE_TOKENS, RecurrentKind};
 use moli_text::{ChatTemplate, Tokenizer};
 use serde::Serialize;
 
@@ -92,6 +92,16 @@ struct Shape {
     vocab: usize,
     /// Tokens that a layer with a sliding window sees.
     window: Option<usize>,
+    /// Layers that carry a state instead of keys and values.
+    recurrent: Option<RecurrentLayers>,
+}
+
+#[derive(Debug, Serialize)]
+struct RecurrentLayers {
+    layers: usize,
+    kind: &'static str,
+    /// Bytes of the state of a sequence, in all of them.
+    state: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -239,6 +249,14 @@ fn report(gguf: &Gguf, path: String) -> Report {
             ffn: config.ffn,
             vocab: config.vocab,
             window: config.window.as_ref().map(|window| window.tokens),
+            recurrent: config.recurrent.as_ref().map(|recurrent| RecurrentLayers {
+                layers: recurrent.count(),
+                kind: match recurrent.kind {
+                    RecurrentKind::ShortConv { .. } => "short convolutions",
+                    RecurrentKind::DeltaNet { .. } => "gated delta nets",
+                },
+                state: config.state_bytes(),
+            }),
         }),
         tokenizer: tokenizer(metadata),
         chat_template: metadata.get("tokenizer.chat_template").is_some(),
@@ -309,6 +327,13 @@ impl Report {
         if let Some(shape) = &self.config {
             line("context", format!("{} tokens", shape.context));
             line("layers", shape.layers.to_string());
+            if let Some(recurrent) = &shape.recurrent {
+                let RecurrentLayers { layers, kind, state } = recurrent;
+                line(
+                    "",
+                    format!("{layers} of them {kind}, with a state of {} for each sequence", bytes(*state)),
+                );
+            }
             line("hidden", format!("{}, {} in the feed-forward network", shape.hidden, shape.ffn));
             let (heads, kv) = (shape.heads, shape.kv_heads);
             line("heads", format!("{heads}, {kv} for keys and values, {} wide", shape.head_dim));

@@ -7,12 +7,13 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args};
 use moli_engine::EngineError;
 use moli_format::{Gguf, ReadMode};
-use moli_model::{BackendKind, Batch, KvType, LoadOptions, MAX_OUTPUTS, Runtime, pages_of};
+use moli_model::{Batch, Device, KvType, LoadOptions, MAX_OUTPUTS, Runtime, pages_of};
 use moli_text::{EncodeOptions, Tokenizer};
 
 use crate::affinity::{self, CpuList, cpu_list};
 use crate::cli::Exit;
 use crate::load;
+use crate::options::backend;
 use crate::output::{Answers, escape};
 
 /// Tokens that are computed together while few logits are wanted.
@@ -36,6 +37,9 @@ pub(crate) struct Logits {
     /// The tokens after which: last, all, or a list of positions from 0, such as 0,5,9
     #[arg(long, value_name = "LIST", default_value = "last", value_parser = positions, allow_hyphen_values = true)]
     positions: Positions,
+    /// What computes: cpu; cuda:N, the NVIDIA GPU of this number; or auto, a GPU if one can be used
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: Device,
     /// Print {"ids": [...], "positions": [...], "logits": [[...], ...]}, positions rising, each row with all the vocabulary
     #[arg(long)]
     json: bool,
@@ -89,7 +93,7 @@ impl Logits {
             max_rows: CHUNK.min(ids.len()),
             kv_type: self.kv_type,
         };
-        let mut runtime = moli_model::load(&gguf, BackendKind::Cpu, &options).with_context(shown)?;
+        let mut runtime = moli_model::load(&gguf, backend(self.device)?, &options).with_context(shown)?;
         check(&ids, runtime.as_ref())?;
 
         let mut answers = Answers::new();
@@ -176,6 +180,7 @@ fn each(
             types: &[],
             tables: &[&pages],
             adapters: &[],
+            recurrent: &[],
             outputs: &outputs,
             states: &[],
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use moli_engine::{AdapterFile, Engine, EngineOptions, MemoryBudget, memory_limit};
+use moli_engine::{AdapterFile, BackendKind, Engine, EngineOptions, MemoryBudget, memory_limit};
 use moli_server::{ModelSpec, Server, ServerOptions};
 
 use super::doors::DoorArgs;
@@ -125,12 +125,14 @@ impl Serve {
                 _ => {}
             }
         }
+        let backend = self.compute.backend()?;
         let mut models = Vec::new();
         if let Some(model) = first {
-            models.push(ModelSpec { keep: true, ..self.spec(&name(&model), &model, self.adapters(None))? });
+            let spec = self.spec(&name(&model), &model, self.adapters(None), backend)?;
+            models.push(ModelSpec { keep: true, ..spec });
         }
         for (name, model) in &self.models {
-            models.push(self.spec(name, model, self.adapters(Some(name)))?);
+            models.push(self.spec(name, model, self.adapters(Some(name)), backend)?);
         }
         let MemoryBudget::Bytes(max_body) = self.listen.max_body else {
             return Err(UsageError("--max-body is a size such as 8MiB").into());
@@ -138,7 +140,7 @@ impl Serve {
         let options = ServerOptions {
             address: SocketAddr::new(self.listen.host, self.listen.port),
             models,
-            memory: memory_limit(self.compute.memory_budget())?.map(|limit| limit.bytes),
+            memory: memory_limit(backend, self.compute.memory_budget())?.map(|limit| limit.bytes),
             unload_after: (self.share.unload_after > 0).then(|| Duration::from_secs(self.share.unload_after)),
             lenient: self.listen.lenient,
             max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
@@ -171,7 +173,13 @@ impl Serve {
     }
 
     /// How a model is loaded. What is not here yet is fetched now, not when somebody waits for it.
-    fn spec(&self, name: &str, model: &str, adapters: Vec<AdapterFile>) -> Result<ModelSpec> {
+    fn spec(
+        &self,
+        name: &str,
+        model: &str,
+        adapters: Vec<AdapterFile>,
+        backend: BackendKind,
+    ) -> Result<ModelSpec> {
         let path = load::resolve_within(model, self.listen.offline)?;
         let share = &self.share;
         let options = self.compute.shared_options(
@@ -182,7 +190,7 @@ impl Serve {
         let context = load::context_of(&path, self.context)
             .with_context(|| escape(&path.display().to_string()).into_owned())?;
         let names = adapters.iter().map(|adapter| adapter.name.clone()).collect();
-        let options = EngineOptions { context, adapters, ..options };
+        let options = EngineOptions { context, adapters, backend, ..options };
         let file: PathBuf = path.clone();
         let load = move |memory_budget: Option<MemoryBudget>| {
             Engine::load(&file, &EngineOptions { memory_budget, ..options.clone() })

@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use moli_model::DeviceMemory;
+
 use crate::cgroup::ControlGroup;
 use crate::{EngineError, MemoryBudget, units};
 
@@ -35,6 +37,11 @@ pub enum LimitSource {
     },
     /// The memory that the machine has available, less a reserve for all else that runs there.
     Machine,
+    /// The free memory of a GPU, less a reserve for the driver's own needs.
+    Device {
+        /// `cuda:0`.
+        name: String,
+    },
 }
 
 impl fmt::Display for Limit {
@@ -44,6 +51,7 @@ impl fmt::Display for Limit {
             LimitSource::Budget => write!(f, "the memory budget of {bytes}"),
             LimitSource::Cgroup { path } => write!(f, "the cgroup's limit of {bytes} ({})", path.display()),
             LimitSource::Machine => write!(f, "the {bytes} that this machine has to spare"),
+            LimitSource::Device { name } => write!(f, "the {bytes} that {name} has to spare"),
         }
     }
 }
@@ -99,6 +107,19 @@ impl SystemMemory {
             }
         };
         Ok(self.limit(bytes))
+    }
+
+    /// The limit on a GPU: what it has to spare or the budget, of which a share is one of what is free.
+    pub(super) fn of_device(device: &DeviceMemory, budget: Option<MemoryBudget>) -> Limit {
+        let spare = device.free.saturating_sub((device.free / RESERVE).min(MOST_RESERVE));
+        let free = Limit { bytes: spare, source: LimitSource::Device { name: device.name.clone() } };
+        let asked = match budget {
+            None => None,
+            Some(MemoryBudget::Bytes(bytes)) => Some(bytes),
+            Some(MemoryBudget::Share(share)) => Some((device.free as f64 * share) as u64),
+        };
+        let asked = asked.map(|bytes| Limit { bytes, source: LimitSource::Budget });
+        asked.filter(|asked| asked.bytes < free.bytes).unwrap_or(free)
     }
 
     /// The limit that holds: the cgroup's or the budget, whichever is less; without a budget, what the machine has

@@ -16,7 +16,7 @@ mod tests;
 use std::path::Path;
 
 use moli_format::{Adapter, Gguf, ReadMode};
-use moli_model::{Config, Footprint, KvType, Load, ModelError, PAGE_TOKENS, adapter_bytes, pages_of};
+use moli_model::{BackendKind, Config, DeviceMemory, Footprint, KvType, Load, ModelError, PAGE_TOKENS, adapter_bytes, pages_of};
 
 pub use budget::{BudgetError, MemoryBudget};
 pub use limits::{Limit, LimitSource, SystemMemory};
@@ -44,15 +44,21 @@ const TOKEN_NOTES: u64 = 3 * 2 * 4 + 2 * 8;
 const CHANGED_LOGIT: u64 = 4;
 /// A candidate of the sampler. All tokens are candidates where top-k is off; one such answer at a time is counted.
 const CANDIDATE: u64 = 16;
+/// Recurrent states of an answer: the one that a step reads, the one that it writes, and one for the prefix cache.
+pub(crate) const STATES_OF_ANSWER: usize = 3;
 /// The share of the limit that a prefix cache takes at most where nobody says.
 const PREFIX_SHARE: u64 = 10;
 
-/// What this process may use of memory now, where that is known: the budget, what the system allows, whichever is less.
+/// What models on this backend may use of memory now, where that is known: the budget, what the system allows or the GPU has free,
+/// whichever is less.
 ///
 /// # Errors
-/// [`EngineError::InvalidParameter`] for a share of a memory whose size is not known.
-pub fn memory_limit(budget: Option<MemoryBudget>) -> Result<Option<Limit>, EngineError> {
-    SystemMemory::read(Path::new("/")).within(budget)
+/// [`EngineError::InvalidParameter`] for a share of a memory whose size is not known; why the GPU can't be used.
+pub fn memory_limit(backend: BackendKind, budget: Option<MemoryBudget>) -> Result<Option<Limit>, EngineError> {
+    match backend.memory()? {
+        Some(device) => Ok(Some(SystemMemory::of_device(&device, budget))),
+        None => SystemMemory::read(Path::new("/")).within(budget),
+    }
 }
 
 /// What is to be loaded. What is `None` is chosen, and may be lowered to fit; what is given holds or is refused.
@@ -81,6 +87,8 @@ pub struct PlanOptions {
     pub draft_bytes: u64,
     /// Adapters that are loaded with it.
     pub adapters: Vec<Adapter>,
+    /// The GPU whose memory it takes, instead of the process's own.
+    pub device: Option<DeviceMemory>,
 }
 
 impl Default for PlanOptions {
@@ -97,6 +105,7 @@ impl Default for PlanOptions {
             budget: None,
             draft_bytes: 0,
             adapters: Vec::new(),
+            device: None,
         }
     }
 }
@@ -130,6 +139,9 @@ pub struct MemoryPlan {
     pub prefix_cache_bytes: u64,
     /// KV pages in all: of the sessions and of the prefix cache.
     pub kv_pages: usize,
+    /// Recurrent states, of a model whose layers carry one: three for each answer that is computed with others, but at most as many
+    /// as take the memory of the sessions' keys and values, and no less than three for each session and one more.
+    pub states: usize,
     /// Rows of a batch.
     pub max_rows: usize,
     /// Threads that compute.
@@ -156,7 +168,8 @@ impl MemoryPlan {
     /// # Errors
     /// As [`of`](Self::of), but for what does not fit.
     pub fn unlimited(gguf: &Gguf, options: &PlanOptions) -> Result<Self, EngineError> {
-        let options = PlanOptions { budget: None, ..options.clone() };
+        let device = options.device.clone().map(|device| DeviceMemory { free: u64::MAX, ..device });
+        let options = PlanOptions { budget: None, device, ..options.clone() };
         Self::within(gguf, &options, &SystemMemory::default())
     }
 
@@ -170,7 +183,10 @@ impl MemoryPlan {
 
     fn within(gguf: &Gguf, options: &PlanOptions, limits: &SystemMemory) -> Result<Self, EngineError> {
         let model = Model::new(gguf, options)?;
-        let limit = limits.within(options.budget)?;
+        let limit = match &options.device {
+            Some(device) => Some(SystemMemory::of_device(device, options.budget)),
+            None => limits.within(options.budget)?,
+        };
         let bytes = limit.as_ref().map_or(u64::MAX, |limit| limit.bytes);
         let wished = model.wished(bytes);
         // More than a process can address is more than any limit.
@@ -193,6 +209,7 @@ impl MemoryPlan {
             kv_type: settings.kv_type,
             prefix_cache_bytes: model.page_bytes(settings.kv_type).saturating_mul(settings.prefix_pages),
             kv_pages: usize::try_from(settings.pages()).unwrap_or(usize::MAX),
+            states: model.states(&settings),
             max_rows: model.max_rows(&settings),
             threads: model.threads,
             changes: model.changes(&wished, &settings),
@@ -244,8 +261,22 @@ impl<'a> Model<'a> {
 
     /// Bytes of a page of keys and values in all layers.
     fn page_bytes(&self, kv_type: KvType) -> u64 {
-        let Config { layers, kv_heads, head_dim, .. } = self.config;
-        kv_type.page_bytes(layers, kv_heads, head_dim).unwrap_or(u64::MAX)
+        let Config { kv_heads, head_dim, .. } = self.config;
+        kv_type.page_bytes(self.config.kv_layers(), kv_heads, head_dim).unwrap_or(u64::MAX)
+    }
+
+    /// Recurrent states for these settings.
+    fn states(&self, settings: &Settings) -> usize {
+        let Some(affordable) = self
+            .page_bytes(settings.kv_type)
+            .saturating_mul(settings.session_pages())
+            .checked_div(self.config.state_bytes())
+        else {
+            return 0;
+        };
+        let least = settings.sessions.saturating_mul(STATES_OF_ANSWER).saturating_add(1);
+        let most = self.options.max_batch.saturating_mul(STATES_OF_ANSWER).max(least);
+        usize::try_from(affordable).unwrap_or(usize::MAX).clamp(least, most)
     }
 
     /// What is loaded where there is no lack of memory.
@@ -336,6 +367,9 @@ impl<'a> Model<'a> {
         let max_rows = self.max_rows(settings);
         let outputs = outputs(self.options.max_batch);
         let load = Load { threads: self.threads, max_rows, outputs, context };
+        if self.options.device.is_some() {
+            return self.device_rows(settings, &load);
+        }
         let footprint = Footprint::of(self.gguf, &self.config, &load);
         let page = self.page_bytes(kv_type);
         let max_batch = self.options.max_batch;
@@ -365,6 +399,11 @@ impl<'a> Model<'a> {
                 format!("{sessions} session{} of {context} tokens, {name}", plural(sessions)),
             ),
             row("prefix cache", page.saturating_mul(prefix_pages), format!("{tokens} tokens, {name}")),
+            row(
+                "recurrent states",
+                self.config.state_bytes().saturating_mul(self.states(settings) as u64),
+                format!("{} states", self.states(settings)),
+            ),
             row("token lists", notes, format!("{pages} pages of {PAGE_TOKENS}")),
             row(
                 "scratch",
@@ -387,6 +426,51 @@ impl<'a> Model<'a> {
         ];
         // What a model has not, or its files hold already, is not listed.
         rows.into_iter().filter(|row| row.bytes > 0).collect()
+    }
+
+    /// What a GPU's memory holds. What stays on the host (the tokenizer, lists of tokens, the samplers' logits) is not among it.
+    #[cfg(feature = "cuda")]
+    fn device_rows(&self, settings: &Settings, load: &Load) -> Vec<PlanRow> {
+        let Settings { context, sessions, kv_type, prefix_pages } = *settings;
+        let footprint = Footprint::on_gpu(self.gguf, &self.config, load);
+        let page = self.page_bytes(kv_type);
+        let (tokens, name) = (prefix_pages.saturating_mul(PAGE_TOKENS as u64), kv_type.name());
+        let plural = if sessions == 1 { "" } else { "s" };
+        let row = |name, bytes, note: String| PlanRow { name, bytes, note };
+        let rows = [
+            row("weights", footprint.weights, "in the file's own blocks".to_owned()),
+            row("norms and biases", footprint.vectors, "in single precision".to_owned()),
+            row(
+                "keys and values",
+                page.saturating_mul(settings.session_pages()),
+                format!("{sessions} session{plural} of {context} tokens, {name}"),
+            ),
+            row(
+                "recurrent states",
+                self.config.state_bytes().saturating_mul(self.states(settings) as u64),
+                format!("{} states", self.states(settings)),
+            ),
+            row("prefix cache", page.saturating_mul(prefix_pages), format!("{tokens} tokens, {name}")),
+            row(
+                "scratch",
+                footprint.activations.saturating_add(footprint.threads),
+                format!("batches of {} tokens", load.max_rows),
+            ),
+            row("logits", footprint.logits, format!("{} rows of {}", load.outputs, self.config.vocab)),
+            row(
+                "adapters",
+                adapter_bytes(&self.options.adapters, &self.config, load.max_rows, load.outputs),
+                "with what they are computed in".to_owned(),
+            ),
+            row("draft model", self.options.draft_bytes, "with its keys and values".to_owned()),
+        ];
+        rows.into_iter().filter(|row| row.bytes > 0).collect()
+    }
+
+    /// A build without GPUs has none to plan for.
+    #[cfg(not(feature = "cuda"))]
+    fn device_rows(&self, _: &Settings, _: &Load) -> Vec<PlanRow> {
+        Vec::new()
     }
 
     /// What was lowered, and what that saves.

@@ -10,7 +10,11 @@
 //!   last in that order is preempted: it waits again and keeps its place. Its pages go to the prefix cache; what is still
 //!   there when it is admitted again need not be recomputed.
 //! * A page that has another holder is copied before it is written to.
+//! * Of a model whose layers carry a state, each batch reads a timeline's state from one slot and writes it to another. So a state
+//!   never changes: the prefix cache keeps some, at the ends of pages, and a batch that fails can be repeated. A step of a prompt
+//!   ends at the end of a page where it gets that far, for there to be such states; and an answer keeps the latest one.
 
+mod timeline;
 mod wanted;
 
 use std::cmp::Reverse;
@@ -18,12 +22,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use moli_model::{Adapted, ModelError, PAGE_TOKENS, PagePool, pages_of};
+use moli_model::{ModelError, PAGE_TOKENS, PagePool, StateSlots, pages_of};
 
-use crate::CancelToken;
-use crate::adapters::Chosen;
-use crate::prefix::{Parent, PrefixCache};
+use crate::prefix::{Parent, Pools, PrefixCache};
 
+pub(crate) use timeline::Timeline;
+use timeline::{register, register_tail, remember};
 pub(crate) use wanted::Wanted;
 
 /// A timeline's number, and its place in the order: the least is served first.
@@ -59,122 +63,6 @@ pub(crate) struct Limits {
     pub(crate) whole: bool,
 }
 
-/// The tokens of one request and where their keys and values are.
-#[derive(Debug)]
-pub(crate) struct Timeline {
-    id: Id,
-    tokens: Vec<u32>,
-    /// Tokens whose keys and values are in the pages.
-    computed: usize,
-    pages: Vec<u32>,
-    /// Whole pages that the prefix cache knows, and what the next would stand on; `None`: the cache has lost them.
-    registered: usize,
-    parent: Option<Parent>,
-    /// Guesses of the next tokens, for the next step only.
-    drafts: Vec<u32>,
-    adapters: Chosen,
-    /// Where the second of two texts begins, if there are two.
-    second: Option<usize>,
-    wanted: Wanted,
-    deadline: Option<Instant>,
-    cancel: CancelToken,
-    /// Whose prompt, the same as this one's, is waited for.
-    after: Option<Id>,
-    /// Tokens of the prompt, where others wait for it.
-    leads: Option<usize>,
-    /// Whether nobody can take more logits at the moment.
-    paused: bool,
-    /// Whether it has been admitted before.
-    admitted: bool,
-}
-
-impl Timeline {
-    pub(crate) fn new(id: Id, tokens: Vec<u32>, wanted: Wanted, cancel: CancelToken) -> Self {
-        Self {
-            id,
-            tokens,
-            computed: 0,
-            pages: Vec::new(),
-            registered: 0,
-            parent: None,
-            drafts: Vec::new(),
-            adapters: Chosen::default(),
-            second: None,
-            wanted,
-            deadline: None,
-            cancel,
-            after: None,
-            leads: None,
-            paused: false,
-            admitted: false,
-        }
-    }
-
-    /// Two texts, the second of which begins here.
-    pub(crate) fn with_second(mut self, second: Option<usize>) -> Self {
-        self.second = second;
-        self
-    }
-
-    /// The kind of the token at a position: which of two texts it is in.
-    pub(crate) fn kind(&self, position: usize) -> u32 {
-        u32::from(self.second.is_some_and(|second| position >= second))
-    }
-
-    pub(crate) fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
-    /// What it is computed with.
-    pub(crate) fn with_adapters(mut self, adapters: Chosen) -> Self {
-        self.adapters = adapters;
-        self
-    }
-
-    /// The first of several with the same prompt, which the others need not compute.
-    pub(crate) fn leading(mut self) -> Self {
-        self.leads = Some(self.tokens.len());
-        self
-    }
-
-    /// Another with the prompt of the one that leads.
-    pub(crate) fn following(mut self, leader: Id) -> Self {
-        self.after = Some(leader);
-        self
-    }
-
-    pub(crate) fn id(&self) -> Id {
-        self.id
-    }
-
-    pub(crate) fn tokens(&self) -> &[u32] {
-        &self.tokens
-    }
-
-    pub(crate) fn pages(&self) -> &[u32] {
-        &self.pages
-    }
-
-    pub(crate) fn adapters(&self) -> &[Adapted] {
-        &self.adapters.list
-    }
-
-    pub(crate) fn drafts(&self) -> &[u32] {
-        &self.drafts
-    }
-
-    /// Whether the keys and values of all its tokens are in the pages.
-    pub(crate) fn is_computed(&self) -> bool {
-        self.computed >= self.tokens.len()
-    }
-
-    /// Whether the next row is the last token, to choose the next by.
-    pub(crate) fn is_at_answer(&self) -> bool {
-        matches!(self.wanted, Wanted::Last) && self.tokens.len() - self.computed == 1
-    }
-}
-
 /// Rows of one timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -185,6 +73,8 @@ pub(crate) struct Span {
     pub(crate) outputs: Vec<usize>,
     /// Positions whose hidden states are wanted.
     pub(crate) states: Range<usize>,
+    /// Where its state is read and written, of a model whose layers carry one.
+    pub(crate) recurrent: Option<StateSlots>,
 }
 
 /// Why a timeline ends that did not end itself.
@@ -221,19 +111,20 @@ struct Room {
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
-    pool: PagePool,
+    pools: Pools,
     cache: PrefixCache,
     running: BTreeMap<Id, Timeline>,
     waiting: BTreeMap<Id, Timeline>,
 }
 
 impl Scheduler {
+    /// `states`: slots of states, at least two for each timeline that runs; none of a model whose layers carry none.
     /// `cache_pages`: the most pages that the prefix cache holds.
-    pub(crate) fn new(limits: Limits, pool: PagePool, cache_pages: usize) -> Self {
+    pub(crate) fn new(limits: Limits, pages: PagePool, states: PagePool, cache_pages: usize) -> Self {
         Self {
             limits,
-            cache: PrefixCache::new(cache_pages.min(pool.total())),
-            pool,
+            cache: PrefixCache::new(cache_pages.min(pages.total())),
+            pools: Pools { pages, states },
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }
@@ -262,7 +153,12 @@ impl Scheduler {
     }
 
     pub(crate) fn pool(&self) -> &PagePool {
-        &self.pool
+        &self.pools.pages
+    }
+
+    /// Whether the model's layers carry a state: then nothing that was computed can be taken back.
+    pub(crate) fn is_stateful(&self) -> bool {
+        self.pools.stateful()
     }
 
     /// Pages that the prefix cache holds.
@@ -317,13 +213,23 @@ impl Scheduler {
     /// The keys and values of the first `computed` tokens are in the pages.
     pub(crate) fn advance(&mut self, id: Id, computed: usize) {
         let Some(timeline) = self.running.get_mut(&id) else { return };
-        timeline.computed = computed.min(timeline.tokens.len());
         timeline.drafts.clear();
+        if let Some((next, tokens)) = timeline.next_state.take() {
+            // There is no state in the middle of a step: what is not wanted to its end was computed in vain.
+            let of_use = tokens == computed;
+            let over = if of_use { timeline.state.replace(next) } else { Some(next) };
+            over.into_iter().for_each(|state| self.pools.states.release(state));
+            if !of_use {
+                return;
+            }
+        }
+        timeline.computed = computed.min(timeline.tokens.len());
         timeline.wanted.advance(computed);
-        register(timeline, &mut self.cache, &mut self.pool);
+        register(timeline, &mut self.cache, &mut self.pools);
+        remember(timeline, &mut self.cache, &mut self.pools);
         if let Some(prompt) = timeline.leads.filter(|&prompt| timeline.computed >= prompt) {
             timeline.leads = None;
-            register_tail(timeline, prompt, &mut self.cache, &mut self.pool);
+            register_tail(timeline, prompt, &mut self.cache, &mut self.pools);
         }
     }
 
@@ -343,18 +249,54 @@ impl Scheduler {
         }
     }
 
-    /// The pages of the longest cached beginning of `tokens`, each with a holder more, and its length.
+    /// The pages of the longest cached beginning of `tokens`, each with a holder more, and its length; whatever is known of
+    /// states.
     pub(crate) fn cached(&mut self, adapter: u64, tokens: &[u32]) -> (Vec<u32>, usize) {
         let mut pages = Vec::new();
-        let found = self.cache.find(adapter, tokens, &mut self.pool, &mut pages);
+        let found = self.cache.find_pages(adapter, tokens, &mut self.pools, &mut pages);
         (pages, found.tokens)
+    }
+
+    /// The same of the longest that a timeline could go on from, and the state at its end, with a holder more.
+    pub(crate) fn resumable(&mut self, adapter: u64, tokens: &[u32]) -> (Vec<u32>, usize, Option<u32>) {
+        let mut pages = Vec::new();
+        let found = self.cache.find(adapter, tokens, &mut self.pools, &mut pages);
+        (pages, found.tokens, found.state)
+    }
+
+    /// A slot for a state, held once, where one can be had without preempting anybody.
+    pub(crate) fn take_state(&mut self) -> Option<u32> {
+        let mut state = Vec::new();
+        while self.pools.states.take(1, &mut state).is_err() {
+            if !self.cache.evict_state(&mut self.pools) {
+                return None;
+            }
+        }
+        state.pop()
+    }
+
+    /// Gives up a hold on a state.
+    pub(crate) fn release_state(&mut self, state: u32) {
+        self.pools.states.release(state);
+    }
+
+    /// Keeps the state after whole pages of `tokens` that are all cached; whether they are.
+    pub(crate) fn keep_state(&mut self, adapter: u64, tokens: &[u32], state: u32) -> bool {
+        let mut pages = Vec::new();
+        let found = self.cache.find_pages(adapter, tokens, &mut self.pools, &mut pages);
+        self.release_pages(&pages);
+        let all = found.tokens == tokens.len() && tokens.len().is_multiple_of(PAGE_TOKENS);
+        if all {
+            self.cache.remember(found.parent, Some(state), &mut self.pools);
+        }
+        all
     }
 
     /// As many pages as can be had without preempting anybody, at most `count`, each held once.
     pub(crate) fn take_pages(&mut self, count: usize) -> Vec<u32> {
         let mut pages = Vec::new();
-        while pages.len() < count && (self.pool.available() > 0 || self.cache.evict(&mut self.pool)) {
-            if self.pool.take(1, &mut pages).is_err() {
+        while pages.len() < count && (self.pools.pages.available() > 0 || self.cache.evict(&mut self.pools)) {
+            if self.pools.pages.take(1, &mut pages).is_err() {
                 break;
             }
         }
@@ -365,7 +307,7 @@ impl Scheduler {
     pub(crate) fn keep_pages(&mut self, adapter: u64, tokens: &[u32], pages: &[u32]) {
         let mut parent = Some(Parent::Root(adapter));
         for (tokens, &page) in tokens.chunks(PAGE_TOKENS).zip(pages) {
-            let inserted = parent.and_then(|parent| self.cache.insert(parent, tokens, page, &mut self.pool));
+            let inserted = parent.and_then(|parent| self.cache.insert(parent, tokens, page, &mut self.pools));
             parent = inserted.map(|(parent, _)| parent);
         }
         self.release_pages(pages);
@@ -373,7 +315,7 @@ impl Scheduler {
 
     /// Gives up a hold on pages.
     pub(crate) fn release_pages(&mut self, pages: &[u32]) {
-        pages.iter().for_each(|&page| self.pool.release(page));
+        pages.iter().for_each(|&page| self.pools.pages.release(page));
     }
 
     fn ids(&self, filter: impl Fn(&Timeline) -> bool) -> Vec<Id> {
@@ -402,10 +344,13 @@ impl Scheduler {
             if known <= start || self.limits.whole && known < timeline.tokens.len() {
                 return;
             }
+            let known =
+                if self.pools.stateful() { at_page_end(start, known, timeline.tokens.len()) } else { known };
             // Drafts follow where all that is known is computed in this step.
             let spare = (room.rows - (known - start)).min(room.outputs.saturating_sub(1));
             let spare = spare.saturating_sub(room.reserved);
-            let drafts = if timeline.is_at_answer() { timeline.drafts.len().min(spare) } else { 0 };
+            let may_guess = timeline.is_at_answer() && !self.pools.stateful();
+            let drafts = if may_guess { timeline.drafts.len().min(spare) } else { 0 };
             let end = known + drafts;
             if let Err(error) = self.make_room(id, start, end, drafts == 0, plan) {
                 if drafts > 0 {
@@ -421,13 +366,16 @@ impl Scheduler {
                 }
                 return;
             }
+            let next = if self.pools.stateful() { self.take_state() } else { None };
             let Some(timeline) = self.running.get_mut(&id) else { return };
+            let recurrent = next.map(|to| StateSlots { from: timeline.state, to });
+            timeline.next_state = next.map(|to| (to, end));
             timeline.drafts.truncate(drafts);
             let outputs = timeline.wanted.outputs(timeline.tokens.len(), start, end);
             let states = timeline.wanted.states(start, end);
             room.rows -= end - start;
             room.outputs -= outputs.len().min(room.outputs);
-            plan.spans.push(Span { id, positions: start..end, outputs, states });
+            plan.spans.push(Span { id, positions: start..end, outputs, states, recurrent });
             return;
         }
     }
@@ -444,17 +392,18 @@ impl Scheduler {
         loop {
             let Some(timeline) = self.running.get_mut(&id) else { return Ok(()) };
             let first = start / PAGE_TOKENS;
-            let shared = timeline.pages.get(first).copied().filter(|&page| self.pool.holders(page) > 1);
+            let shared =
+                timeline.pages.get(first).copied().filter(|&page| self.pools.pages.holders(page) > 1);
             let new = pages_of(end).saturating_sub(timeline.pages.len());
             let mut pages = Vec::with_capacity(new + 1);
-            let error = match self.pool.take(new + usize::from(shared.is_some()), &mut pages) {
+            let error = match self.pools.pages.take(new + usize::from(shared.is_some()), &mut pages) {
                 Ok(()) => {
                     if let (Some(from), Some(to)) = (shared, pages.last().copied()) {
                         pages.pop();
                         if let Some(page) = timeline.pages.get_mut(first) {
                             *page = to;
                         }
-                        self.pool.release(from);
+                        self.pools.pages.release(from);
                         plan.copies.push((from, to));
                     }
                     timeline.pages.append(&mut pages);
@@ -462,10 +411,10 @@ impl Scheduler {
                 }
                 Err(error) => error,
             };
-            if self.cache.evict(&mut self.pool) {
+            if self.cache.evict(&mut self.pools) {
                 continue;
             }
-            if shared.is_some_and(|page| self.cache.give_up(page, &mut self.pool)) {
+            if shared.is_some_and(|page| self.cache.give_up(page, &mut self.pools)) {
                 continue;
             }
             match self.running.keys().next_back().copied() {
@@ -499,20 +448,22 @@ impl Scheduler {
         let Some(mut timeline) = self.waiting.remove(&id) else { return false };
         let reusable =
             timeline.tokens.get(..timeline.wanted.reusable(timeline.tokens.len())).unwrap_or_default();
-        let found = self.cache.find(timeline.adapters.key, reusable, &mut self.pool, &mut timeline.pages);
+        let found = self.cache.find(timeline.adapters.key, reusable, &mut self.pools, &mut timeline.pages);
         let whole = found.tokens / PAGE_TOKENS;
         // All tokens and the first of the answer, a copy of the page that begins alike included. What the others still need, and
         // a page more for each, is left to them, so that nobody has to be preempted at once.
         let needed = pages_of(timeline.tokens.len() + 1).saturating_sub(whole);
         let owed = |other: &Timeline| pages_of(other.tokens.len() + 1).saturating_sub(other.pages.len()) + 1;
         let owed: usize = self.running.values().map(owed).sum();
-        if owed > 0 && needed + owed > self.pool.available() + self.cache.evictable(&self.pool) {
+        if owed > 0 && needed + owed > self.pools.pages.available() + self.cache.evictable(&self.pools) {
             self.release_pages(&timeline.pages);
+            found.state.into_iter().for_each(|state| self.release_state(state));
             timeline.pages.clear();
             self.waiting.insert(id, timeline);
             return false;
         }
         timeline.computed = found.tokens;
+        timeline.state = found.state;
         timeline.registered = whole;
         timeline.parent = Some(found.parent);
         if !timeline.admitted {
@@ -539,9 +490,12 @@ impl Scheduler {
 
     /// Leaves a timeline's pages to the prefix cache.
     fn release(&mut self, timeline: &mut Timeline) {
-        register_tail(timeline, timeline.computed, &mut self.cache, &mut self.pool);
+        register_tail(timeline, timeline.computed, &mut self.cache, &mut self.pools);
         self.release_pages(&timeline.pages);
         timeline.pages.clear();
+        let next = timeline.next_state.take().map(|(state, _)| state);
+        timeline.state.take().into_iter().chain(next).for_each(|state| self.release_state(state));
+        timeline.kept = None;
         timeline.drafts.clear();
         timeline.computed = 0;
         timeline.registered = 0;
@@ -549,42 +503,11 @@ impl Scheduler {
     }
 }
 
-/// Tells the prefix cache of pages that have become full.
-fn register(timeline: &mut Timeline, cache: &mut PrefixCache, pool: &mut PagePool) {
-    while let Some(parent) = timeline.parent {
-        let start = timeline.registered * PAGE_TOKENS;
-        let end = start + PAGE_TOKENS;
-        let (Some(tokens), Some(&page)) =
-            (timeline.tokens.get(start..end), timeline.pages.get(timeline.registered))
-        else {
-            return;
-        };
-        if end > timeline.computed {
-            return;
-        }
-        let inserted = cache.insert(parent, tokens, page, pool);
-        // Another text has the same page: one of the two is enough. What stands on it keeps it from being evicted, so that
-        // nobody may hold a later page without it.
-        if let Some((_, theirs)) = inserted.filter(|&(_, theirs)| theirs != page) {
-            pool.share(theirs);
-            pool.release(page);
-            if let Some(page) = timeline.pages.get_mut(timeline.registered) {
-                *page = theirs;
-            }
-        }
-        timeline.parent = inserted.map(|(parent, _)| parent);
-        timeline.registered += 1;
-    }
-}
-
-/// Tells the prefix cache of the page that tokens up to `end` fill in part.
-fn register_tail(timeline: &Timeline, end: usize, cache: &mut PrefixCache, pool: &mut PagePool) {
-    let start = timeline.registered * PAGE_TOKENS;
-    if let (Some(parent), Some(tokens), Some(&page)) =
-        (timeline.parent, timeline.tokens.get(start..end), timeline.pages.get(timeline.registered))
-    {
-        cache.insert(parent, tokens, page, pool);
-    }
+/// Where a step that could go to `end` ends so that it ends a page: where it reads more than a token, the last place before the end
+/// of the text.
+fn at_page_end(start: usize, end: usize, tokens: usize) -> usize {
+    let place = end.min(tokens.saturating_sub(1)) / PAGE_TOKENS * PAGE_TOKENS;
+    if place > start { place } else { end }
 }
 
 #[cfg(test)]

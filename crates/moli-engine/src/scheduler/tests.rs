@@ -87,6 +87,8 @@ struct World {
     limits: Limits,
     /// What each slot of each page holds.
     pages: Vec<[u32; P]>,
+    /// The tokens that each state is after.
+    states: Vec<Vec<u32>>,
     requests: HashMap<Id, Request>,
     arrivals: u64,
     start: Instant,
@@ -95,7 +97,15 @@ struct World {
 }
 
 impl World {
-    fn new(pages: usize, cache: usize, rows: usize, running: usize, chunk: usize) -> Self {
+    /// `states`: beyond two for each that runs; `None`: the model's layers carry none.
+    fn new(
+        pages: usize,
+        states: Option<usize>,
+        cache: usize,
+        rows: usize,
+        running: usize,
+        chunk: usize,
+    ) -> Self {
         let limits = Limits {
             rows,
             outputs: rows.min(8),
@@ -105,8 +115,11 @@ impl World {
             context: pages * P,
             whole: false,
         };
+        let states = states.map_or(0, |more| 2 * limits.running + more);
+        let pool = |count| PagePool::new(count).unwrap();
         Self {
-            scheduler: Scheduler::new(limits.clone(), PagePool::new(pages).unwrap(), cache),
+            scheduler: Scheduler::new(limits.clone(), pool(pages), pool(states), cache),
+            states: vec![Vec::new(); states],
             limits,
             pages: vec![[u32::MAX; P]; pages],
             requests: HashMap::new(),
@@ -250,6 +263,20 @@ impl World {
                 self.pages[page as usize][position % P] = known(timeline, position);
             }
         }
+        let mut written = Vec::new();
+        for span in &plan.spans {
+            let Some(StateSlots { from, to }) = span.recurrent else {
+                assert!(self.states.is_empty());
+                continue;
+            };
+            let timeline = self.scheduler.get(span.id).unwrap();
+            let before = from.map_or(&[][..], |from| &self.states[from as usize]);
+            assert_eq!(before, &timeline.tokens()[..span.positions.start], "the state is of other tokens");
+            assert_eq!(self.scheduler.pools.states.holders(to), 1, "a shared state is written to");
+            assert!(plan.spans.iter().all(|span| span.recurrent.and_then(|slots| slots.from) != Some(to)));
+            written.push((to, timeline.tokens()[..span.positions.end].to_vec()));
+        }
+        written.into_iter().for_each(|(to, tokens)| self.states[to as usize] = tokens);
         let mut over = Vec::new();
         for span in &plan.spans {
             let timeline = self.scheduler.get(span.id).unwrap();
@@ -323,6 +350,15 @@ impl World {
         let free = holders.iter().filter(|&&count| count == 0).count();
         assert_eq!(self.scheduler.pool().available(), free);
         assert!(self.scheduler.waiting.values().all(|timeline| timeline.pages().is_empty()));
+
+        let mut holders = vec![0; self.states.len()];
+        let timelines = self.scheduler.running.values().chain(self.scheduler.waiting.values());
+        let held = timelines
+            .flat_map(|timeline| timeline.state.into_iter().chain(timeline.next_state.map(|next| next.0)));
+        held.chain(self.scheduler.cache.held_states()).for_each(|state| holders[state as usize] += 1);
+        for (state, &count) in holders.iter().enumerate() {
+            assert_eq!(self.scheduler.pools.states.holders(state as u32), count, "state {state}");
+        }
     }
 }
 
@@ -334,12 +370,13 @@ proptest! {
     fn histories(
         events in prop::collection::vec(event(), 1..40),
         pages in 1_usize..12,
+        states in prop::option::of(0_usize..6),
         cache in 0_usize..14,
         rows in 1_usize..40,
         running in 1_usize..6,
         chunk in 1_usize..40,
     ) {
-        let mut world = World::new(pages, cache, rows, running, chunk);
+        let mut world = World::new(pages, states, cache, rows, running, chunk);
         for event in events {
             world.happen(event);
             world.step();
@@ -357,7 +394,7 @@ proptest! {
 /// Whoever makes way leaves the rows of the step to those it makes way for.
 #[test]
 fn a_higher_priority_is_served_in_the_step_that_it_comes() {
-    let mut world = World::new(1, 0, 1, 1, 1);
+    let mut world = World::new(1, None, 0, 1, 1, 1);
     world.submit(vec![1], -1, None, Some(7), 1);
     world.step();
     world.submit(vec![2], 0, None, Some(2), 1);
@@ -369,7 +406,7 @@ fn a_higher_priority_is_served_in_the_step_that_it_comes() {
 /// A text of which nothing is ever computed needs nothing.
 #[test]
 fn an_empty_scheduler_plans_nothing() {
-    let mut world = World::new(1, 1, 1, 1, 1);
+    let mut world = World::new(1, None, 1, 1, 1, 1);
     world.step();
     assert!(world.scheduler.is_idle());
 }
@@ -378,7 +415,7 @@ fn an_empty_scheduler_plans_nothing() {
 fn whole_texts_share_a_step_and_are_never_cut() {
     let limits =
         Limits { rows: 10, outputs: 8, running: 8, chunk: 10, shared_chunk: 5, context: 10, whole: true };
-    let mut scheduler = Scheduler::new(limits, PagePool::new(16).unwrap(), 0);
+    let mut scheduler = Scheduler::new(limits, PagePool::new(16).unwrap(), PagePool::new(0).unwrap(), 0);
     for (arrival, length) in [4, 9, 5, 10, 1].into_iter().enumerate() {
         let id = Id::new(0, arrival as u64);
         let wanted = Wanted::States(0..length);
@@ -400,4 +437,39 @@ fn whole_texts_share_a_step_and_are_never_cut() {
     }
     assert_eq!(steps, [vec![4, 5, 1], vec![9], vec![10]]);
     assert_eq!((scheduler.cached_pages(), scheduler.pool().available()), (0, 16));
+}
+
+/// Of a model whose layers carry a state.
+#[test]
+fn a_prompt_goes_on_from_the_state_at_the_end_of_a_page() {
+    let mut world = World::new(20, Some(6), 20, 3 * P, 2, 2 * P + 5);
+    let text: Vec<u32> = (0..4 * P as u32 + 3).map(|i| i % 5).collect();
+    let starts = |world: &mut World, tokens: &[u32]| {
+        world.submit(tokens.to_vec(), 0, None, Some(1), 1);
+        let mut starts = Vec::new();
+        while !world.scheduler.is_idle() {
+            starts.push(world.scheduler.running().next().map_or(0, |timeline| timeline.computed));
+            world.step();
+        }
+        starts
+    };
+    // Steps end at pages, but for the last of the prompt and that of the answer.
+    assert_eq!(starts(&mut world, &text), [0, 2 * P, 4 * P, 4 * P + 3]);
+    // The same text once more, and one that goes on from it.
+    let mut planned = |tokens: &[u32]| {
+        world.submit(tokens.to_vec(), 0, None, Some(1), 1);
+        let plan = world.scheduler.plan(world.start);
+        let span = plan.spans.into_iter().next().unwrap();
+        world.scheduler.finish(span.id);
+        world.requests.clear();
+        (span.positions.start, span.recurrent.unwrap().from.is_some())
+    };
+    assert_eq!(planned(&text), (4 * P, true));
+    assert_eq!(planned(&[text.as_slice(), &[3; P]].concat()), (4 * P + 3, true));
+    // One that leaves it within the fourth page, and one within the first.
+    let mut other = text.clone();
+    other[3 * P + 1] = 9;
+    assert_eq!(planned(&other), (2 * P, true));
+    other[1] = 9;
+    assert_eq!(planned(&other), (0, false));
 }

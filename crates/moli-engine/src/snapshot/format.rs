@@ -13,10 +13,12 @@
 //! | 8 | which adapters, scaled how; 0: none |
 //! | 8 | N, tokens |
 //! | 8 | P, pages: whole ones, of the first tokens |
+//! | 8 | S, bytes of the recurrent state after these; 0: there is none |
 //! | L | name of the pages' layout |
 //! | 4 N | tokens |
 //! | P B | pages |
-//! | 32 | sha256 of all before the pages, followed by the sha256 of each page |
+//! | S | recurrent state |
+//! | 32 | sha256 of all before the pages, followed by the sha256 of each page and of the state |
 //!
 //! The last is a checksum against damage. It is no signature: whoever can write the file can make it fit.
 
@@ -33,11 +35,11 @@ use crate::fingerprint::{Digest, hex};
 
 const MAGIC: [u8; 8] = *b"MOLISESS";
 /// The version that is written, and the only one that is read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of magic and version, which every version begins with.
 const START_BYTES: usize = 12;
 /// Bytes before the layout's name.
-const HEADER_BYTES: usize = 84;
+const HEADER_BYTES: usize = 92;
 /// Longer names of a layout are not read.
 const MAX_LAYOUT_BYTES: u32 = 256;
 const DIGEST_BYTES: usize = 32;
@@ -50,6 +52,8 @@ pub(super) struct Kind {
     /// The name of what a page's bytes are.
     pub(super) layout: String,
     pub(super) page_bytes: usize,
+    /// Bytes of the state that goes with them; 0: the model has none.
+    pub(super) state_bytes: usize,
 }
 
 /// What a session may hold.
@@ -73,6 +77,7 @@ struct Header {
     adapter: u64,
     tokens: u64,
     pages: u64,
+    state_bytes: u64,
 }
 
 impl Header {
@@ -83,7 +88,7 @@ impl Header {
         bytes.extend(self.model);
         bytes.extend(self.page_tokens.to_le_bytes());
         bytes.extend(self.layout_bytes.to_le_bytes());
-        for number in [self.page_bytes, self.adapter, self.tokens, self.pages] {
+        for number in [self.page_bytes, self.adapter, self.tokens, self.pages, self.state_bytes] {
             bytes.extend(number.to_le_bytes());
         }
         bytes
@@ -99,6 +104,7 @@ impl Header {
             adapter: u64::from_le_bytes(take(&mut rest)?),
             tokens: u64::from_le_bytes(take(&mut rest)?),
             pages: u64::from_le_bytes(take(&mut rest)?),
+            state_bytes: u64::from_le_bytes(take(&mut rest)?),
         })
     }
 
@@ -129,11 +135,15 @@ impl Header {
         if self.model != kind.model {
             return Err(SnapshotError::OtherModel { found: hex(&self.model), expected: hex(&kind.model) });
         }
-        let words = |name: &str, tokens: u32, bytes: u64| {
-            format!("{name}, pages of {tokens} tokens and {bytes} bytes")
+        let words = |name: &str, tokens: u32, bytes: u64, state: u64| {
+            let pages = format!("{name}, pages of {tokens} tokens and {bytes} bytes");
+            if state > 0 { format!("{pages}, states of {state} bytes") } else { pages }
         };
-        let found = words(&String::from_utf8_lossy(layout), self.page_tokens, self.page_bytes);
-        let expected = words(&kind.layout, PAGE_TOKENS as u32, kind.page_bytes as u64);
+        // Pages and the state after them are there together or not at all.
+        let state = if self.pages > 0 { kind.state_bytes as u64 } else { 0 };
+        let layout = String::from_utf8_lossy(layout);
+        let found = words(&layout, self.page_tokens, self.page_bytes, self.state_bytes);
+        let expected = words(&kind.layout, PAGE_TOKENS as u32, kind.page_bytes as u64, state);
         if found == expected { Ok(()) } else { Err(SnapshotError::OtherLayout { found, expected }) }
     }
 
@@ -157,7 +167,7 @@ impl Header {
     }
 
     fn file_bytes(&self) -> u64 {
-        let pages = self.pages.saturating_mul(self.page_bytes);
+        let pages = self.pages.saturating_mul(self.page_bytes).saturating_add(self.state_bytes);
         pages.saturating_add(self.pages_start()).saturating_add(DIGEST_BYTES as u64)
     }
 }
@@ -178,6 +188,8 @@ pub(super) struct Writer<'a> {
     adapter: u64,
     /// Of each page.
     digests: Vec<Digest>,
+    /// Of the state behind them, and its bytes.
+    state: Option<(Digest, usize)>,
 }
 
 impl<'a> Writer<'a> {
@@ -188,7 +200,7 @@ impl<'a> Writer<'a> {
         tokens: &'a [u32],
     ) -> io::Result<Self> {
         let file = NamedTempFile::new_in(folder(path))?;
-        let mut writer = Self { file, path, kind, tokens, adapter, digests: Vec::new() };
+        let mut writer = Self { file, path, kind, tokens, adapter, digests: Vec::new(), state: None };
         let beginning = writer.beginning();
         writer.file.write_all(&beginning)?;
         Ok(writer)
@@ -204,6 +216,7 @@ impl<'a> Writer<'a> {
             adapter: self.adapter,
             tokens: self.tokens.len() as u64,
             pages: self.digests.len() as u64,
+            state_bytes: self.state.map_or(0, |(_, bytes)| bytes as u64),
         };
         let mut bytes = header.to_bytes();
         bytes.extend_from_slice(self.kind.layout.as_bytes());
@@ -218,10 +231,18 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Appends the state after the last of the pages.
+    pub(super) fn state(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.state = Some((Sha256::digest(bytes).into(), bytes.len()));
+        Ok(())
+    }
+
     /// Puts the file into its place, once it is on the disk. Gives its pages and its bytes.
     pub(super) fn finish(mut self) -> io::Result<(usize, u64)> {
         let beginning = self.beginning();
-        self.file.write_all(&checksum(&beginning, &self.digests))?;
+        let digests = self.digests.iter().chain(self.state.as_ref().map(|(digest, _)| digest));
+        self.file.write_all(&checksum(&beginning, digests))?;
         let bytes = self.file.stream_position()?;
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(&beginning)?;
@@ -233,9 +254,9 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn checksum(beginning: &[u8], digests: &[Digest]) -> Digest {
+fn checksum<'a>(beginning: &[u8], digests: impl Iterator<Item = &'a Digest>) -> Digest {
     let mut hash = Sha256::new_with_prefix(beginning);
-    digests.iter().for_each(|digest| hash.update(digest));
+    digests.for_each(|digest| hash.update(digest));
     hash.finalize().into()
 }
 
@@ -251,8 +272,10 @@ pub(super) struct Snapshot {
     file: File,
     pages_start: u64,
     page_bytes: usize,
-    /// Of each page.
+    state_bytes: usize,
+    /// Of each page, and of the state behind them.
     digests: Vec<Digest>,
+    state: Option<Digest>,
 }
 
 impl Snapshot {
@@ -284,13 +307,27 @@ impl Snapshot {
             file.read_exact(&mut page)?;
             digests.push(Sha256::digest(&page).into());
         }
+        let mut state = None;
+        if header.state_bytes > 0 {
+            let mut bytes = vec![0; kind.state_bytes];
+            file.read_exact(&mut bytes)?;
+            state = Some(Sha256::digest(&bytes).into());
+        }
         let mut expected = Digest::default();
         file.read_exact(&mut expected)?;
-        same_digest(&expected, &checksum(&bytes, &digests))?;
+        same_digest(&expected, &checksum(&bytes, digests.iter().chain(&state)))?;
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= bounds.vocab) {
             return Err(SnapshotError::TokenOutOfVocabulary { id, vocab: bounds.vocab });
         }
-        Ok(Self { tokens, file, pages_start: header.pages_start(), page_bytes: kind.page_bytes, digests })
+        Ok(Self {
+            tokens,
+            file,
+            pages_start: header.pages_start(),
+            page_bytes: kind.page_bytes,
+            state_bytes: kind.state_bytes,
+            digests,
+            state,
+        })
     }
 
     /// Pages of the first tokens.
@@ -309,6 +346,17 @@ impl Snapshot {
             same_digest(digest, &Sha256::digest(page).into())?;
         }
         Ok(bytes)
+    }
+
+    /// The state after the pages, where there is one: what was checked, or an error.
+    pub(super) fn read_state(&mut self) -> Result<Option<Vec<u8>>, SnapshotError> {
+        let Some(digest) = &self.state else { return Ok(None) };
+        let start = self.pages_start + self.digests.len() as u64 * self.page_bytes as u64;
+        self.file.seek(SeekFrom::Start(start))?;
+        let mut bytes = vec![0; self.state_bytes];
+        self.file.read_exact(&mut bytes)?;
+        same_digest(digest, &Sha256::digest(&bytes).into())?;
+        Ok(Some(bytes))
     }
 }
 

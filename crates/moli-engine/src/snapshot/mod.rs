@@ -131,7 +131,8 @@ pub enum SnapshotError {
 
 impl Session {
     /// Writes the session to a file for [`Engine::restore`]: its [`tokens`](Self::tokens), and the keys and values of as many
-    /// of them as the prefix cache still has. Until all of it is on the disk, the file is what it was before.
+    /// of them as the prefix cache still has. Until all of it is on the disk, the file is what it was before. Of a model whose layers
+    /// carry a state, that is as far as the last end of a page at which its state is known.
     ///
     /// A page of keys and values is as large as in memory. Other answers go on meanwhile.
     ///
@@ -143,23 +144,31 @@ impl Session {
         let failed = |error: io::Error| snapshot_error(path, error.into());
         let adapters = self.chosen().key;
         let mut writer = Writer::create(path, &kind, adapters, self.tokens()).map_err(failed)?;
-        let tokens: Arc<[u32]> = self.tokens().into();
-        let pages = tokens.len() / PAGE_TOKENS;
-        let step = kind.pages_at_once();
-        for first in (0..pages).step_by(step) {
-            let end = pages.min(first + step);
-            let tokens = Arc::clone(&tokens);
-            let bytes =
-                engine.between_steps(move |worker| read(worker, (adapters, &tokens), first, end))??;
-            for page in bytes.chunks_exact(kind.page_bytes.max(1)) {
-                writer.page(page).map_err(failed)?;
+        let whole = self.tokens().len() / PAGE_TOKENS * PAGE_TOKENS;
+        let tokens: Arc<[u32]> = self.tokens().get(..whole).unwrap_or_default().into();
+        // Held until all of them are written: the state is that after the last of them.
+        let (pages, state) = engine.between_steps(move |worker| hold(worker, (adapters, &tokens)))??;
+        let held: Arc<[u32]> = pages.into();
+        let written = (|| {
+            let step = kind.pages_at_once();
+            for first in (0..held.len()).step_by(step) {
+                let pages = Arc::clone(&held);
+                let bytes = engine
+                    .between_steps(move |worker| read(worker, pages.iter().skip(first).take(step)))??;
+                for page in bytes.chunks_exact(kind.page_bytes.max(1)) {
+                    writer.page(page).map_err(failed)?;
+                }
             }
-            if bytes.len() < (end - first) * kind.page_bytes {
-                break;
+            match state {
+                Some(state) => writer.state(&state).map_err(failed),
+                None => Ok(()),
             }
-        }
+        })();
+        let pages = Arc::clone(&held);
+        let released = engine.between_steps(move |worker| worker.scheduler.release_pages(&pages));
+        written.and(released)?;
         let (pages, bytes) = writer.finish().map_err(failed)?;
-        Ok(Saved { tokens: tokens.len(), cached_tokens: pages * PAGE_TOKENS, bytes })
+        Ok(Saved { tokens: self.tokens().len(), cached_tokens: pages * PAGE_TOKENS, bytes })
     }
 }
 
@@ -193,8 +202,9 @@ impl Engine {
         let mut snapshot = Snapshot::open(path, &kind, bounds).map_err(failed)?;
         let tokens: Arc<[u32]> = snapshot.tokens.as_slice().into();
         let pages = snapshot.pages();
-        let known = Arc::clone(&tokens);
-        let mut first = self.between_steps(move |worker| cached_pages(worker, (adapters, &known), pages))?;
+        let whole: Arc<[u32]> = tokens.get(..pages * PAGE_TOKENS).unwrap_or_default().into();
+        let known = Arc::clone(&whole);
+        let mut first = self.between_steps(move |worker| cached_pages(worker, (adapters, &known)))?;
         while first < pages {
             let bytes = snapshot.read(first, kind.pages_at_once()).map_err(failed)?;
             let (tokens, page_bytes) = (Arc::clone(&tokens), kind.page_bytes);
@@ -206,12 +216,20 @@ impl Engine {
             }
             first += count;
         }
+        if let Some(state) = snapshot.read_state().map_err(failed)? {
+            self.between_steps(move |worker| keep_state(worker, (adapters, &whole), &state))??;
+        }
         Ok(session.with_tokens(snapshot.tokens))
     }
 
     fn kind(&self) -> Kind {
         let model = self.model();
-        Kind { model: model.fingerprint(), layout: model.page_layout.clone(), page_bytes: model.page_bytes }
+        Kind {
+            model: model.fingerprint(),
+            layout: model.page_layout.clone(),
+            page_bytes: model.page_bytes,
+            state_bytes: model.state_bytes,
+        }
     }
 }
 
@@ -225,29 +243,54 @@ fn snapshot_error(path: &Path, error: SnapshotError) -> EngineError {
     EngineError::Snapshot { path: path.to_owned(), error }
 }
 
-/// How many of the first pages of a text are cached, as read with these adapters.
-fn cached_pages(worker: &mut Worker, (adapters, tokens): (u64, &[u32]), pages: usize) -> usize {
-    let known = tokens.get(..pages * PAGE_TOKENS).unwrap_or_default();
-    let (held, found) = worker.scheduler.cached(adapters, known);
+/// How many of the pages of a text are cached, as read with these adapters.
+fn cached_pages(worker: &mut Worker, (adapters, tokens): (u64, &[u32])) -> usize {
+    let (held, found) = worker.scheduler.cached(adapters, tokens);
     worker.scheduler.release_pages(&held);
     found / PAGE_TOKENS
 }
 
-/// Reads those pages from `first` to `end` of a text that are cached with all before them. Whole pages only: what follows
-/// in one that is filled in part may be somebody else's.
-fn read(
+/// The whole pages of a text that are cached, each with a holder more, and the state after them where the model has one. What
+/// follows in a page that is filled in part may be somebody else's.
+fn hold(
     worker: &mut Worker,
     (adapters, tokens): (u64, &[u32]),
-    first: usize,
-    end: usize,
-) -> Result<Vec<u8>, ModelError> {
-    let known = tokens.get(..end * PAGE_TOKENS).unwrap_or_default();
-    let (held, found) = worker.scheduler.cached(adapters, known);
+) -> Result<(Vec<u32>, Option<Vec<u8>>), ModelError> {
+    let (mut held, found, state) = worker.scheduler.resumable(adapters, tokens);
+    let partly = held.split_off((found / PAGE_TOKENS).min(held.len()));
+    worker.scheduler.release_pages(&partly);
+    let Some(state) = state else { return Ok((held, None)) };
     let mut bytes = Vec::new();
-    let mut whole = held.iter().take(found / PAGE_TOKENS).skip(first);
-    let read = whole.try_for_each(|&page| worker.runtime.read_page(page, &mut bytes));
-    worker.scheduler.release_pages(&held);
-    read.map(|()| bytes)
+    let read = worker.runtime.read_state(state, &mut bytes);
+    worker.scheduler.release_state(state);
+    match read {
+        Ok(()) => Ok((held, Some(bytes))),
+        Err(error) => {
+            worker.scheduler.release_pages(&held);
+            Err(error)
+        }
+    }
+}
+
+/// The bytes of some pages.
+fn read<'a>(worker: &mut Worker, mut pages: impl Iterator<Item = &'a u32>) -> Result<Vec<u8>, ModelError> {
+    let mut bytes = Vec::new();
+    pages.try_for_each(|&page| worker.runtime.read_page(page, &mut bytes)).map(|()| bytes)
+}
+
+/// Keeps the state after the whole pages of a text, where these are cached and there is room for it.
+fn keep_state(
+    worker: &mut Worker,
+    (adapters, tokens): (u64, &[u32]),
+    bytes: &[u8],
+) -> Result<(), ModelError> {
+    let Some(state) = worker.scheduler.take_state() else { return Ok(()) };
+    let written = worker.runtime.write_state(state, tokens.len() as u32, bytes);
+    if written.is_ok() {
+        worker.scheduler.keep_state(adapters, tokens, state);
+    }
+    worker.scheduler.release_state(state);
+    written
 }
 
 /// Caches the pages of a text from `first` on, as far as there is room; whether there may be room for more.

@@ -12,7 +12,7 @@ use crate::{CancelToken, GenerateParams, SamplerParams};
 const P: usize = PAGE_TOKENS;
 
 fn kind() -> Kind {
-    Kind { model: [3; 32], layout: "words".to_owned(), page_bytes: 100 }
+    Kind { model: [3; 32], layout: "words".to_owned(), page_bytes: 100, state_bytes: 0 }
 }
 
 /// Writes a file with pages of these bytes.

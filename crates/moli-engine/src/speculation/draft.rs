@@ -52,12 +52,15 @@ impl DraftModel {
     ///
     /// # Errors
     /// [`EngineError::DraftVocabulary`] unless both have the same tokens, [`EngineError::VocabularyMismatch`] where its
-    /// own has more than it has rows for.
+    /// own has more than it has rows for, [`EngineError::NoSpeculation`] where its layers carry a state.
     pub(crate) fn new(
         runtime: Box<dyn Runtime>,
         tokenizer: &Tokenizer,
         model: &Tokenizer,
     ) -> Result<Self, EngineError> {
+        if runtime.state_bytes() > 0 {
+            return Err(EngineError::NoSpeculation { architecture: runtime.config().architecture.clone() });
+        }
         let vocab = tokenizer.vocab_size();
         let rows = runtime.config().vocab;
         if vocab > rows {
@@ -187,6 +190,7 @@ impl DraftModel {
             types: &[],
             tables: &tables,
             adapters: &[],
+            recurrent: &[],
             outputs: &outputs,
             states: &[],
         };

@@ -17,7 +17,7 @@ use std::path::Path;
 
 pub use self::error::AdapterError;
 use crate::huggingface::{self, data, peft};
-use crate::{Bytes, FormatError, Gguf, ReadMode, Tensor, TensorType};
+use crate::{Bytes, FormatError, Gguf, ReadMode, Tensor, TensorType, Value};
 
 /// What is added to one matrix `W`, `[out, in]`: `scale * factor * B · A`.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +137,13 @@ impl<'a> Target<'a> {
         let metadata = gguf.metadata();
         let architecture = metadata.architecture()?;
         let heads = metadata.u32(&format!("{architecture}.attention.head_count"))?;
-        let kv_heads = metadata.u32_opt(&format!("{architecture}.attention.head_count_kv"))?.unwrap_or(heads);
+        let key = format!("{architecture}.attention.head_count_kv");
+        let kv_heads = match metadata.get(&key) {
+            // Of layers that carry a state instead of keys it is 0.
+            Some(Value::Array(_)) => metadata.u32s(&key)?.iter().copied().find(|&count| count > 0),
+            _ => metadata.u32_opt(&key)?,
+        };
+        let kv_heads = kv_heads.unwrap_or(heads);
         let order = match metadata.bool_opt("moli.rope.halves")? {
             Some(true) => Order::Halves,
             _ => Order::Pairs,

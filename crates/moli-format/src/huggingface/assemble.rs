@@ -3,7 +3,7 @@
 use super::family::{Encoder, Part, Special};
 use super::shards::Shards;
 use super::{HuggingFaceError, Model};
-use super::{data, harmony};
+use super::{data, delta, harmony};
 use crate::safetensors::SafeTensor;
 use crate::{FormatError, Tensor};
 
@@ -66,6 +66,7 @@ impl Assembly<'_> {
         // What every library computes for itself, and layers that guess tokens further ahead.
         if [".inv_freq", ".cos_cached", ".sin_cached"].iter().any(|end| name.ends_with(end))
             || self.model.family.special == Special::Ernie && name.starts_with("mtp_")
+            || self.model.family.special == Special::DeltaNet && name.starts_with("mtp.")
         {
             return Ok(());
         }
@@ -89,6 +90,7 @@ impl Assembly<'_> {
                 self.tensors.push(data::plus_one("output_norm.weight".to_owned(), tensor)?);
                 return Ok(());
             }
+            "embedding_norm.weight" if self.model.family.special == Special::Lfm2 => "token_embd_norm.weight",
             "norm.weight" => "output_norm.weight",
             "norm.bias" => "output_norm.bias",
             "lm_head.weight" | "output.weight" if self.tied => return Ok(()),
@@ -147,6 +149,12 @@ impl Assembly<'_> {
             }
             Part::PlusOne(stem) => {
                 self.tensors.push(data::plus_one(new(stem), tensor)?);
+                Ok(())
+            }
+            Part::Taps(stem) => self.keep(new(stem), &delta::taps(tensor)?),
+            Part::Delta(part) => {
+                let heads = delta::Heads::of(self.model)?;
+                self.tensors.extend(delta::tensors(part, &format!("blk.{layer}"), tensor, &heads)?);
                 Ok(())
             }
             Part::GateUp => match data::experts(tensor)? {

@@ -3,11 +3,11 @@
 //!
 //! Keys and names are those of the GGUF convention, so nothing that reads a model needs to know where it came from.
 //! Weights stay mapped; what the convention stores with other values or in another order (norms that count from one,
-//! the experts of gpt-oss) is made when the folder is opened.
+//! the experts of gpt-oss, the heads of Qwen3.5) is made when the folder is opened.
 //!
 //! - [`family`]: what is known of each architecture, as data;
 //! - [`parameters`], [`rope`]: fields of the configuration to metadata;
-//! - [`assemble`], [`data`], [`harmony`]: tensors by their new names, some of them with new data;
+//! - [`assemble`], [`data`], [`harmony`], [`delta`]: tensors by their new names, some of them with new data;
 //! - [`shards`], [`fields`]: the files;
 //! - [`peft`]: adapters, whose tensors go by the same names;
 //! - [`pooling`]: how a model of sentence-transformers makes embeddings;
@@ -19,6 +19,7 @@
 
 mod assemble;
 pub(crate) mod data;
+mod delta;
 mod error;
 mod family;
 mod fields;
@@ -192,7 +193,11 @@ impl<'a> Model<'a> {
             None => return Err(fields.wrong("num_attention_heads", "a divisor of hidden_size")),
         };
         const TIED: &str = "tie_word_embeddings";
-        let tied = match (fields.flag(TIED)?, wrapped.then(|| root.flag(TIED)).transpose()?.flatten()) {
+        let own = match fields.flag("tie_embedding")? {
+            Some(tied) if family.special == Special::Lfm2 => Some(tied),
+            _ => fields.flag(TIED)?,
+        };
+        let tied = match (own, wrapped.then(|| root.flag(TIED)).transpose()?.flatten()) {
             (Some(inner), Some(outer)) if inner != outer => None,
             (inner, outer) => Some(inner.or(outer).unwrap_or(family.tied)),
         };

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::family::{SENSITIVE, Special, Window};
 use super::fields::Fields;
-use super::{Entries, HuggingFaceError, Model};
+use super::{Entries, HuggingFaceError, Model, delta};
 
 /// Writes what every architecture has, and what is special for this one. Refuses what is not computed.
 pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
@@ -15,10 +15,20 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     let context = fields.need_count(POSITIONS)?.checked_sub(model.unused_positions);
     entries.put("context_length", context.ok_or_else(|| fields.wrong(POSITIONS, "above pad_token_id"))?);
     entries.put("embedding_length", model.hidden);
-    entries.put("feed_forward_length", fields.need_count("intermediate_size")?);
+    if let Some(width) = width(model)? {
+        entries.put("feed_forward_length", width);
+    }
     entries.put("vocab_size", fields.need_count("vocab_size")?);
     entries.put("attention.head_count", model.heads);
-    entries.put("attention.head_count_kv", model.kv_heads);
+    match model.family.special {
+        Special::Lfm2 => {
+            // A layer without key heads is a convolution.
+            let heads = |&conv: &bool| if conv { 0 } else { model.kv_heads };
+            let heads = recurrent_layers(model)?.iter().map(heads).collect::<Vec<u32>>();
+            entries.put("attention.head_count_kv", heads);
+        }
+        _ => entries.put("attention.head_count_kv", model.kv_heads),
+    }
     if model.family.special != Special::DeepSeek {
         entries.put("attention.key_length", model.head_dim);
         entries.put("attention.value_length", model.head_dim);
@@ -29,6 +39,9 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
         None => fields.number("norm_epsilon")?,
     };
     match epsilon {
+        None if model.family.special == Special::Lfm2 => {
+            entries.float("attention.layer_norm_rms_epsilon", fields.need_number("norm_eps")?);
+        }
         Some(epsilon) => entries.float("attention.layer_norm_epsilon", epsilon),
         None => entries.float("attention.layer_norm_rms_epsilon", fields.need_number("rms_norm_eps")?),
     }
@@ -40,6 +53,62 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     }
     window(model, entries)?;
     special(model, entries)
+}
+
+/// Width inside the feed-forward network of the layers without experts, which LFM2 computes of what its configuration says.
+fn width(model: &Model<'_>) -> Result<Option<u32>, HuggingFaceError> {
+    let fields = &model.fields;
+    let told = match (model.family.special, fields.count("block_ff_dim")?) {
+        (Special::Lfm2, Some(width)) => width,
+        // Where all layers have experts there need not be one.
+        (Special::DeltaNet, _) if fields.count("num_experts")?.is_some() => {
+            return fields.count("intermediate_size");
+        }
+        _ => fields.need_count("intermediate_size")?,
+    };
+    let adjusted =
+        model.family.architecture == "lfm2" && fields.flag("block_auto_adjust_ff_dim")?.unwrap_or(true);
+    if !adjusted {
+        return Ok(Some(told));
+    }
+    let two_thirds = (2.0 * f64::from(told) / 3.0).floor();
+    let wide = (fields.need_number("block_ffn_dim_multiplier")? * two_thirds).floor();
+    match fields.need_count("block_multiple_of")? {
+        0 => Err(fields.wrong("block_multiple_of", "a positive integer")),
+        multiple if (0.0..=f64::from(u32::MAX / 2)).contains(&wide) => {
+            Ok(Some((wide as u32).div_ceil(multiple).saturating_mul(multiple)))
+        }
+        _ => Err(fields.wrong("block_ffn_dim_multiplier", "a number that makes a width")),
+    }
+}
+
+/// Per layer whether it carries a state instead of keys and values.
+fn recurrent_layers(model: &Model<'_>) -> Result<Vec<bool>, HuggingFaceError> {
+    const KINDS: &str = "layer_types";
+    const INDICES: &str = "full_attn_idxs";
+    const INTERVAL: &str = "full_attention_interval";
+    let fields = &model.fields;
+    if let Some(kinds) = fields.texts(KINDS)? {
+        if kinds.len() != model.layers as usize {
+            return Err(fields.wrong(KINDS, "as long as num_hidden_layers"));
+        }
+        let recurrent = kinds.iter().map(|kind| match *kind {
+            "conv" | "linear_attention" => Ok(true),
+            "full_attention" => Ok(false),
+            _ => Err(fields.unsupported(KINDS)),
+        });
+        return recurrent.collect();
+    }
+    if model.family.special == Special::DeltaNet {
+        return match fields.need_count(INTERVAL)? {
+            0 => Err(fields.wrong(INTERVAL, "a positive integer")),
+            interval => Ok((1..=model.layers).map(|layer| !layer.is_multiple_of(interval)).collect()),
+        };
+    }
+    match fields.numbers(INDICES)? {
+        Some(indices) => Ok((0..model.layers).map(|layer| !indices.contains(&f64::from(layer))).collect()),
+        None => Ok(vec![false; model.layers as usize]),
+    }
 }
 
 /// What encoders have.
@@ -169,6 +238,10 @@ fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
 fn layer_kinds(model: &Model<'_>) -> Result<Option<Vec<bool>>, HuggingFaceError> {
     const FIELD: &str = "layer_types";
     let fields = &model.fields;
+    if matches!(model.family.special, Special::Lfm2 | Special::DeltaNet) {
+        // What the kinds are there for is said otherwise.
+        return Ok(None);
+    }
     let Some(kinds) = fields.texts(FIELD)? else { return Ok(None) };
     if kinds.len() != model.layers as usize {
         return Err(fields.wrong(FIELD, "as long as num_hidden_layers"));
@@ -224,16 +297,23 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             Ok(())
         }
         Special::SmolLm3 => rotated(model, entries),
+        Special::Lfm2 => {
+            entries.put("shortconv.l_cache", fields.need_size("conv_L_cache")?);
+            if model.family.architecture == "lfm2" {
+                return Ok(());
+            }
+            experts(model, "num_experts", "num_experts_per_tok", entries)?;
+            entries.put("leading_dense_block_count", fields.count("num_dense_layers")?.unwrap_or(0));
+            // Sigmoid.
+            entries.put("expert_gating_func", 2u32);
+            entries.float("expert_weights_scale", positive(fields, "routed_scaling_factor")?.unwrap_or(1.0));
+            entries.put("expert_weights_norm", fields.flag("norm_topk_prob")?.unwrap_or(true));
+            Ok(())
+        }
+        Special::DeltaNet => delta_net(model, entries),
         Special::Experts => {
             let field = if fields.get("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
-            experts(model, field, "num_experts_per_tok", entries)?;
-            if let Some(width) = fields.count("shared_expert_intermediate_size")? {
-                entries.put("expert_shared_feed_forward_length", width);
-            }
-            if let Some(normalised) = fields.flag("norm_topk_prob")? {
-                entries.put("expert_weights_norm", normalised);
-            }
-            sparse_layers(model, entries)
+            shared_experts(model, field, entries)
         }
         Special::Ernie => {
             experts(model, "moe_num_experts", "moe_k", entries)?;
@@ -276,6 +356,46 @@ fn experts(
     };
     entries.put("expert_feed_forward_length", width);
     Ok(())
+}
+
+/// Experts, one of which every token may go through.
+fn shared_experts(model: &Model<'_>, count: &str, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    experts(model, count, "num_experts_per_tok", entries)?;
+    if let Some(width) = fields.count("shared_expert_intermediate_size")? {
+        entries.put("expert_shared_feed_forward_length", width);
+    }
+    if let Some(normalised) = fields.flag("norm_topk_prob")? {
+        entries.put("expert_weights_norm", normalised);
+    }
+    sparse_layers(model, entries)
+}
+
+/// Qwen3-Next and Qwen3.5: gated delta nets, and attention with a gate.
+fn delta_net(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
+    if fields.flag("attn_output_gate")? == Some(false) {
+        return Err(fields.unsupported("attn_output_gate"));
+    }
+    let heads = delta::Heads::of(model)?;
+    entries.put("ssm.conv_kernel", fields.need_size("linear_conv_kernel_dim")?);
+    entries.put("ssm.state_size", fields.need_size("linear_key_head_dim")?);
+    entries.put("ssm.group_count", heads.keys as u32);
+    entries.put("ssm.time_step_rank", heads.values as u32);
+    entries.put("ssm.inner_size", u32::try_from(heads.inner()).unwrap_or(u32::MAX));
+    entries.put("attention.recurrent_layers", recurrent_layers(model)?);
+    if let Some(parameters) = fields.object("rope_parameters")?
+        && let Some(sections) = parameters.numbers("mrope_section")?
+    {
+        // Four of them in the convention.
+        let mut sections: Vec<u32> = sections.iter().map(|&pairs| pairs as u32).collect();
+        sections.resize(4, 0);
+        entries.put("rope.dimension_sections", sections);
+    }
+    match fields.count("num_experts")? {
+        Some(count) if count > 0 => shared_experts(model, "num_experts", entries),
+        _ => Ok(()),
+    }
 }
 
 /// Each how manyth layer has experts. Those of them that `mlp_only_layers` excepts have no router, which tells a decoder.

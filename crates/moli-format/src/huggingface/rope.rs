@@ -115,7 +115,8 @@ fn scale(
     entries: &mut Entries,
     tensors: &mut Vec<Tensor>,
 ) -> Result<(), HuggingFaceError> {
-    if scaling.get("mrope_section").is_some() {
+    // The parts of a position in a picture, which are the same number in a text.
+    if scaling.get("mrope_section").is_some() && model.family.special != Special::DeltaNet {
         return Err(scaling.unsupported("mrope_section"));
     }
     match kind(scaling)? {

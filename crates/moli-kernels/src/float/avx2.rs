@@ -8,6 +8,7 @@
 
 use super::attention::{Form, Scores};
 use super::heads;
+use super::recurrent::{self, DeltaHead};
 use super::scalar;
 use crate::quant::eight_bits;
 use half::f16;
@@ -83,6 +84,26 @@ plain! {
 
     fn gelu_erf(x: &mut [f32]) {
         scalar::gelu_erf(x);
+    }
+
+    fn multiply(x: &mut [f32], y: &[f32]) {
+        scalar::multiply(x, y);
+    }
+
+    fn multiply_add(out: &mut [f32], x: &[f32], y: &[f32]) {
+        scalar::multiply_add(out, x, y);
+    }
+
+    fn gate_sigmoid(x: &mut [f32], gate: &[f32]) {
+        scalar::gate_sigmoid(x, gate);
+    }
+
+    fn unit(x: &mut [f32], eps: f32, factor: f32) {
+        scalar::unit(x, eps, factor);
+    }
+
+    fn delta_head(head: DeltaHead<'_>) {
+        recurrent::delta_head(head);
     }
 
     fn rope_halves(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {

@@ -75,6 +75,31 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// `1 / (1 + e^-x)`, within 3 ULP.
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|)`, within 4 ULP.
+#[inline(always)]
+pub(crate) fn softplus(x: f32) -> f32 {
+    let t = exp(-x.abs());
+    // ln(1 + t) = 2 artanh(t / (2 + t)), whose argument is at most 1/3: the first term left out is below 2^-27 of the sum.
+    let s = t / (2.0 + t);
+    let square = s * s;
+    let series = square.mul_add(1.0 / 15.0, 1.0 / 13.0);
+    let series = series.mul_add(square, 1.0 / 11.0);
+    let series = series.mul_add(square, 1.0 / 9.0);
+    let series = series.mul_add(square, 1.0 / 7.0);
+    let series = series.mul_add(square, 1.0 / 5.0);
+    let series = series.mul_add(square, 1.0 / 3.0);
+    let log = 2.0 * (s * square).mul_add(series, s);
+    // Written so that a NaN stays one.
+    let above = if x < 0.0 { 0.0 } else { x };
+    above + log
+}
+
 /// The Gaussian error linear unit in its tanh form: `x/2 (1 + tanh(sqrt(2/π) (x + 0.044715 x^3)))`
 /// (Hendrycks and Gimpel, arXiv:1606.08415). Within 1e-6 of the formula, relative to max(|x|, 1).
 #[inline(always)]
@@ -173,6 +198,23 @@ mod tests {
         let (error, x) = worst(-80.0, 80.0, silu, |x| x / (1.0 + (-x).exp()));
         assert!(error <= 3.0, "{error} ULP at {x}");
         assert!(silu(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn sigmoid_is_within_three_ulp() {
+        let (error, x) = worst(-80.0, 80.0, sigmoid, |x| 1.0 / (1.0 + (-x).exp()));
+        assert!(error <= 3.0, "{error} ULP at {x}");
+        assert!(sigmoid(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn softplus_is_within_four_ulp() {
+        let exact = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+        let (error, x) = worst(-80.0, 80.0, softplus, exact);
+        assert!(error <= 4.0, "{error} ULP at {x}");
+        assert_eq!(softplus(1e30), 1e30);
+        assert_eq!(softplus(f32::NEG_INFINITY), 0.0);
+        assert!(softplus(f32::NAN).is_nan());
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod math;
 mod neon;
 mod pages;
 mod parallel;
+mod recurrent;
 mod rope;
 mod scalar;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod tests;
 pub use attention::{AttentionArgs, PAGE_TOKENS};
 pub use pages::{KV_BLOCK, KvPages, KvPagesMut};
 pub(crate) use parallel::Pieces;
+pub use recurrent::{DeltaShape, StateRun};
 pub use rope::{RopeAngles, RopeStyle};
 
 use crate::quant::eight_bits;
@@ -55,6 +57,11 @@ pub(crate) struct FloatOps {
     add: fn(&mut [f32], &[f32]),
     scale: fn(&mut [f32], f32),
     soft_cap: fn(&mut [f32], f32),
+    multiply: fn(&mut [f32], &[f32]),
+    multiply_add: fn(&mut [f32], &[f32], &[f32]),
+    gate_sigmoid: fn(&mut [f32], &[f32]),
+    unit: fn(&mut [f32], f32, f32),
+    delta_head: fn(recurrent::DeltaHead<'_>),
     swiglu: fn(&mut [f32], &[f32]),
     geglu: fn(&mut [f32], &[f32]),
     swiglu_clamped: fn(&mut [f32], &[f32]),
@@ -87,6 +94,11 @@ impl FloatOps {
                 add: avx2::add,
                 scale: avx2::scale,
                 soft_cap: avx2::soft_cap,
+                multiply: avx2::multiply,
+                multiply_add: avx2::multiply_add,
+                gate_sigmoid: avx2::gate_sigmoid,
+                unit: avx2::unit,
+                delta_head: avx2::delta_head,
                 swiglu: avx2::swiglu,
                 geglu: avx2::geglu,
                 swiglu_clamped: avx2::swiglu_clamped,
@@ -121,6 +133,11 @@ impl FloatOps {
                 add: scalar::add,
                 scale: scalar::scale,
                 soft_cap: scalar::soft_cap,
+                multiply: scalar::multiply,
+                multiply_add: scalar::multiply_add,
+                gate_sigmoid: scalar::gate_sigmoid,
+                unit: scalar::unit,
+                delta_head: recurrent::delta_head,
                 swiglu: scalar::swiglu,
                 geglu: scalar::geglu,
                 swiglu_clamped: scalar::swiglu_clamped,
@@ -335,6 +352,16 @@ impl Kernels {
     /// x += y, elementwise.
     pub fn add(&self, pool: &Pool, x: &mut [f32], y: &[f32]) {
         self.pairwise(pool, x, y, self.float.add);
+    }
+
+    /// x *= y, elementwise.
+    pub fn multiply(&self, pool: &Pool, x: &mut [f32], y: &[f32]) {
+        self.pairwise(pool, x, y, self.float.multiply);
+    }
+
+    /// x *= sigmoid(gate), elementwise.
+    pub fn gate_sigmoid(&self, pool: &Pool, x: &mut [f32], gate: &[f32]) {
+        self.pairwise(pool, x, gate, self.float.gate_sigmoid);
     }
 
     /// x *= factor.

@@ -182,6 +182,37 @@ pub(super) fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
     }
 }
 
+/// x *= y.
+#[inline(always)]
+pub(super) fn multiply(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x *= y;
+    }
+}
+
+/// x *= sigmoid(gate).
+#[inline(always)]
+pub(super) fn gate_sigmoid(x: &mut [f32], gate: &[f32]) {
+    for (x, gate) in x.iter_mut().zip(gate) {
+        *x *= math::sigmoid(*gate);
+    }
+}
+
+/// out += x * y.
+#[inline(always)]
+pub(super) fn multiply_add(out: &mut [f32], x: &[f32], y: &[f32]) {
+    for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+        *out = x.mul_add(*y, *out);
+    }
+}
+
+/// x times factor / sqrt(sum of squares + eps).
+#[inline(always)]
+pub(super) fn unit(x: &mut [f32], eps: f32, factor: f32) {
+    let squares = lanes(x, |x, sum| x.mul_add(x, sum));
+    scale(x, factor / (squares + eps).sqrt());
+}
+
 /// Rotates each head of one row; the pair of angle `i` is (i, i + half).
 #[inline(always)]
 pub(super) fn rope_halves(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {

@@ -1,6 +1,7 @@
 //! Every form against the scalar one bit for bit, and the scalar one against plain f64.
 
 mod attention;
+mod recurrent;
 
 use super::*;
 use crate::Isa;
@@ -87,6 +88,9 @@ fn row_operations_agree_between_instruction_sets() {
                 copy(&|x| k.geglu_erf(&pool, x, &y)),
                 copy(&|x| k.gelu_erf(&pool, x)),
                 copy(&|x| k.add_scaled(x, &y, 0.7)),
+                copy(&|x| k.multiply(&pool, x, &y)),
+                copy(&|x| k.gate_sigmoid(&pool, x, &y)),
+                copy(&|x| (k.float.unit)(x, 1e-6, 0.5)),
                 layer_norm,
                 halves.iter().map(|h| h.to_f32()).collect(),
                 vec![k.log_sum_exp(x).max, k.log_sum_exp(x).log_sum as f32],

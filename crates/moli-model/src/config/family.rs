@@ -2,7 +2,7 @@
 
 use moli_kernels::RopeStyle;
 
-use super::{Activation, Gating, QkNorm};
+use super::{Activation, Gating, QkNorm, RecurrentFamily};
 
 /// An architecture: where it differs from [`PLAIN`].
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,10 @@ pub(super) struct Family {
     pub(super) sinks: bool,
     /// Keys and values from a latent vector.
     pub(super) latent: bool,
+    /// Layers with a state instead of keys and values.
+    pub(super) recurrent: RecurrentFamily,
+    /// Whether each query comes with a gate.
+    pub(super) gated_attention: bool,
     pub(super) activation: Activation,
     /// Whether the feed-forward network has a gate.
     pub(super) gated: bool,
@@ -91,6 +95,8 @@ const PLAIN: Family = Family {
     qkv_bias: false,
     sinks: false,
     latent: false,
+    recurrent: RecurrentFamily::None,
+    gated_attention: false,
     activation: Activation::Silu,
     gated: true,
     root_scale: false,
@@ -104,6 +110,19 @@ const INTERLEAVED: Family = Family { rope: RopeStyle::Interleaved, ..PLAIN };
 
 /// Gemma, the first (arXiv:2403.08295).
 const GEMMA: Family = Family { activation: Activation::GeluTanh, root_scale: true, ..PLAIN };
+
+/// Qwen3-Next, whose delta rules have their value heads in the order of their key heads.
+const QWEN3_NEXT: Family = Family {
+    name: "qwen3next",
+    qk_norm: QkNorm::Head,
+    recurrent: RecurrentFamily::DeltaNet { tiled: false },
+    gated_attention: true,
+    ..PLAIN
+};
+
+/// Qwen3.5, where they take turns.
+const QWEN35: Family =
+    Family { name: "qwen35", recurrent: RecurrentFamily::DeltaNet { tiled: true }, ..QWEN3_NEXT };
 
 /// BERT (arXiv:1810.04805), RoBERTa and XLM-RoBERTa.
 const BERT: Family = Family {
@@ -123,7 +142,7 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 26] = [
+pub(super) const FAMILIES: [Family; 31] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -181,6 +200,18 @@ pub(super) const FAMILIES: [Family; 26] = [
         windows: Windows::All,
         ..PLAIN
     },
+    // arXiv:2511.23404.
+    Family { name: "lfm2", qk_norm: QkNorm::Head, recurrent: RecurrentFamily::ShortConv, ..PLAIN },
+    Family {
+        name: "lfm2moe",
+        qk_norm: QkNorm::Head,
+        recurrent: RecurrentFamily::ShortConv,
+        gating: Gating::Sigmoid,
+        ..PLAIN
+    },
+    QWEN3_NEXT,
+    QWEN35,
+    Family { name: "qwen35moe", ..QWEN35 },
     BERT,
     Family {
         name: "nomic-bert",

@@ -64,12 +64,38 @@ impl Keys<'_> {
         }
     }
 
+    /// Counts up to `max`, one for each layer, where the file has a list of them.
+    pub(super) fn counts(
+        &self,
+        suffix: &str,
+        layers: usize,
+        max: usize,
+    ) -> Result<Option<Vec<usize>>, ModelError> {
+        let key = self.key(suffix);
+        let Some(Value::Array(_)) = self.metadata.get(&key) else { return Ok(None) };
+        let counts = self.metadata.u64s(&key)?;
+        if counts.len() != layers {
+            let allowed = format!("as long as block_count, {layers}");
+            return Err(self.out_of_range(suffix, format!("{} long", counts.len()), allowed));
+        }
+        let size = |&count: &u64| match usize::try_from(count).ok().filter(|&count| count <= max) {
+            Some(count) => Ok(count),
+            None => Err(self.out_of_range(suffix, count, format!("at most {max}"))),
+        };
+        counts.iter().map(size).collect::<Result<_, _>>().map(Some)
+    }
+
     pub(super) fn text(&self, suffix: &str) -> Result<Option<&str>, ModelError> {
         Ok(self.metadata.str_opt(&self.key(suffix))?)
     }
 
     pub(super) fn flag(&self, suffix: &str) -> Result<Option<bool>, ModelError> {
         Ok(self.metadata.bool_opt(&self.key(suffix))?)
+    }
+
+    /// A list of flags, of whatever length.
+    pub(super) fn flag_list(&self, suffix: &str) -> Result<Option<Vec<bool>>, ModelError> {
+        Ok(self.metadata.bools_opt(&self.key(suffix))?)
     }
 
     /// A flag for each layer: a list, or a period `n` of which the last is false; `None` if the file has neither.

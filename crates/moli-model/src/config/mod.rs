@@ -5,6 +5,7 @@ mod experts;
 mod family;
 mod keys;
 mod latent;
+mod recurrent;
 mod rope;
 
 use moli_format::Metadata;
@@ -12,10 +13,12 @@ use moli_format::Metadata;
 use crate::ModelError;
 use family::{FAMILIES, Family, Windows};
 use keys::Keys;
+use recurrent::RecurrentFamily;
 
 pub use experts::{Experts, Gating};
 pub use family::ARCHITECTURES;
 pub use latent::Latent;
+pub use recurrent::{Recurrent, RecurrentKind};
 pub use rope::{Rope, Yarn};
 
 // Beyond what any published model has; a damaged file's numbers end here instead of in an allocation.
@@ -49,6 +52,12 @@ pub struct Config {
     pub experts: Option<Experts>,
     /// Attention by latent vectors. Then `kv_heads` is 1, and `head_dim` is a latent key's width.
     pub latent: Option<Latent>,
+    /// The layers that carry a state instead of keys and values; `None`: all have attention.
+    pub recurrent: Option<Recurrent>,
+    /// Layers behind these that guess tokens further ahead, whose tensors are left out.
+    pub ahead: usize,
+    /// Whether each query comes with a gate for what it finds.
+    pub gated_attention: bool,
     /// Tokens in the vocabulary.
     pub vocab: usize,
     /// The context that the model was trained for, in tokens.
@@ -161,14 +170,24 @@ impl Config {
             ));
         }
 
-        let layers = keys.size("block_count", None, MAX_LAYERS)?;
+        let blocks = keys.size("block_count", None, MAX_LAYERS)?;
+        let ahead = match family.recurrent {
+            RecurrentFamily::DeltaNet { .. } => keys.count("nextn_predict_layers", blocks - 1)?.unwrap_or(0),
+            _ => 0,
+        };
+        let layers = blocks - ahead;
         keys.refuse_unsupported(layers, family.causal)?;
         let hidden = keys.size("embedding_length", None, MAX_WIDTH)?;
         let heads = keys.size("attention.head_count", None, MAX_HEADS)?;
         let latent = if family.latent { Some(Latent::read(&keys)?) } else { None };
+        let per_layer = match family.recurrent {
+            RecurrentFamily::ShortConv => keys.counts("attention.head_count_kv", layers, MAX_HEADS)?,
+            _ => None,
+        };
+        let recurrent = Recurrent::read(&keys, family.recurrent, layers, per_layer.as_deref())?;
         let (kv_heads, head_dim) = match &latent {
             Some(latent) => (1, latent.width()),
-            None => head_shape(&keys, hidden, heads)?,
+            None => head_shape(&keys, hidden, heads, per_layer.as_deref())?,
         };
         let dense_ffn = keys.count("feed_forward_length", MAX_WIDTH)?.filter(|&width| width > 0);
         let experts = Experts::read(&keys, family, dense_ffn)?;
@@ -214,6 +233,9 @@ impl Config {
             gated: family.gated,
             experts,
             latent,
+            recurrent,
+            ahead,
+            gated_attention: family.gated_attention,
             vocab,
             context_train,
             causal: family.causal,
@@ -260,7 +282,9 @@ impl Config {
     /// The greatest width of what a matrix is multiplied with.
     pub fn widest_input(&self) -> usize {
         let latent = self.latent.map_or(0, |l| l.kv_rank.max(l.plain).max(l.q_rank.unwrap_or(0)));
-        let widths = [self.heads * self.head_dim, self.attended_width(), self.widest_ffn(), latent];
+        let recurrent = self.recurrent.as_ref().map_or(0, |recurrent| recurrent.kind.width(self.hidden));
+        let widths =
+            [self.heads * self.head_dim, self.attended_width(), self.widest_ffn(), latent, recurrent];
         widths.into_iter().fold(self.hidden, usize::max)
     }
 
@@ -275,17 +299,43 @@ impl Config {
         window.layers.get(layer).copied().unwrap_or(false).then_some(window.tokens)
     }
 
+    /// Layers with keys and values.
+    pub fn kv_layers(&self) -> usize {
+        self.layers - self.recurrent.as_ref().map_or(0, Recurrent::count)
+    }
+
+    /// Bytes of the state of one sequence, whatever its length; 0 where all layers have attention.
+    pub fn state_bytes(&self) -> u64 {
+        self.recurrent.as_ref().map_or(0, |recurrent| recurrent.state_bytes(self.hidden).unwrap_or(u64::MAX))
+    }
+
     /// Bytes of keys and values per token in f16.
     pub fn kv_bytes_per_token(&self) -> u64 {
-        [self.layers, 2, self.kv_heads, self.head_dim, size_of::<u16>()]
+        [self.kv_layers(), 2, self.kv_heads, self.head_dim, size_of::<u16>()]
             .iter()
             .fold(1u64, |product, &n| product.saturating_mul(n as u64))
     }
 }
 
-/// Key heads, and the width of a head.
-fn head_shape(keys: &Keys<'_>, hidden: usize, heads: usize) -> Result<(usize, usize), ModelError> {
-    let kv_heads = keys.size("attention.head_count_kv", Some(heads), MAX_HEADS)?;
+/// Key heads, and the width of a head. `per_layer`: the key heads of each layer, where those that have none carry a state.
+fn head_shape(
+    keys: &Keys<'_>,
+    hidden: usize,
+    heads: usize,
+    per_layer: Option<&[usize]>,
+) -> Result<(usize, usize), ModelError> {
+    let suffix = "attention.head_count_kv";
+    let kv_heads = match per_layer {
+        Some(counts) => {
+            let mut some = counts.iter().copied().filter(|&count| count > 0);
+            let first = some.next().unwrap_or(heads);
+            if some.any(|count| count != first) {
+                return Err(keys.unsupported(suffix, "a count that differs between layers with attention"));
+            }
+            first
+        }
+        None => keys.size(suffix, Some(heads), MAX_HEADS)?,
+    };
     if !heads.is_multiple_of(kv_heads) {
         return Err(keys.out_of_range("attention.head_count_kv", kv_heads, format!("a divisor of {heads}")));
     }

@@ -45,6 +45,7 @@ fn assert_computes(gguf: &Gguf, what: &str) {
         types: &[],
         tables: &[&pages],
         adapters: &[],
+        recurrent: &[],
         outputs: &[3],
         states: &[],
     };

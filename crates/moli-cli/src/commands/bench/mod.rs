@@ -13,13 +13,13 @@ use clap::{Args, Subcommand};
 use moli_bench::format::{self, Format};
 use moli_bench::report::Through;
 use moli_bench::run::{Options, Source, run};
-use moli_engine::{KvType, Mixture};
+use moli_engine::{Device, KvType, Mixture};
 use moli_synthetic::Synthetic;
 
 use crate::affinity::{self, CpuList, cpu_list};
 use crate::cli::Exit;
 use crate::failure::UsageError;
-use crate::options::DEFAULT_MODEL;
+use crate::options::{DEFAULT_MODEL, backend};
 use crate::output::{Answers, escape, note};
 use crate::{interrupt, load};
 use lists::Numbers;
@@ -107,6 +107,9 @@ struct HowArgs {
     /// Threads that compute [default: one for each core, the fast ones where they differ]
     #[arg(short, long, value_name = "LIST", allow_negative_numbers = true)]
     threads: Vec<Numbers>,
+    /// What computes: cpu; cuda:N, the NVIDIA GPU of this number; or auto, a GPU if one can be used
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: Device,
     /// Quantise the weights of all MODELs in memory to one of llama.cpp's mixtures, such as q4_k_m
     #[arg(long, value_name = "TYPE", value_parser = Mixture::named)]
     quantize: Option<Mixture>,
@@ -204,6 +207,7 @@ impl Measure {
             end_to_end: if tests.e2e { vec![Through::Engine, Through::Server] } else { Vec::new() },
             sustain: tests.sustain,
             limits: !how.no_limits,
+            backend: backend(how.device)?,
             ..defaults
         })
     }

@@ -4,7 +4,7 @@ use moli_bench::report::Machine;
 use moli_engine::LimitSource;
 use serde::Serialize;
 
-use super::Seen;
+use super::{Cuda, Seen};
 use crate::output::bytes;
 
 /// Shares of the processors' time from which on somebody else is in the way.
@@ -139,7 +139,7 @@ fn swap(machine: &Machine, seen: &Seen) -> Option<Advice> {
 }
 
 /// What people ask about, and what can't be changed.
-pub(super) fn notes(machine: &Machine, seen: &Seen, gpus: &[String]) -> Vec<String> {
+pub(super) fn notes(machine: &Machine, seen: &Seen, gpus: &[String], cuda: &Cuda) -> Vec<String> {
     let has = |isa: &str| machine.isas.iter().any(|has| has == isa);
     let lacks = match machine.arch.as_str() {
         "x86_64" if !has("avx2") => Some("AVX2"),
@@ -166,8 +166,15 @@ pub(super) fn notes(machine: &Machine, seen: &Seen, gpus: &[String]) -> Vec<Stri
             notes.push(format!("{used} of {cores} cores are used, on purpose: the others are slower, and all would wait for them"));
         }
     }
-    if !gpus.is_empty() {
-        notes.push("Moli computes on the processor; the GPU is not used".to_owned());
+    match cuda {
+        Cuda::Usable(devices) => {
+            let names: Vec<&str> = devices.iter().map(|device| device.device.as_str()).collect();
+            notes.push(format!("Moli computes on the processor unless --device says {} or auto", names.join(", ")));
+        }
+        Cuda::Not(reason) if !gpus.is_empty() => {
+            notes.push(format!("Moli computes on the processor; the GPU can't be used: {reason}"));
+        }
+        Cuda::Not(_) => {}
     }
     notes
 }
@@ -188,12 +195,14 @@ pub(super) mod tests {
     use moli_bench::report::{Readable, Sensors};
     use moli_engine::Limit;
 
+    use super::super::CudaDevice;
     use super::*;
 
     /// A machine that has nothing to be improved.
     pub(in super::super) fn machine() -> Machine {
         let not = || Readable::Not("of a test".to_owned());
         Machine {
+            gpu: None,
             cpu: Some("Processor".to_owned()),
             board: None,
             arch: "x86_64".to_owned(),
@@ -240,7 +249,8 @@ pub(super) mod tests {
         };
         assert_eq!(advice(&machine(), &all_well), []);
         assert_eq!(advice(&machine(), &Seen::default()), []);
-        assert_eq!(notes(&machine(), &all_well, &[]), Vec::<String>::new());
+        let cuda = Cuda::Not("no driver".to_owned());
+        assert_eq!(notes(&machine(), &all_well, &[], &cuda), Vec::<String>::new());
         // Asking for what the processor doesn't have lowers nothing.
         all_well.wanted_isa = Some("neon".to_owned());
         assert_eq!(advice(&machine(), &all_well), []);
@@ -302,7 +312,7 @@ pub(super) mod tests {
     #[test]
     fn what_cant_be_changed_is_a_note() {
         let note = |machine: &Machine, seen: &Seen, gpus: &[String]| {
-            let notes = notes(machine, seen, gpus);
+            let notes = notes(machine, seen, gpus, &Cuda::Not("no driver".to_owned()));
             assert_eq!(notes.len(), 1, "{notes:?}");
             notes.concat()
         };
@@ -317,6 +327,9 @@ pub(super) mod tests {
         let little = Machine { default_threads: 2, ..machine() };
         assert!(note(&little, &Seen::default(), &[]).contains("2 of 4 cores"));
         assert!(note(&machine(), &Seen { stolen: Some(0.3), ..Seen::default() }, &[]).contains("30%"));
-        assert!(note(&machine(), &Seen::default(), &["NVIDIA".to_owned()]).contains("GPU is not used"));
+        assert!(note(&machine(), &Seen::default(), &["NVIDIA".to_owned()]).contains("can't be used: no driver"));
+        let device = CudaDevice { device: "cuda:0".to_owned(), name: "A".to_owned(), total: 2, free: 1 };
+        let notes = notes(&machine(), &Seen::default(), &[], &Cuda::Usable(vec![device]));
+        assert!(notes.concat().contains("unless --device says cuda:0 or auto"), "{notes:?}");
     }
 }

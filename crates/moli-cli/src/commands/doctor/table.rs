@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use moli_bench::report::{Cache, Machine, Readable};
 
-use super::Report;
+use super::{Cuda, Report};
 use crate::output::{bytes, escape};
 
 impl Report {
@@ -66,6 +66,13 @@ impl Report {
         lines.extend(machine.virtualised.clone().map(|kind| ("runs in", kind)));
         let gpus = if self.gpus.is_empty() { "none found".to_owned() } else { self.gpus.join(", ") };
         lines.push(("GPU", gpus));
+        match &self.cuda {
+            Cuda::Usable(devices) => lines.extend(devices.iter().map(|gpu| {
+                let (total, free) = (bytes(gpu.total), bytes(gpu.free));
+                ("CUDA", format!("{}: {}, {total}, of which {free} are free", gpu.device, gpu.name))
+            })),
+            Cuda::Not(reason) => lines.push(("CUDA", reason.clone())),
+        }
         let sensors = &machine.sensors;
         let mut label = "sensors";
         for (what, sensor) in [
@@ -136,6 +143,7 @@ mod tests {
         Report {
             machine: advice::tests::machine(),
             gpus: Vec::new(),
+            cuda: Cuda::Not("no driver".to_owned()),
             uses,
             advice: Vec::new(),
             notes: Vec::new(),

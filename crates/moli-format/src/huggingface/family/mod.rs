@@ -53,6 +53,8 @@ pub(super) enum Part {
     Bias(&'static str),
     /// It gets this name and has 1 added: the norm's code adds it.
     PlusOne(&'static str),
+    /// It gets this name: the taps of a convolution, each channel with an input of its own, a dimension of one that goes.
+    Taps(&'static str),
     /// The rows of a gate and those of what it gates, one after the other, for each expert if there are some.
     GateUp,
     /// The way back of all experts.
@@ -63,6 +65,31 @@ pub(super) enum Part {
     GroupedQkv,
     /// gpt-oss: gates and what they gate in turns, of all experts.
     Harmony(Harmony),
+    /// Of a gated delta net what has heads of values.
+    Delta(Delta),
+}
+
+/// What a gated delta net has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Delta {
+    /// Queries, keys, values and gates, key head by key head.
+    Mixed,
+    /// Queries, then keys, then values.
+    Qkv,
+    /// The gate of what a head finds.
+    Gate,
+    /// How strongly a token corrects the state, of each value head.
+    Rate,
+    /// How fast it fades, likewise.
+    Decay,
+    /// Taps of the convolution.
+    Taps,
+    /// What the decays are multiplied by, as the logarithm of its opposite.
+    Slope,
+    /// What is added to them.
+    Bias,
+    /// The way back to the residual stream.
+    Out,
 }
 
 /// What gpt-oss has of its experts.
@@ -109,6 +136,10 @@ pub(super) enum Special {
     MiniCpm,
     /// Layers without rotary embedding.
     SmolLm3,
+    /// Layers that are convolutions; experts or not.
+    Lfm2,
+    /// Layers that are gated delta nets, and attention with a gate; experts or not.
+    DeltaNet,
     Ernie,
     DeepSeek,
     GptOss,
@@ -151,6 +182,7 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("attention_multiplier", 1.0),
     ("attn_logit_softcapping", 0.0),
     ("clip_qkv", 0.0),
+    ("conv_bias", 0.0),
     ("dim_model_base", 0.0),
     ("embedding_multiplier", 1.0),
     ("final_logit_softcapping", 0.0),
@@ -198,9 +230,10 @@ pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError
     })
 }
 
-/// The first model type of an architecture. There is no way back to an encoder's folder yet.
+/// The first model type of an architecture. There is no way back to the folder of an encoder or of gated delta nets yet.
 pub(super) fn model_type_of(architecture: &str) -> Result<&'static str, HuggingFaceError> {
-    let decoders = || FAMILIES.iter().filter(|family| family.encoder.is_none());
+    let written = |family: &&Family| family.encoder.is_none() && family.special != Special::DeltaNet;
+    let decoders = || FAMILIES.iter().filter(written);
     let family = decoders().find(|family| family.architecture == architecture);
     family.and_then(|family| family.model_types.first().copied()).ok_or_else(|| {
         let mut known: Vec<&str> = decoders().map(|family| family.architecture).collect();

@@ -1,6 +1,6 @@
 //! The tensors of a layer, and of what is around the layers of an encoder.
 
-use super::{Encoder, Harmony, Part};
+use super::{Delta, Encoder, Harmony, Part};
 use Part::As;
 
 pub(super) const ATTENTION: [(&str, Part); 4] = [
@@ -31,6 +31,14 @@ pub(super) const SHARED: [(&str, Part); 3] = [
     ("mlp.shared_experts.down_proj", As("ffn_down_shexp")),
 ];
 
+/// One that every token goes through, weighted.
+pub(super) const SHARED_EXPERT: [(&str, Part); 4] = [
+    ("mlp.shared_expert.gate_proj", As("ffn_gate_shexp")),
+    ("mlp.shared_expert.up_proj", As("ffn_up_shexp")),
+    ("mlp.shared_expert.down_proj", As("ffn_down_shexp")),
+    ("mlp.shared_expert_gate", As("ffn_gate_inp_shexp")),
+];
+
 pub(super) const LLAMA_PARTS: &[(&str, Part)] = &join::<9>(&[&ATTENTION, &MLP, &NORMS]);
 pub(super) const QWEN3_PARTS: &[(&str, Part)] = &join::<17>(&[&ATTENTION, &MLP, &NORMS, &QK_NORMS, &EXPERTS]);
 pub(super) const MIXTRAL_PARTS: &[(&str, Part)] = &join::<16>(&[
@@ -44,18 +52,8 @@ pub(super) const MIXTRAL_PARTS: &[(&str, Part)] = &join::<16>(&[
         ("block_sparse_moe.experts.*.w2", As("ffn_down")),
     ],
 ]);
-pub(super) const QWEN2_MOE_PARTS: &[(&str, Part)] = &join::<19>(&[
-    &ATTENTION,
-    &MLP,
-    &NORMS,
-    &EXPERTS,
-    &[
-        ("mlp.shared_expert.gate_proj", As("ffn_gate_shexp")),
-        ("mlp.shared_expert.up_proj", As("ffn_up_shexp")),
-        ("mlp.shared_expert.down_proj", As("ffn_down_shexp")),
-        ("mlp.shared_expert_gate", As("ffn_gate_inp_shexp")),
-    ],
-]);
+pub(super) const QWEN2_MOE_PARTS: &[(&str, Part)] =
+    &join::<19>(&[&ATTENTION, &MLP, &NORMS, &EXPERTS, &SHARED_EXPERT]);
 /// Q, K and V in one matrix, gate and up in another.
 pub(super) const PHI3_PARTS: &[(&str, Part)] = &join::<7>(&[
     &NORMS,
@@ -144,6 +142,55 @@ pub(super) const GPT_OSS_PARTS: &[(&str, Part)] = &join::<16>(&[
 ]);
 pub(super) const STARCODER2_PARTS: &[(&str, Part)] =
     &join::<8>(&[&ATTENTION, &NORMS, &[("mlp.c_fc", As("ffn_up")), ("mlp.c_proj", As("ffn_down"))]]);
+/// Gated delta nets in the place of attention in some layers (arXiv:2412.06464): Qwen3-Next and Qwen3.5.
+pub(super) const DELTA_PARTS: &[(&str, Part)] = &join::<32>(&[
+    &ATTENTION,
+    &MLP,
+    &EXPERTS,
+    &SHARED_EXPERT,
+    &[
+        ("input_layernorm", Part::PlusOne("attn_norm")),
+        ("post_attention_layernorm", Part::PlusOne("post_attention_norm")),
+        ("self_attn.q_norm", Part::PlusOne("attn_q_norm")),
+        ("self_attn.k_norm", Part::PlusOne("attn_k_norm")),
+        ("linear_attn.in_proj_qkvz", Part::Delta(Delta::Mixed)),
+        ("linear_attn.in_proj_ba", As("ssm_ba")),
+        ("linear_attn.in_proj_qkv", Part::Delta(Delta::Qkv)),
+        ("linear_attn.in_proj_z", Part::Delta(Delta::Gate)),
+        ("linear_attn.in_proj_b", Part::Delta(Delta::Rate)),
+        ("linear_attn.in_proj_a", Part::Delta(Delta::Decay)),
+        ("linear_attn.conv1d", Part::Delta(Delta::Taps)),
+        ("linear_attn.A_log", Part::Delta(Delta::Slope)),
+        ("linear_attn.dt_bias", Part::Delta(Delta::Bias)),
+        ("linear_attn.norm", As("ssm_norm")),
+        ("linear_attn.out_proj", Part::Delta(Delta::Out)),
+    ],
+]);
+/// Convolutions in the place of attention in some layers (arXiv:2511.23404).
+pub(super) const LFM2_PARTS: &[(&str, Part)] = &[
+    ("self_attn.q_proj", As("attn_q")),
+    ("self_attn.k_proj", As("attn_k")),
+    ("self_attn.v_proj", As("attn_v")),
+    ("self_attn.out_proj", As("attn_output")),
+    ("self_attn.q_layernorm", As("attn_q_norm")),
+    ("self_attn.k_layernorm", As("attn_k_norm")),
+    ("operator_norm", As("attn_norm")),
+    ("ffn_norm", As("ffn_norm")),
+    ("conv.in_proj", As("shortconv.in_proj")),
+    ("conv.conv", Part::Taps("shortconv.conv")),
+    ("conv.out_proj", As("shortconv.out_proj")),
+    ("feed_forward.w1", As("ffn_gate")),
+    ("feed_forward.w3", As("ffn_up")),
+    ("feed_forward.w2", As("ffn_down")),
+    // Where there are experts, behind the first layers.
+    ("feed_forward.gate", As("ffn_gate_inp")),
+    ("feed_forward.expert_bias", Part::Bias("exp_probs_b")),
+    ("feed_forward.experts.*.w1", As("ffn_gate")),
+    ("feed_forward.experts.*.w3", As("ffn_up")),
+    ("feed_forward.experts.*.w2", As("ffn_down")),
+    ("feed_forward.experts.gate_up_proj", Part::GateUp),
+    ("feed_forward.experts.down_proj", Part::Down),
+];
 pub(super) const INTERNLM2_PARTS: &[(&str, Part)] = &[
     ("attention.wqkv", Part::GroupedQkv),
     ("attention.wo", As("attn_output")),

@@ -56,6 +56,44 @@ const GRANITE_FACTORS: &[&str] = &[
     "num_local_experts",
 ];
 
+const DELTA_NET: Family = Family {
+    model_types: &["qwen3_next"],
+    architecture: "qwen3next",
+    defaults: &[
+        ("rms_norm_eps", 1e-6),
+        ("rope_theta", 1e4),
+        ("head_dim", 256.0),
+        ("partial_rotary_factor", 0.25),
+        ("full_attention_interval", 4.0),
+        ("linear_conv_kernel_dim", 4.0),
+        ("linear_key_head_dim", 128.0),
+        ("linear_value_head_dim", 128.0),
+        ("linear_num_key_heads", 16.0),
+        ("linear_num_value_heads", 32.0),
+    ],
+    parts: DELTA_PARTS,
+    reads: &["num_experts"],
+    special: Special::DeltaNet,
+    ..PLAIN
+};
+
+/// Rotary base of before the configurations named it, and the published taps.
+const LFM2: Family = Family {
+    model_types: &["lfm2"],
+    architecture: "lfm2",
+    defaults: &[
+        ("norm_eps", 1e-5),
+        ("rope_theta", 1e6),
+        ("conv_L_cache", 3.0),
+        ("block_multiple_of", 256.0),
+        ("block_ffn_dim_multiplier", 1.0),
+    ],
+    tied: true,
+    parts: LFM2_PARTS,
+    special: Special::Lfm2,
+    ..PLAIN
+};
+
 const GELU: &[&str] = &["gelu"];
 const BERT: Family = Family {
     model_types: &["bert"],
@@ -292,6 +330,16 @@ pub(super) static FAMILIES: &[Family] = &[
         window: Window::All,
         parts: STARCODER2_PARTS,
         ..PLAIN
+    },
+    DELTA_NET,
+    Family { model_types: &["qwen3_5_text", "qwen3_5"], architecture: "qwen35", ..DELTA_NET },
+    Family { model_types: &["qwen3_5_moe_text", "qwen3_5_moe"], architecture: "qwen35moe", ..DELTA_NET },
+    LFM2,
+    Family {
+        model_types: &["lfm2_moe"],
+        architecture: "lfm2moe",
+        reads: &["num_experts", "routed_scaling_factor"],
+        ..LFM2
     },
     BERT,
     Family {

@@ -35,6 +35,8 @@ const CLASSES: &[(&str, &str)] = &[
     ("deepseek_v3", "DeepseekV3ForCausalLM"),
     ("gpt_oss", "GptOssForCausalLM"),
     ("starcoder2", "Starcoder2ForCausalLM"),
+    ("lfm2", "Lfm2ForCausalLM"),
+    ("lfm2_moe", "Lfm2MoeForCausalLM"),
 ];
 
 pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatError> {
@@ -146,9 +148,10 @@ fn window(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
 fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     let keys = source.keys();
     match source.family.special {
-        // The encoders among them have no way back.
+        // The encoders among them and delta nets have no way back.
         Special::None
         | Special::Baichuan
+        | Special::DeltaNet
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert
@@ -200,6 +203,7 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
             Ok(())
         }
         Special::Experts => experts(source, config),
+        Special::Lfm2 => lfm2(source, config),
         Special::Ernie => {
             config.put("moe_num_experts", keys.need("expert_count")?);
             config.put("moe_k", keys.need("expert_used_count")?);
@@ -238,6 +242,32 @@ fn mini_cpm(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError>
         None => 256.0,
     };
     config.put("dim_model_base", base);
+    Ok(())
+}
+
+/// Convolutions, and the width as it is.
+fn lfm2(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+    let keys = source.keys();
+    config.put("conv_L_cache", keys.need("shortconv.l_cache")?);
+    config.put("conv_bias", false);
+    config.put("block_auto_adjust_ff_dim", false);
+    let epsilon = config.0.remove("rms_norm_eps");
+    config.put("norm_eps", epsilon.unwrap_or_default());
+    let kind = |&recurrent: &bool| if recurrent { "conv" } else { "full_attention" };
+    config.put("layer_types", source.recurrent.iter().map(kind).collect::<Vec<_>>());
+    // A window of layers is none of theirs.
+    config.0.remove("sliding_window");
+    if source.family.architecture == "lfm2" {
+        return Ok(());
+    }
+    config.put("num_experts", keys.need("expert_count")?);
+    config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+    config.put("moe_intermediate_size", keys.need("expert_feed_forward_length")?);
+    config.put("num_dense_layers", keys.count("leading_dense_block_count")?.unwrap_or(0));
+    let bias = |layer| source.model.tensor(&format!("blk.{layer}.exp_probs_b.bias")).is_some();
+    config.put("use_expert_bias", (0..source.layers).any(bias));
+    config.put("routed_scaling_factor", decimal(keys.float("expert_weights_scale")?.unwrap_or(1.0)));
+    config.put("norm_topk_prob", keys.flag("expert_weights_norm")?.unwrap_or(true));
     Ok(())
 }
 

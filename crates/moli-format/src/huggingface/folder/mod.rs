@@ -96,6 +96,8 @@ struct Source<'a> {
     rotated: usize,
     /// Whether the rows of Q and K are to be put in the order of halves.
     reorders: bool,
+    /// Per layer whether it carries a state instead of keys and values; empty where none does.
+    recurrent: Vec<bool>,
 }
 
 impl<'a> Source<'a> {
@@ -127,13 +129,18 @@ impl<'a> Source<'a> {
             let (key, value) = (keys.key("rope.dimension_count"), rotated.to_string());
             return Err(HuggingFaceError::NoField { key, value }.into());
         }
+        let (kv_heads, recurrent) = match family.special {
+            Special::Lfm2 => keys.kv_heads(layers)?,
+            _ => (keys.count("attention.head_count_kv")?, Vec::new()),
+        };
         Ok(Self {
             model,
             family,
             model_type,
             layers,
             heads,
-            kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(heads),
+            kv_heads: kv_heads.unwrap_or(heads),
+            recurrent,
             head_dim,
             rotated,
             reorders: family.halves && !halves,
@@ -186,6 +193,21 @@ impl Keys<'_> {
             _ => self.metadata.u32_opt(&key)?,
         };
         Ok(value.map(|value| value as usize))
+    }
+
+    /// Key heads of the layers that have some, and which layers have none.
+    fn kv_heads(&self, layers: usize) -> Result<(Option<usize>, Vec<bool>), FormatError> {
+        let suffix = "attention.head_count_kv";
+        let key = self.key(suffix);
+        let Some(crate::Value::Array(_)) = self.metadata.get(&key) else {
+            return Ok((self.count(suffix)?, vec![false; layers]));
+        };
+        let counts = self.metadata.u32s(&key)?;
+        let some = counts.iter().copied().find(|&count| count > 0);
+        if counts.len() != layers || counts.iter().any(|&count| count > 0 && Some(count) != some) {
+            return Err(HuggingFaceError::NoField { key, value: "a count for each layer".to_owned() }.into());
+        }
+        Ok((some.map(|count| count as usize), counts.iter().map(|&count| count == 0).collect()))
     }
 
     fn need(&self, suffix: &str) -> Result<usize, FormatError> {

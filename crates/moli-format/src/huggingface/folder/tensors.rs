@@ -34,10 +34,8 @@ impl<'a> Place<'a> {
     fn of(name: &'a str) -> Option<Self> {
         let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
         let (stem, end) = rest.rsplit_once('.')?;
-        let (stem, expert) = match stem.rsplit_once('.') {
-            Some((stem, number)) => (stem, Some(number.parse().ok()?)),
-            None => (stem, None),
-        };
+        let numbered = stem.rsplit_once('.').and_then(|(stem, number)| Some((stem, number.parse().ok()?)));
+        let (stem, expert) = numbered.map_or((stem, None), |(stem, expert)| (stem, Some(expert)));
         Some(Self { layer: layer.parse().ok()?, stem, expert, end })
     }
 }
@@ -55,6 +53,7 @@ impl Folder<'_> {
         let name = match tensor.name.as_str() {
             "token_embd.weight" if first => "model.tok_embeddings.weight",
             "token_embd.weight" => "model.embed_tokens.weight",
+            "token_embd_norm.weight" if self.source.is(Special::Lfm2) => "model.embedding_norm.weight",
             "output_norm.weight" => "model.norm.weight",
             "output_norm.bias" => "model.norm.bias",
             "output.weight" if first => "output.weight",
@@ -76,7 +75,7 @@ impl Folder<'_> {
         };
         let each = |pattern: &str| pattern.contains('*');
         let as_it_is = find(&|pattern, part| match part {
-            Part::As(new) | Part::PlusOne(new) => {
+            Part::As(new) | Part::PlusOne(new) | Part::Taps(new) => {
                 *new == place.stem && each(pattern) == place.expert.is_some()
             }
             Part::Bias(new) => *new == place.stem && place.end == "bias",
@@ -97,6 +96,10 @@ impl Folder<'_> {
             };
             let mut new = plain(name(place, &pattern), tensor);
             new.minus_one = matches!(part, Part::PlusOne(_));
+            // An input of its own for each channel.
+            if matches!(part, Part::Taps(_)) && new.shape.len() == 2 {
+                new.shape.insert(1, 1);
+            }
             // One for all groups of experts, of which there is one.
             if matches!(part, Part::Bias(_)) && self.source.is(Special::Ernie) {
                 new.shape.insert(0, 1);
@@ -266,6 +269,7 @@ impl Tensor {
 fn name(place: &Place<'_>, pattern: &str) -> String {
     let bare = pattern.ends_with(".sinks")
         || pattern.ends_with("_correction_bias")
+        || pattern.ends_with(".expert_bias")
         || matches!(pattern, "mlp.experts.gate_up_proj" | "mlp.experts.down_proj");
     let end = if bare { String::new() } else { format!(".{}", place.end) };
     format!("model.layers.{}.{pattern}{end}", place.layer)
