@@ -91,7 +91,13 @@ impl Gpu {
     ///
     /// # Errors
     /// [`CudaError::Shape`], or what the driver reports; so for every operation below.
-    pub fn rms_norm(&self, x: &Buffer, gain: &Array<f32>, eps: f32, out: &mut Buffer) -> Result<(), CudaError> {
+    pub fn rms_norm(
+        &self,
+        x: &Buffer,
+        gain: &Array<f32>,
+        eps: f32,
+        out: &mut Buffer,
+    ) -> Result<(), CudaError> {
         same("elements of a norm", x.cols, gain.len())?;
         out.resize(self, x.rows, x.cols)?;
         self.norm(x.address(), x.rows, gain, eps, out.address())
@@ -142,11 +148,19 @@ impl Gpu {
     ) -> Result<(), CudaError> {
         let heads = x.cols.checked_div(head_dim).unwrap_or(0);
         same("columns of heads", x.cols, heads * head_dim)?;
+        if angles.half == 0 {
+            // Nothing is turned, and angles of nothing don't tell how many rows they are of.
+            return Ok(());
+        }
         same("rows of angles", x.rows, angles.rows)?;
         if 2 * angles.half > head_dim {
-            return Err(CudaError::Shape { what: "rotated elements", expected: head_dim, actual: 2 * angles.half });
+            return Err(CudaError::Shape {
+                what: "rotated elements",
+                expected: head_dim,
+                actual: 2 * angles.half,
+            });
         }
-        if x.rows * heads == 0 || angles.half == 0 {
+        if x.rows * heads == 0 {
             return Ok(());
         }
         let style = match style {
@@ -190,30 +204,35 @@ impl Gpu {
 
     /// `x = factor * x`.
     pub fn scale(&self, x: &mut Buffer, factor: f32) -> Result<(), CudaError> {
-        self.elements(x.len(), |threads, count| {
-            launch!(self, self.kernels.scale, threads; x.address(), factor, count)
-        })
+        self.elements(
+            x.len(),
+            |threads, count| launch!(self, self.kernels.scale, threads; x.address(), factor, count),
+        )
     }
 
     /// `x += y`.
     pub fn add(&self, x: &mut Buffer, y: &Buffer) -> Result<(), CudaError> {
         same("added elements", x.len(), y.len())?;
-        self.elements(x.len(), |threads, count| {
-            launch!(self, self.kernels.add, threads; x.address(), y.address(), count)
-        })
+        self.elements(
+            x.len(),
+            |threads, count| launch!(self, self.kernels.add, threads; x.address(), y.address(), count),
+        )
     }
 
     /// `x = cap * tanh(x / cap)`.
     pub fn soft_cap(&self, x: &mut Buffer, cap: f32) -> Result<(), CudaError> {
-        self.elements(x.len(), |threads, count| {
-            launch!(self, self.kernels.soft_cap, threads; x.address(), cap, count)
-        })
+        self.elements(
+            x.len(),
+            |threads, count| launch!(self, self.kernels.soft_cap, threads; x.address(), cap, count),
+        )
     }
 
     /// Puts `rows` rows of `cols` zeros in use.
     pub fn zero(&self, x: &mut Buffer, rows: usize, cols: usize) -> Result<(), CudaError> {
         x.resize(self, rows, cols)?;
-        x.data.clear(&self.stream)
+        // What is behind the rows in use may be much more than they are.
+        let len = x.len();
+        x.data.clear(&self.stream, len)
     }
 
     /// `to[row][to_start + i] = from[row][from_start + i]` for i below `count`.
@@ -226,7 +245,9 @@ impl Gpu {
         count: usize,
     ) -> Result<(), CudaError> {
         same("copied rows", from.rows, to.rows)?;
-        for (what, cols, start) in [("copied columns", from.cols, from_start), ("columns that are copied to", to.cols, to_start)] {
+        for (what, cols, start) in
+            [("copied columns", from.cols, from_start), ("columns that are copied to", to.cols, to_start)]
+        {
             if start + count > cols {
                 return Err(CudaError::Shape { what, expected: cols, actual: start + count });
             }
@@ -264,7 +285,11 @@ impl Gpu {
         same("added rows", rows.len(), from.rows)?;
         same("columns of added rows", to.cols, from.cols)?;
         if weights.len() < rows.len() {
-            return Err(CudaError::Shape { what: "weights of added rows", expected: rows.len(), actual: weights.len() });
+            return Err(CudaError::Shape {
+                what: "weights of added rows",
+                expected: rows.len(),
+                actual: weights.len(),
+            });
         }
         let indices = self.indices(rows, to.rows)?;
         let (count, cols) = (int("rows", rows.len())?, int("columns", from.cols)?);

@@ -281,9 +281,19 @@ impl Gpu {
         let count = rows.positions.len();
         same("sequences of a batch", count, rows.sequences.len())?;
         same("slots of a batch", count, rows.slots.len())?;
-        same("lengths of sequences", rows.tables.len(), rows.lengths.map_or(rows.tables.len(), <[u32]>::len))?;
-        if let Some(&sequence) = rows.sequences.iter().find(|&&sequence| sequence as usize >= rows.tables.len()) {
-            return Err(CudaError::Shape { what: "a sequence of a batch", expected: rows.tables.len(), actual: sequence as usize });
+        same(
+            "lengths of sequences",
+            rows.tables.len(),
+            rows.lengths.map_or(rows.tables.len(), <[u32]>::len),
+        )?;
+        if let Some(&sequence) =
+            rows.sequences.iter().find(|&&sequence| sequence as usize >= rows.tables.len())
+        {
+            return Err(CudaError::Shape {
+                what: "a sequence of a batch",
+                expected: rows.tables.len(),
+                actual: sequence as usize,
+            });
         }
         let mut staged = std::mem::take(&mut self.attention.staged);
         staged.clear();
@@ -313,14 +323,21 @@ impl Gpu {
         let scratch = &mut self.attention;
         scratch.numbers.write(&self.stream, 0, &staged)?;
         scratch.staged = staged;
-        [scratch.positions, scratch.sequences, scratch.slots, scratch.offsets, scratch.tables, scratch.lengths] =
-            starts.map(|start| scratch.numbers.at(start));
+        [
+            scratch.positions,
+            scratch.sequences,
+            scratch.slots,
+            scratch.offsets,
+            scratch.tables,
+            scratch.lengths,
+        ] = starts.map(|start| scratch.numbers.at(start));
         if rows.lengths.is_none() {
             scratch.lengths = 0;
         }
         scratch.rows = count;
         let longest_row = rows.positions.iter().max().map_or(0, |&position| position as usize + 1);
-        scratch.longest = rows.lengths.map_or(longest_row, |all| all.iter().max().map_or(0, |&length| length as usize));
+        scratch.longest =
+            rows.lengths.map_or(longest_row, |all| all.iter().max().map_or(0, |&length| length as usize));
         scratch.tiled = None;
         scratch.runs.clear();
         let mut first = 0;
@@ -335,7 +352,13 @@ impl Gpu {
     ///
     /// # Errors
     /// [`CudaError::Shape`], or what the driver reports.
-    pub fn store(&self, cache: &mut Cache, layer: usize, keys: &Buffer, values: &Buffer) -> Result<(), CudaError> {
+    pub fn store(
+        &self,
+        cache: &mut Cache,
+        layer: usize,
+        keys: &Buffer,
+        values: &Buffer,
+    ) -> Result<(), CudaError> {
         let (kv_heads, dim) = (cache.kv_heads, cache.head_dim);
         same("layers of the KV cache", cache.layers.max(layer + 1), cache.layers)?;
         let warps = match cache.kind {
@@ -345,6 +368,9 @@ impl Gpu {
         for (x, pages) in [keys, values].into_iter().zip(cache.layer(layer)) {
             same("columns of keys or values", kv_heads * dim, x.cols)?;
             same("rows of keys or values", self.attention.rows, x.rows)?;
+            if x.rows == 0 || warps == 0 {
+                continue;
+            }
             // The rows are the second dimension of the grid, which has a limit that no batch reaches.
             let grid = grid((warps.div_ceil(256), x.rows, 1), 256, 0)?;
             let kernel = match cache.kind {
@@ -373,18 +399,23 @@ impl Gpu {
     ) -> Result<(), CudaError> {
         let Shape { heads, kv_heads, head_dim: dim, .. } = *shape;
         same("key heads", cache.kv_heads, kv_heads)?;
+        let group = heads.checked_div(kv_heads).unwrap_or(0);
+        same("query heads", group * kv_heads, heads)?;
         same("elements of a head", cache.head_dim, dim)?;
         same("columns of queries", heads * dim, q.cols)?;
         same("rows of queries", self.attention.rows, q.rows)?;
         same("sinks", heads, sinks.map_or(heads, Array::len))?;
         same("layers of the KV cache", cache.layers.max(layer + 1), cache.layers)?;
         out.resize(self, q.rows, q.cols)?;
+        if q.rows == 0 || q.cols == 0 {
+            return Ok(());
+        }
         let found = FORMS.iter().zip(&self.kernels.attention).find(|(form, _)| dim <= form.widest);
         let Some((form, kernel)) = found else {
             return Err(CudaError::HeadTooWide { head_dim: dim, widest: FORMS[FORMS.len() - 1].widest });
         };
         let (shared, kernel) = (form.shared_bytes(dim), kernel.clone());
-        self.tile(heads / kv_heads.max(1), WARPS * form.queries)?;
+        self.tile(group, WARPS * form.queries)?;
 
         // Where the tiles alone would leave much of the device idle, each span of a long sequence gets a block of its own.
         let spans = self.attention.longest.div_ceil(SPAN).max(1);
@@ -405,7 +436,9 @@ impl Gpu {
         let [keys, values] = cache.layer(layer);
         let sinks = sinks.map_or(0, Array::address);
         let (heads, kv_heads, width) = (int("heads", heads)?, int("heads", kv_heads)?, int("columns", dim)?);
-        let window = shape.window.map_or(0, |window| u32::try_from(window).unwrap_or(u32::MAX >> 1).min(u32::MAX >> 1));
+        let window = shape
+            .window
+            .map_or(0, |window| u32::try_from(window).unwrap_or(u32::MAX >> 1).min(u32::MAX >> 1));
         let launched = if split { spans } else { 1 };
         launch!(self, kernel, grid_of(launched)?;
             q.address(), sinks, keys, values, scratch.tables, scratch.offsets, scratch.tiles.address(), scratch.positions,

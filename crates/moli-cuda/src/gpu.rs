@@ -63,9 +63,8 @@ impl Kernels {
         let (activations, attention, gemm) = (of("activations")?, of("attention")?, of("gemm")?);
         let states = of("recurrent")?;
         let f = |name: &str| activations.function(name);
-        let product = |name: &str, scales: usize| {
-            gemm.function_with_shared(name, product::tile_bytes(scales))
-        };
+        let product =
+            |name: &str, scales: usize| gemm.function_with_shared(name, product::tile_bytes(scales));
         let form = |form: &attention::Form| {
             attention.function_with_shared(form.name, form.shared_bytes(form.widest))
         };
@@ -166,7 +165,11 @@ impl Gpu {
 }
 
 /// A grid of blocks of `threads` threads, with `shared` bytes of dynamic shared memory each.
-pub(crate) fn grid(blocks: (usize, usize, usize), threads: usize, shared: usize) -> Result<LaunchConfig, CudaError> {
+pub(crate) fn grid(
+    blocks: (usize, usize, usize),
+    threads: usize,
+    shared: usize,
+) -> Result<LaunchConfig, CudaError> {
     let fits = |blocks: usize, most: usize| match u32::try_from(blocks) {
         Ok(number) if blocks <= most => Ok(number),
         _ => Err(CudaError::Shape { what: "blocks of a launch", expected: most, actual: blocks }),

@@ -33,7 +33,7 @@ impl<T: Number> Array<T> {
         // SAFETY: nothing is read before it is written: uploads and kernels write whole arrays or what they then read.
         #[allow(unsafe_code)]
         let slice = unsafe { stream.alloc::<u8>(allocated) }.map_err(|error| match error.0 {
-            cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => too_much(bytes as u64),
+            cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => too_much(allocated as u64),
             _ => failed("allocating memory", error),
         })?;
         let address = slice.device_ptr(stream).0;
@@ -82,7 +82,8 @@ impl<T: Number> Array<T> {
             let start = at * size_of::<T>();
             // SAFETY: numbers are bytes, and any bytes are numbers.
             #[allow(unsafe_code)]
-            let bytes = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), size_of_val(to)) };
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), size_of_val(to)) };
             let from = self.bytes.slice(start..start + bytes.len());
             stream.memcpy_dtoh(&from, bytes).map_err(copied)?;
         }
@@ -99,24 +100,39 @@ impl<T: Number> Array<T> {
     ) -> Result<(), CudaError> {
         self.within(from, len)?;
         self.within(to, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let copied = |error: DriverError| failed("copying on the device", error);
         let (from, to) = (self.at(from), self.at(to));
+        // This may be the first thing that this thread asks of the device.
+        stream.context().bind_to_thread().map_err(copied)?;
         // SAFETY: both stretches are within the allocation.
         #[allow(unsafe_code)]
-        let copied = unsafe {
+        let done = unsafe {
             cudarc::driver::result::memcpy_dtod_async(to, from, len * size_of::<T>(), stream.cu_stream())
         };
-        copied.map_err(|error| failed("copying on the device", error))
+        done.map_err(copied)
     }
 
-    /// Zeros everywhere.
-    pub(crate) fn clear(&mut self, stream: &Arc<CudaStream>) -> Result<(), CudaError> {
-        stream.memset_zeros(&mut self.bytes).map_err(|error| failed("clearing memory", error))
+    /// Zeros in the first `len` elements.
+    pub(crate) fn clear(&mut self, stream: &Arc<CudaStream>, len: usize) -> Result<(), CudaError> {
+        self.within(0, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut cleared = self.bytes.slice_mut(..len * size_of::<T>());
+        stream.memset_zeros(&mut cleared).map_err(|error| failed("clearing memory", error))
     }
 
     fn within(&self, at: usize, len: usize) -> Result<(), CudaError> {
         match at.checked_add(len) {
             Some(end) if end <= self.len => Ok(()),
-            _ => Err(CudaError::Shape { what: "elements of device memory", expected: self.len, actual: at.saturating_add(len) }),
+            _ => Err(CudaError::Shape {
+                what: "elements of device memory",
+                expected: self.len,
+                actual: at.saturating_add(len),
+            }),
         }
     }
 }

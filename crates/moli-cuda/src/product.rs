@@ -118,7 +118,7 @@ impl Gpu {
                 same("elements of a bias", matrix.rows, bias.len())?;
             }
             out.resize(self, x.rows, matrix.rows)?;
-            if x.rows == 0 {
+            if x.rows == 0 || matrix.rows == 0 {
                 continue;
             }
             if matches!(matrix.format.rest, Rest::Quantized { .. }) && !quantized {
@@ -142,7 +142,8 @@ impl Gpu {
         if groups > room {
             return Err(CudaError::Shape { what: "groups of activations", expected: room, actual: groups });
         }
-        let (rows, cols, padded) = (int("rows", x.rows)?, int("columns", x.cols)?, int("groups", padded(x.cols))?);
+        let (rows, cols, padded) =
+            (int("rows", x.rows)?, int("columns", x.cols)?, int("groups", padded(x.cols))?);
         launch!(self, self.kernels.quantize, each(groups * GROUP)?;
             x.address(), rows, cols, padded, self.products.x.address(), self.products.x_scales.address())
     }
@@ -159,11 +160,16 @@ impl Gpu {
         let chosen = fitting.clone().find(|(most, _)| *most >= x.rows).or_else(|| fitting.next_back());
         let Some((most, kernel)) = chosen else {
             let most = SHARED / size_of::<f32>() * SEGMENT;
-            return Err(CudaError::Shape { what: "columns of a matrix", expected: most, actual: matrix.cols });
+            return Err(CudaError::Shape {
+                what: "columns of a matrix",
+                expected: most,
+                actual: matrix.cols,
+            });
         };
         let grid = grid((matrix.rows.div_ceil(per_block), 1, 1), 128, shared(*most))?;
         let (rows, cols) = (int("rows", matrix.rows)?, int("columns", matrix.cols)?);
-        let (groups, x_groups, per_block) = (int("groups", groups)?, int("groups", padded(x.cols))?, per_block as i32);
+        let (groups, x_groups, per_block) =
+            (int("groups", groups)?, int("groups", padded(x.cols))?, per_block as i32);
         for first in (0..x.rows).step_by(*most) {
             let tokens = int("rows", (*most).min(x.rows - first))?;
             let out = out.at(first);
@@ -184,7 +190,8 @@ impl Gpu {
 
     /// A product with many rows of activations.
     fn many(&mut self, x: &Buffer, matrix: &Matrix, bias: u64, out: &Buffer) -> Result<(), CudaError> {
-        let (rows, cols, tokens) = (int("rows", matrix.rows)?, int("columns", matrix.cols)?, int("rows", x.rows)?);
+        let (rows, cols, tokens) =
+            (int("rows", matrix.rows)?, int("columns", matrix.cols)?, int("rows", x.rows)?);
         let (halves, min) = match &matrix.format.rest {
             Rest::Float { gemm, .. } => {
                 let grid = grid((matrix.rows.div_ceil(FLOAT_TILE), x.rows.div_ceil(FLOAT_TILE), 1), 256, 0)?;
@@ -196,7 +203,11 @@ impl Gpu {
         let stretch = (self.products.w.len() / (groups * GROUP).max(1)) / TILE.0 * TILE.0;
         if stretch == 0 {
             let room = self.products.w.len() / TILE.0;
-            return Err(CudaError::Shape { what: "columns of a matrix", expected: room, actual: matrix.cols });
+            return Err(CudaError::Shape {
+                what: "columns of a matrix",
+                expected: room,
+                actual: matrix.cols,
+            });
         }
         let segments = int("segments", groups / 8)?;
         let scales = (1 + usize::from(halves)) * (1 + usize::from(min));
@@ -214,7 +225,13 @@ impl Gpu {
     }
 
     /// Rows of a quantised matrix as bytes: those from `first` on, or those whose numbers lie in `indices`.
-    fn unpack(&self, matrix: &Matrix, indices: Option<u64>, first: usize, count: usize) -> Result<(), CudaError> {
+    fn unpack(
+        &self,
+        matrix: &Matrix,
+        indices: Option<u64>,
+        first: usize,
+        count: usize,
+    ) -> Result<(), CudaError> {
         let Rest::Quantized { unpack, .. } = &matrix.format.rest else { return Ok(()) };
         let groups = padded(matrix.cols);
         let room = self.products.w.len() / (groups * GROUP).max(1);
@@ -231,12 +248,22 @@ impl Gpu {
     ///
     /// # Errors
     /// [`CudaError::Shape`] for a row that the table has not, or what the driver reports.
-    pub fn look_up(&mut self, table: &Matrix, rows: &[u32], factor: f32, out: &mut Buffer) -> Result<(), CudaError> {
+    pub fn look_up(
+        &mut self,
+        table: &Matrix,
+        rows: &[u32],
+        factor: f32,
+        out: &mut Buffer,
+    ) -> Result<(), CudaError> {
         if let Some(&row) = rows.iter().find(|&&row| row as usize >= table.rows) {
-            return Err(CudaError::Shape { what: "a row of a table", expected: table.rows, actual: row as usize });
+            return Err(CudaError::Shape {
+                what: "a row of a table",
+                expected: table.rows,
+                actual: row as usize,
+            });
         }
         out.resize(self, rows.len(), table.cols)?;
-        if rows.is_empty() {
+        if rows.is_empty() || table.cols == 0 {
             return Ok(());
         }
         self.products.indices.write(&self.stream, 0, rows)?;
@@ -259,7 +286,11 @@ impl Gpu {
     /// Puts row numbers where kernels find them; `below`: what each has to be less than.
     pub(crate) fn indices(&mut self, rows: &[u32], below: usize) -> Result<u64, CudaError> {
         if let Some(&row) = rows.iter().find(|&&row| row as usize >= below) {
-            return Err(CudaError::Shape { what: "a row of a buffer", expected: below, actual: row as usize });
+            return Err(CudaError::Shape {
+                what: "a row of a buffer",
+                expected: below,
+                actual: row as usize,
+            });
         }
         self.products.indices.write(&self.stream, 0, rows)?;
         Ok(self.products.indices.address())

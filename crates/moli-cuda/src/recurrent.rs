@@ -44,9 +44,10 @@ impl Gpu {
     /// `x *= y`.
     pub fn multiply(&self, x: &mut Buffer, y: &Buffer) -> Result<(), CudaError> {
         same("factors", x.len(), y.len())?;
-        self.elements(x.len(), |threads, count| {
-            launch!(self, self.kernels.multiply, threads; x.address(), y.address(), count)
-        })
+        self.elements(
+            x.len(),
+            |threads, count| launch!(self, self.kernels.multiply, threads; x.address(), y.address(), count),
+        )
     }
 
     /// States of a layer, zeros, `[slots, floats]`.
@@ -64,12 +65,16 @@ impl Gpu {
                 return Err(CudaError::Shape { what: "rows of a run", expected: rows, actual: end });
             }
             if let Some(slot) = run.from.into_iter().chain([run.to]).find(|&slot| slot as usize >= slots) {
-                return Err(CudaError::Shape { what: "a slot of states", expected: slots, actual: slot as usize });
+                return Err(CudaError::Shape {
+                    what: "a slot of states",
+                    expected: slots,
+                    actual: slot as usize,
+                });
             }
         }
-        let words = runs.iter().flat_map(|run| {
-            [run.first as u32, run.rows as u32, run.from.unwrap_or(NO_STATE), run.to]
-        });
+        let words = runs
+            .iter()
+            .flat_map(|run| [run.first as u32, run.rows as u32, run.from.unwrap_or(NO_STATE), run.to]);
         let words: Vec<u32> = words.collect();
         if words != self.runs.0 {
             if self.runs.1.len() < words.len() {
@@ -122,8 +127,16 @@ impl Gpu {
         let DeltaShape { key_heads, value_heads, key_dim, value_dim, tiled } = *shape;
         let DeltaInputs { mixed, decay, rate, slope, bias } = inputs;
         let rows = mixed.rows;
-        if key_heads == 0 || key_dim == 0 || !value_heads.is_multiple_of(key_heads) || value_dim > MOST_COLUMNS {
-            return Err(CudaError::Shape { what: "heads of a delta rule", expected: MOST_COLUMNS, actual: value_dim });
+        if key_heads == 0
+            || key_dim == 0
+            || !value_heads.is_multiple_of(key_heads)
+            || value_dim > MOST_COLUMNS
+        {
+            return Err(CudaError::Shape {
+                what: "heads of a delta rule",
+                expected: MOST_COLUMNS,
+                actual: value_dim,
+            });
         }
         for (what, expected, actual) in [
             ("columns of queries, keys and values", shape.mixed(), mixed.cols),
