@@ -165,7 +165,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
     const float* own_q[QUERIES];
 #pragma unroll
     for (int n = 0; n < QUERIES; n++) {
-        const int query = warp * QUERIES + n;
+        const int query = n * WARPS + warp;
         total[n] = state[n] = none;
         low[n] = query < count ? first_key(row_of(query)) : 0;
         high[n] = query < count ? end_of_keys(row_of(query)) : 0;
@@ -173,6 +173,9 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
 #pragma unroll
         for (int i = 0; i < DIMS; i++) sums[n][i] = 0.0f;
     }
+
+    // Queries take turns among the warps, so that few of them occupy all.
+    const int own = min(QUERIES, (count - warp + WARPS - 1) / WARPS);
 
     for (u32 start = first / PAGE * PAGE; start < end; start += PAGE) {
         const size_t page = (size_t(pages[start / PAGE]) * kv_heads + kv_head) * PAGE;
@@ -184,7 +187,10 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
 
         float weight[QUERIES] = {};
         const bool there = lane >= from && lane < to;
-        if (there) {
+        if (there && own == 1) {
+#pragma unroll 4
+            for (int d = 0; d < dim; d++) weight[0] = __fmaf_rn(own_q[0][d], page_tile[lane * stride + d], weight[0]);
+        } else if (there && own > 1) {
 #pragma unroll 4
             for (int d = 0; d < dim; d++) {
                 const float key = page_tile[lane * stride + d];
@@ -194,6 +200,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
         }
 #pragma unroll
         for (int n = 0; n < QUERIES; n++) {
+            if (n >= own) break;
             float score = weight[n];
             if (cap != 0.0f) score = __fmul_rn(cap, tanhf(__fdiv_rn(score, cap)));
             const u32 position = start + lane;
@@ -216,6 +223,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
         for (int key = from; key < to; key++) {
 #pragma unroll
             for (int n = 0; n < QUERIES; n++) {
+                if (n >= own) break;
                 const float factor = __shfl_sync(ALL_LANES, weight[n], key);
                 // A value that a query doesn't attend to must not come in, not even by 0: it may be no number.
                 if (start + key < low[n] || start + key >= high[n]) continue;
@@ -233,7 +241,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
         for (int n = 0; n < QUERIES; n++) {
             if (!split && state[n].any()) {
                 const float2 factors = merge(total[n], state[n]);
-                float* own = totals + (warp * QUERIES + n) * dim;
+                float* own = totals + (n * WARPS + warp) * dim;
 #pragma unroll
                 for (int i = 0; i < DIMS; i++) {
                     const int d = lane + 32 * i;
@@ -249,7 +257,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
 
 #pragma unroll
     for (int n = 0; n < QUERIES; n++) {
-        const int query = warp * QUERIES + n;
+        const int query = n * WARPS + warp;
         if (query >= count) continue;
         const size_t at = size_t(row_of(query)) * heads + head_of(query);
         if (split) {

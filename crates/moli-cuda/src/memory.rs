@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError};
 
+use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES;
+
 use crate::CudaError;
 use crate::driver::failed;
 
@@ -71,7 +73,14 @@ impl<T: Number> Array<T> {
         #[allow(unsafe_code)]
         let bytes = unsafe { std::slice::from_raw_parts(from.as_ptr().cast::<u8>(), size_of_val(from)) };
         let mut to = self.bytes.slice_mut(start..start + bytes.len());
-        stream.memcpy_htod(bytes, &mut to).map_err(|error| failed("copying to the device", error))
+        stream.memcpy_htod(bytes, &mut to).map_err(|error| failed("copying to the device", error))?;
+        // A driver that reads pageable memory by the host's own page tables may do so after it has returned; others have
+        // copied it by then.
+        let by_host_tables = CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES;
+        if stream.context().attribute(by_host_tables).is_ok_and(|yes| yes == 1) {
+            stream.synchronize().map_err(|error| failed("copying to the device", error))?;
+        }
+        Ok(())
     }
 
     /// Reads elements from number `at` on; waits for all that was asked for before.
