@@ -127,10 +127,13 @@ fn a_folder_without_a_tokenizer_says_so() {
 fn inspect_says_what_packed_weights_become() {
     let world = World::new();
     let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/packed");
-    let tokenizer = json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}});
+    let tokenizer = json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["b", -1.0]]}});
     for (name, said) in [
         ("awq", "AWQ, 4 bits, a scale for 32 inputs; matrices: 7 as Q5_0 (exact)"),
-        ("gptq_order", "GPTQ, 4 bits, a scale for 32 inputs; matrices: 7 as F16 (rounded, as groups are mixed"),
+        (
+            "gptq_order",
+            "GPTQ, 4 bits, a scale for 32 inputs; matrices: 7 as F16 (rounded, as groups are mixed",
+        ),
     ] {
         for file in ["config.json", "model.safetensors"] {
             world.file(&format!("{name}/{file}"), std::fs::read(fixtures.join(name).join(file)).unwrap());

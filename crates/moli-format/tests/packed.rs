@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 
 const DOWN: &str = "model.layers.0.mlp.down_proj";
 
-/// Type, shape and bytes of each tensor.
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+/// Type, shape and bytes.
+type Raw = (Dtype, Vec<usize>, Vec<u8>);
+type Tensors = BTreeMap<String, Raw>;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/packed").join(name)
@@ -133,12 +134,12 @@ fn parts_that_contradict_each_other() {
             "{error}"
         );
     }
-    let changed = |part: &str, change: &dyn Fn(&mut (Dtype, Vec<usize>, Vec<u8>))| {
+    let changed = |part: &str, change: &dyn Fn(&mut Raw)| {
         let mut tensors = tensors("gptq");
         change(tensors.get_mut(&format!("{DOWN}.{part}")).unwrap());
         refused(&config("gptq"), &tensors)
     };
-    let fewer = |(_, shape, data): &mut (Dtype, Vec<usize>, Vec<u8>)| {
+    let fewer = |(_, shape, data): &mut Raw| {
         let bytes = data.len() / shape[0];
         shape[0] -= 1;
         data.truncate(bytes * shape[0]);

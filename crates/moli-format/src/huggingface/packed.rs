@@ -6,7 +6,11 @@
 //! where each 32 inputs are of one group. Where a matrix mixes them (GPTQ's `desc_act`), or has 8 bits with other zero points, its
 //! weights are made F16, which rounds the product as those libraries do; and F32 if a scale is no F16.
 
+use std::sync::Mutex;
+use std::thread;
+
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::data::{self, Source, Stored};
 use super::fields::Fields;
@@ -181,9 +185,10 @@ struct Matrix<'a> {
     codes: &'a [u8],
     inputs: usize,
     outputs: usize,
-    /// `[groups, outputs]`
+    groups: usize,
+    /// `[outputs, groups]`
     zeros: Vec<u16>,
-    /// `[groups, outputs]`
+    /// `[outputs, groups]`
     scales: Vec<f32>,
     /// The group of each input.
     group_of: Vec<usize>,
@@ -239,14 +244,17 @@ impl<'a> Matrix<'a> {
                     .collect::<Result<_, _>>()?
             }
         };
-        let ttype = scales.float_type()?;
+        let scales: Vec<f32> = data::floats(scales.float_type()?, &scales.data).collect();
+        let turned = |output: usize| (0..groups).map(move |group| group * outputs + output);
+        let scales = (0..outputs).flat_map(turned).map(|at| scales.get(at).copied().unwrap_or_default());
         Ok(Self {
             packing,
             codes: &codes.data,
             inputs,
             outputs,
-            zeros: packing.zeros(&zeros.data, outputs),
-            scales: data::floats(ttype, &scales.data).collect(),
+            groups,
+            zeros: packing.zeros(&zeros.data, groups, outputs),
+            scales: scales.collect(),
             group_of,
         })
     }
@@ -258,23 +266,40 @@ impl<'a> Matrix<'a> {
         let bytes = row.checked_mul(self.outputs).ok_or(FormatError::OutOfMemory { bytes: u64::MAX })?;
         let mut data = data::reserve(bytes)?;
         data.resize(bytes, 0);
+        // The rows of a tile are one stretch: each thread takes the next one.
+        let tiles = Mutex::new(data.chunks_mut((TILE * row).max(1)).enumerate());
+        let work = || {
+            while let Some((tile, to)) = tiles.lock().ok().and_then(|mut tiles| tiles.next()) {
+                self.tile(form, tile * TILE, row, to);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..thread::available_parallelism().map_or(1, usize::from) {
+                // Without another thread this one does it all.
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        let shape = vec![self.outputs, self.inputs];
+        Ok(Source { name, stored: Stored::Made(form), shape, data: Bytes::from_vec(data) })
+    }
+
+    /// The rows of the outputs from `first` on, each of `row` bytes.
+    fn tile(&self, form: TensorType, first: usize, row: usize, to: &mut [u8]) {
         let mut codes = [[0; BLOCK]; TILE];
         let step = BLOCK / form.block_len() * form.block_bytes();
-        for first in (0..self.outputs).step_by(TILE) {
-            let count = TILE.min(self.outputs - first);
-            for (block, groups) in self.group_of.chunks(BLOCK).enumerate() {
-                let codes = codes.get_mut(..count).unwrap_or_default();
-                self.codes(block * BLOCK, groups.len(), first, codes);
-                for (output, codes) in (first..).zip(codes.iter()) {
-                    let start = output * row + block * step;
-                    if let Some(to) = data.get_mut(start..(start + step).min((output + 1) * row)) {
-                        self.write(form, output, groups, codes, to);
-                    }
+        let codes = codes.get_mut(..to.len() / row.max(1)).unwrap_or_default();
+        for (block, groups) in self.group_of.chunks(BLOCK).enumerate() {
+            self.codes(block * BLOCK, groups.len(), first, codes);
+            for ((output, codes), row) in (first..).zip(codes.iter()).zip(to.chunks_mut(row.max(1))) {
+                let end = ((block + 1) * step).min(row.len());
+                if let Some(to) = row.get_mut(block * step..end) {
+                    self.write(form, output, groups, codes, to);
                 }
             }
         }
-        let shape = vec![self.outputs, self.inputs];
-        Ok(Source { name, stored: Stored::Made(form), shape, data: Bytes::from_vec(data) })
     }
 
     /// The smallest type that holds these weights.
@@ -306,10 +331,11 @@ impl<'a> Matrix<'a> {
                 for at in (0..count).step_by(per) {
                     let words = row((input + at) / per * self.outputs + output);
                     for (codes, word) in to.iter_mut().zip(words) {
-                        let codes = codes.iter_mut().skip(at).take(per);
-                        codes.zip((0..32).step_by(bits as usize)).for_each(|(code, shift)| {
-                            *code = (word as u32 >> shift & mask) as u8;
-                        });
+                        let mut word = word as u32;
+                        for code in codes.get_mut(at..at + per).unwrap_or_default() {
+                            *code = (word & mask) as u8;
+                            word >>= bits;
+                        }
                     }
                 }
             }
@@ -317,9 +343,10 @@ impl<'a> Matrix<'a> {
                 for at in 0..count {
                     let words = row((input + at) * (self.outputs / per) + output / per);
                     for (outputs, word) in to.chunks_mut(per).zip(words) {
+                        let word = word as u32;
                         for (codes, place) in outputs.iter_mut().zip(AWQ_PLACES) {
                             if let Some(code) = codes.get_mut(at) {
-                                *code = (word as u32 >> (bits * place) & mask) as u8;
+                                *code = (word >> (4 * place)) as u8 & 15;
                             }
                         }
                     }
@@ -330,10 +357,11 @@ impl<'a> Matrix<'a> {
 
     /// The weights of these codes of one output, which are of these groups.
     fn write(&self, form: TensorType, output: usize, groups: &[usize], codes: &[u8; BLOCK], to: &mut [u8]) {
+        let own = output * self.groups..(output + 1) * self.groups;
+        let scales = self.scales.get(own.clone()).unwrap_or_default();
+        let zeros = self.zeros.get(own).unwrap_or_default();
         let of = |group: usize| {
-            let index = group * self.outputs + output;
-            let scale = self.scales.get(index).copied().unwrap_or_default();
-            (scale, self.zeros.get(index).copied().unwrap_or_default())
+            (scales.get(group).copied().unwrap_or_default(), zeros.get(group).copied().unwrap_or_default())
         };
         let (scale, zero) = of(groups.first().copied().unwrap_or_default());
         let scale = f16::from_f32(scale).to_le_bytes();
@@ -353,42 +381,44 @@ impl<'a> Matrix<'a> {
             }
             TensorType::Q8_0 => fill(to, &[&scale, &codes.map(|code| code ^ 0x80)]),
             _ => {
-                for ((&code, &group), to) in codes.iter().zip(groups).zip(to.chunks_mut(form.block_bytes())) {
+                let mut weights = [0.0; BLOCK];
+                for ((weight, &code), &group) in weights.iter_mut().zip(codes).zip(groups) {
                     let (scale, zero) = of(group);
-                    let weight = scale * f32::from(i16::from(code) - zero as i16);
-                    match form {
-                        TensorType::F16 => fill(to, &[&f16::from_f32(weight).to_le_bytes()]),
-                        _ => fill(to, &[&weight.to_le_bytes()]),
-                    }
+                    *weight = scale * f32::from(i16::from(code) - zero as i16);
                 }
+                if form == TensorType::F32 {
+                    let to = to.as_chunks_mut().0;
+                    to.iter_mut().zip(weights).for_each(|(to, weight)| *to = weight.to_le_bytes());
+                    return;
+                }
+                let mut halves = [f16::ZERO; BLOCK];
+                halves.convert_from_f32_slice(&weights);
+                let to = to.as_chunks_mut().0;
+                to.iter_mut().zip(halves).for_each(|(to, weight)| *to = weight.to_le_bytes());
             }
         }
     }
 }
 
 impl Packing {
-    /// Zero points, `[groups, outputs]`.
-    fn zeros(&self, data: &[u8], outputs: usize) -> Vec<u16> {
+    /// Zero points, `[outputs, groups]`.
+    fn zeros(&self, data: &[u8], groups: usize, outputs: usize) -> Vec<u16> {
         let per = 32 / self.bits as usize;
-        let mask = (1_u32 << self.bits) - 1;
         let words: Vec<u32> = integers(data).map(|word| word as u32).collect();
-        let rows = words.chunks(outputs.div_ceil(per).max(1));
-        rows.flat_map(|row| {
-            (0..outputs).map(|output| {
-                let word = row.get(output / per).copied().unwrap_or_default();
-                let place = (output % per) as u32;
-                match self.method {
-                    Method::Gptq { less_one } => {
-                        (word >> (self.bits * place) & mask) as u16 + u16::from(less_one)
-                    }
-                    Method::Awq => {
-                        let place = AWQ_PLACES.get(place as usize).copied().unwrap_or_default();
-                        (word >> (self.bits * place) & mask) as u16
-                    }
-                }
-            })
-        })
-        .collect()
+        let row = outputs.div_ceil(per);
+        let zero = |output: usize, group: usize| {
+            let word = words.get(group * row + output / per).copied().unwrap_or_default();
+            let place = output % per;
+            let (place, more) = match self.method {
+                Method::Gptq { less_one } => (place as u32, u16::from(less_one)),
+                Method::Awq => (AWQ_PLACES.get(place).copied().unwrap_or_default(), 0),
+            };
+            (word >> (self.bits * place) & ((1 << self.bits) - 1)) as u16 + more
+        };
+        (0..outputs)
+            .flat_map(|output| (0..groups).map(move |group| (output, group)))
+            .map(|(o, g)| zero(o, g))
+            .collect()
     }
 }
 
