@@ -124,3 +124,24 @@ fn documents_are_sorted_by_their_scores() {
     let expected: Vec<&str> = results.iter().map(|result| result["document"].as_str().unwrap()).collect();
     assert_eq!(order, expected);
 }
+
+/// XLM-RoBERTa with its own tokenizer, as sentence-transformers has saved it and computed it.
+#[test]
+fn a_folder_of_xlm_roberta_embeds_and_ranks() {
+    let world = World::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/xlm_roberta");
+    let expected = std::fs::read(fixtures.join("expected.json")).unwrap();
+    let expected: Value = serde_json::from_slice(&expected).unwrap();
+    let model = fixtures.join("embeds");
+    let text = expected["texts"][0].as_str().unwrap();
+    let found = numbers(world.run(&["embed", model.to_str().unwrap(), text]).ok().trim());
+    // Keys and values are in half precision here.
+    let wanted: Vec<f32> = serde_json::from_value(expected["cls"][0].clone()).unwrap();
+    let cosine: f32 = found.iter().zip(&wanted).map(|(a, b)| a * b).sum();
+    assert!(found.len() == wanted.len() && cosine > 0.999_99, "{cosine}");
+    let [query, document] = [0, 1].map(|index| expected["pairs"][3][index].as_str().unwrap());
+    let model = fixtures.join("ranks");
+    let json = world.run(&["rerank", model.to_str().unwrap(), query, document, "--format", "json"]).json();
+    let (found, wanted) = (json["results"][0]["score"].as_f64(), expected["scores"][3].as_f64());
+    assert!((found.unwrap() - wanted.unwrap()).abs() < 1e-3, "{json}");
+}

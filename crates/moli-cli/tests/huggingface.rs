@@ -121,3 +121,30 @@ fn a_folder_without_a_tokenizer_says_so() {
     assert_eq!(report["supported"], false);
     assert!(report["reason"].as_str().unwrap().contains("tokenizer.json"), "{report}");
 }
+
+/// A folder whose weights are packed: what they are, what they become, and where that is counted.
+#[test]
+fn inspect_says_what_packed_weights_become() {
+    let world = World::new();
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/packed");
+    let tokenizer = json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["b", -1.0]]}});
+    for (name, said) in [
+        ("awq", "AWQ, 4 bits, a scale for 32 inputs; matrices: 7 as Q5_0 (exact)"),
+        (
+            "gptq_order",
+            "GPTQ, 4 bits, a scale for 32 inputs; matrices: 7 as F16 (rounded, as groups are mixed",
+        ),
+    ] {
+        for file in ["config.json", "model.safetensors"] {
+            world.file(&format!("{name}/{file}"), std::fs::read(fixtures.join(name).join(file)).unwrap());
+        }
+        world.file(&format!("{name}/tokenizer.json"), tokenizer.to_string());
+        let path = world.path(name);
+        let text = world.run(&["inspect", path.to_str().unwrap()]).ok();
+        for part in [said, "unpacked weights", "runs here      yes"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let json = world.run(&["inspect", path.to_str().unwrap(), "--json"]).json();
+        assert!(json["unpacked"].as_str().unwrap().starts_with(said), "{json}");
+    }
+}

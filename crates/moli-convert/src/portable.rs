@@ -113,7 +113,10 @@ impl Portable {
             let replaced = match (of_text, text) {
                 (true, Text::LeaveOut) => true,
                 (true, Text::Convert) => tokenizer.is_some() && key != TEMPLATE,
-                (false, _) => key == "moli.rope.halves" || key == "moli.eos_token_ids" && folder,
+                (false, _) => {
+                    ["moli.rope.halves", "moli.unpacked"].contains(&key)
+                        || key == "moli.eos_token_ids" && folder
+                }
             };
             !(replaced || key.starts_with("split.") || key == "general.alignment")
         };

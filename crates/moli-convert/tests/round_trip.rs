@@ -42,7 +42,8 @@ fn to(
 
 /// The bits of the logits of some tokens at every position, with keys and values in f32.
 fn logits(gguf: &Gguf, context: usize) -> Vec<u32> {
-    let tokens: Vec<u32> = (0..14).map(|i| i * 37 % 96).collect();
+    let vocab = gguf.tensor("token_embd.weight").unwrap().rows().min(96) as u32;
+    let tokens: Vec<u32> = (0..14).map(|i| i * 37 % vocab).collect();
     let options = LoadOptions { threads: 1, isa: None, context, max_rows: 32, kv_type: KvType::F32 };
     let mut runtime = load(gguf, BackendKind::Cpu, &options).unwrap();
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
@@ -105,6 +106,23 @@ fn every_architecture_keeps_its_logits_to_gguf_and_back() {
         types.insert(model_type(&back));
     }
     assert!(types.len() >= 26, "{types:?}");
+}
+
+/// What GPTQ and AWQ have packed is in a GGUF what it is unpacked to, and computes the same.
+#[test]
+fn packed_weights_become_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/packed");
+    for (name, ttype) in
+        [("gptq", TensorType::Q4_0), ("gptq_v2", TensorType::Q5_0), ("gptq_8", TensorType::Q8_0)]
+    {
+        let file = folder.path().join(format!("{name}.gguf"));
+        to(to_gguf, &root.join(name), &file, None);
+        let gguf = open(&file);
+        assert!(gguf.metadata().get("moli.unpacked").is_none(), "{name}");
+        assert_eq!(gguf.tensor("blk.0.ffn_down.weight").unwrap().ttype, ttype, "{name}");
+        assert!(logits(&open(&root.join(name)), 32) == logits(&gguf, 32), "{name}");
+    }
 }
 
 /// Another type is what rounding makes of the elements, both ways, and vectors stay in single precision in a GGUF.

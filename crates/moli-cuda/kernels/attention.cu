@@ -30,17 +30,62 @@ struct Pages {
     u32 kind;
     u32 blocks;
 
+    template <int KIND>
     __device__ __forceinline__ float load(size_t token, int dim, int d) const {
         const size_t at = token * dim + d;
-        if (kind == KV_F16) return half_to_float(static_cast<const u16*>(elements)[at]);
-        if (kind == KV_F32) return static_cast<const float*>(elements)[at];
+        if (KIND == KV_F16) return half_to_float(static_cast<const u16*>(elements)[at]);
+        if (KIND == KV_F32) return static_cast<const float*>(elements)[at];
         return __fmul_rn(float(static_cast<const i8*>(elements)[at]), half_to_float(scales[token * blocks + d / KV_BLOCK]));
     }
 };
 
+// Brings tokens `from` to `to` of a page into shared memory, as f32: each warp every fourth of them, some at a time, so that it need
+// not wait for one before it asks for the next.
+template <int DIMS, int KIND>
+__device__ __forceinline__ void bring_kind(const Pages& pages, size_t page, int from, int to, int dim, float* tile) {
+    constexpr int TOKENS = DIMS < 8 ? 8 / DIMS : 1;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, stride = dim | 1;
+#pragma unroll 1
+    for (int first = from + warp; first < to; first += WARPS * TOKENS) {
+        float values[TOKENS][DIMS];
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) {
+            const int token = first + WARPS * t;
+#pragma unroll
+            for (int i = 0; i < DIMS; i++) {
+                const int d = lane + 32 * i;
+                values[t][i] = token < to && d < dim ? pages.load<KIND>(page + token, dim, d) : 0.0f;
+            }
+        }
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) {
+            const int token = first + WARPS * t;
+#pragma unroll
+            for (int i = 0; i < DIMS; i++) {
+                const int d = lane + 32 * i;
+                if (token < to && d < dim) tile[token * stride + d] = values[t][i];
+            }
+        }
+    }
+}
+
+template <int DIMS>
+__device__ __forceinline__ void bring(const Pages& pages, size_t page, int from, int to, int dim, float* tile) {
+    if (pages.kind == KV_F16) {
+        bring_kind<DIMS, KV_F16>(pages, page, from, to, dim, tile);
+    } else if (pages.kind == KV_F32) {
+        bring_kind<DIMS, KV_F32>(pages, page, from, to, dim, tile);
+    } else {
+        bring_kind<DIMS, KV_Q8_0>(pages, page, from, to, dim, tile);
+    }
+}
+
 // A softmax in progress: the maximum, and the sum of the exponentials.
 struct Running {
     float max, sum;
+
+    // Whether any key counts. The maximum can't tell: it leaves out scores that are no numbers, which the sum shows.
+    __device__ __forceinline__ bool any() const { return sum != 0.0f; }
 };
 
 // Factors of two parts of a softmax that become one, whose state goes to `into`.
@@ -120,7 +165,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
     const float* own_q[QUERIES];
 #pragma unroll
     for (int n = 0; n < QUERIES; n++) {
-        const int query = warp * QUERIES + n;
+        const int query = n * WARPS + warp;
         total[n] = state[n] = none;
         low[n] = query < count ? first_key(row_of(query)) : 0;
         high[n] = query < count ? end_of_keys(row_of(query)) : 0;
@@ -129,20 +174,23 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
         for (int i = 0; i < DIMS; i++) sums[n][i] = 0.0f;
     }
 
+    // Queries take turns among the warps, so that few of them occupy all.
+    const int own = min(QUERIES, (count - warp + WARPS - 1) / WARPS);
+
     for (u32 start = first / PAGE * PAGE; start < end; start += PAGE) {
         const size_t page = (size_t(pages[start / PAGE]) * kv_heads + kv_head) * PAGE;
         // What none of them attends to may never have been written.
         const int from = int(max(first, start) - start), to = int(min(end, start + PAGE) - start);
         __syncthreads();
-#pragma unroll 1
-        for (int i = threadIdx.x + from * dim; i < to * dim; i += blockDim.x) {
-            page_tile[i / dim * stride + i % dim] = keys.load(page + i / dim, dim, i % dim);
-        }
+        bring<DIMS>(keys, page, from, to, dim, page_tile);
         __syncthreads();
 
         float weight[QUERIES] = {};
         const bool there = lane >= from && lane < to;
-        if (there) {
+        if (there && own == 1) {
+#pragma unroll 4
+            for (int d = 0; d < dim; d++) weight[0] = __fmaf_rn(own_q[0][d], page_tile[lane * stride + d], weight[0]);
+        } else if (there && own > 1) {
 #pragma unroll 4
             for (int d = 0; d < dim; d++) {
                 const float key = page_tile[lane * stride + d];
@@ -152,6 +200,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
         }
 #pragma unroll
         for (int n = 0; n < QUERIES; n++) {
+            if (n >= own) break;
             float score = weight[n];
             if (cap != 0.0f) score = __fmul_rn(cap, tanhf(__fdiv_rn(score, cap)));
             const u32 position = start + lane;
@@ -168,15 +217,13 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
         }
 
         __syncthreads();
-#pragma unroll 1
-        for (int i = threadIdx.x + from * dim; i < to * dim; i += blockDim.x) {
-            page_tile[i / dim * stride + i % dim] = values.load(page + i / dim, dim, i % dim);
-        }
+        bring<DIMS>(values, page, from, to, dim, page_tile);
         __syncthreads();
 #pragma unroll 1
         for (int key = from; key < to; key++) {
 #pragma unroll
             for (int n = 0; n < QUERIES; n++) {
+                if (n >= own) break;
                 const float factor = __shfl_sync(ALL_LANES, weight[n], key);
                 // A value that a query doesn't attend to must not come in, not even by 0: it may be no number.
                 if (start + key < low[n] || start + key >= high[n]) continue;
@@ -192,9 +239,9 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
         if ((start + PAGE) % SPAN != 0 && start + PAGE < end) continue;
 #pragma unroll
         for (int n = 0; n < QUERIES; n++) {
-            if (!split && state[n].max != -infinity()) {
+            if (!split && state[n].any()) {
                 const float2 factors = merge(total[n], state[n]);
-                float* own = totals + (warp * QUERIES + n) * dim;
+                float* own = totals + (n * WARPS + warp) * dim;
 #pragma unroll
                 for (int i = 0; i < DIMS; i++) {
                     const int d = lane + 32 * i;
@@ -210,7 +257,7 @@ __device__ __forceinline__ void attention(const float* q, const float* sinks, Pa
 
 #pragma unroll
     for (int n = 0; n < QUERIES; n++) {
-        const int query = warp * QUERIES + n;
+        const int query = n * WARPS + warp;
         if (query >= count) continue;
         const size_t at = size_t(row_of(query)) * heads + head_of(query);
         if (split) {
@@ -256,7 +303,7 @@ extern "C" __global__ void __launch_bounds__(256)
         float sum = 0.0f;
         for (int s = 0; s < spans; s++) {
             const Running state = states[query * spans + s];
-            if (state.max == -infinity()) continue;
+            if (!state.any()) continue;
             const float2 factors = merge(total, state);
             sum = merged(sum, parts[(query * spans + s) * dim + d], factors);
         }

@@ -44,11 +44,17 @@ __device__ __forceinline__ void matvec(const Stored* w, const float* x, const fl
                 const uint4 bits = __ldg(reinterpret_cast<const uint4*>(weights + k));
                 const Stored* values = reinterpret_cast<const Stored*>(&bits);
 #pragma unroll
-                for (int i = 0; i < VECTOR; i++) {
-                    const float value = TYPE::value(values[i]);
+                for (int r = 0; r < R; r++) {
+                    if (r >= tokens) break;
+                    // Rows of x begin at multiples of 16 bytes where those of w do.
+                    const float4* own = reinterpret_cast<const float4*>(x + size_t(r) * cols + k);
 #pragma unroll
-                    for (int r = 0; r < R; r++) {
-                        if (r < tokens) v[r] = __fmaf_rn(value, x[size_t(r) * cols + k + i], v[r]);
+                    for (int i = 0; i < VECTOR; i += 4) {
+                        const float4 four = __ldg(own + i / 4);
+                        v[r] = __fmaf_rn(TYPE::value(values[i]), four.x, v[r]);
+                        v[r] = __fmaf_rn(TYPE::value(values[i + 1]), four.y, v[r]);
+                        v[r] = __fmaf_rn(TYPE::value(values[i + 2]), four.z, v[r]);
+                        v[r] = __fmaf_rn(TYPE::value(values[i + 3]), four.w, v[r]);
                     }
                 }
             }

@@ -53,8 +53,14 @@ impl Buffer {
         self.data.at(row * self.cols)
     }
 
-    fn len(&self) -> usize {
+    /// Elements in use.
+    pub(crate) fn len(&self) -> usize {
         self.rows * self.cols
+    }
+
+    /// Writes a row.
+    pub(crate) fn write_row(&mut self, gpu: &Gpu, row: usize, values: &[f32]) -> Result<(), CudaError> {
+        self.data.write(&gpu.stream, row.saturating_mul(self.cols), values)
     }
 }
 
@@ -142,6 +148,10 @@ impl Gpu {
     ) -> Result<(), CudaError> {
         let heads = x.cols.checked_div(head_dim).unwrap_or(0);
         same("columns of heads", x.cols, heads * head_dim)?;
+        if angles.half == 0 {
+            // Nothing is turned, and angles of nothing don't tell how many rows they are of.
+            return Ok(());
+        }
         same("rows of angles", x.rows, angles.rows)?;
         if 2 * angles.half > head_dim {
             return Err(CudaError::Shape {
@@ -150,7 +160,7 @@ impl Gpu {
                 actual: 2 * angles.half,
             });
         }
-        if x.rows * heads == 0 || angles.half == 0 {
+        if x.rows * heads == 0 {
             return Ok(());
         }
         let style = match style {
@@ -220,7 +230,9 @@ impl Gpu {
     /// Puts `rows` rows of `cols` zeros in use.
     pub fn zero(&self, x: &mut Buffer, rows: usize, cols: usize) -> Result<(), CudaError> {
         x.resize(self, rows, cols)?;
-        x.data.clear(&self.stream)
+        // What is behind the rows in use may be much more than they are.
+        let len = x.len();
+        x.data.clear(&self.stream, len)
     }
 
     /// `to[row][to_start + i] = from[row][from_start + i]` for i below `count`.
@@ -301,7 +313,7 @@ impl Gpu {
     }
 
     /// A launch with a thread for each element; none for none.
-    fn elements(
+    pub(crate) fn elements(
         &self,
         count: usize,
         launch: impl FnOnce(cudarc::driver::LaunchConfig, u64) -> Result<(), CudaError>,

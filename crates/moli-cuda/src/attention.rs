@@ -368,6 +368,9 @@ impl Gpu {
         for (x, pages) in [keys, values].into_iter().zip(cache.layer(layer)) {
             same("columns of keys or values", kv_heads * dim, x.cols)?;
             same("rows of keys or values", self.attention.rows, x.rows)?;
+            if x.rows == 0 || warps == 0 {
+                continue;
+            }
             // The rows are the second dimension of the grid, which has a limit that no batch reaches.
             let grid = grid((warps.div_ceil(256), x.rows, 1), 256, 0)?;
             let kernel = match cache.kind {
@@ -396,18 +399,23 @@ impl Gpu {
     ) -> Result<(), CudaError> {
         let Shape { heads, kv_heads, head_dim: dim, .. } = *shape;
         same("key heads", cache.kv_heads, kv_heads)?;
+        let group = heads.checked_div(kv_heads).unwrap_or(0);
+        same("query heads", group * kv_heads, heads)?;
         same("elements of a head", cache.head_dim, dim)?;
         same("columns of queries", heads * dim, q.cols)?;
         same("rows of queries", self.attention.rows, q.rows)?;
         same("sinks", heads, sinks.map_or(heads, Array::len))?;
         same("layers of the KV cache", cache.layers.max(layer + 1), cache.layers)?;
         out.resize(self, q.rows, q.cols)?;
+        if q.rows == 0 || q.cols == 0 {
+            return Ok(());
+        }
         let found = FORMS.iter().zip(&self.kernels.attention).find(|(form, _)| dim <= form.widest);
         let Some((form, kernel)) = found else {
             return Err(CudaError::HeadTooWide { head_dim: dim, widest: FORMS[FORMS.len() - 1].widest });
         };
         let (shared, kernel) = (form.shared_bytes(dim), kernel.clone());
-        self.tile(heads / kv_heads.max(1), WARPS * form.queries)?;
+        self.tile(group, WARPS * form.queries)?;
 
         // Where the tiles alone would leave much of the device idle, each span of a long sequence gets a block of its own.
         let spans = self.attention.longest.div_ceil(SPAN).max(1);

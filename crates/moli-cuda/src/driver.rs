@@ -69,7 +69,13 @@ pub struct DeviceInfo {
 /// [`CudaError::NoDriver`], [`CudaError::NoDevice`], or what the driver reports.
 pub fn devices() -> Result<Vec<DeviceInfo>, CudaError> {
     let count = count()?;
-    (0..count).map(|index| info(&*context(index)?, index)).collect()
+    let all = (0..count).map(|index| info(&*context(index)?, index));
+    // One that is broken doesn't hide the others.
+    let (found, failed): (Vec<_>, Vec<_>) = all.partition(Result::is_ok);
+    match failed.into_iter().next() {
+        Some(error) if found.is_empty() => error.map(|info| vec![info]),
+        _ => found.into_iter().collect(),
+    }
 }
 
 /// The GPU of this number, if the kernels run on it.

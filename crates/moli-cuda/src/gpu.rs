@@ -7,7 +7,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig};
 use crate::driver::{self, DeviceInfo, failed};
 use crate::memory::{Array, Number};
 use crate::modules::{Formats, Module};
-use crate::{CudaError, attention, product};
+use crate::{CudaError, attention, product, recurrent};
 
 /// A GPU.
 ///
@@ -23,6 +23,8 @@ pub struct Gpu {
     pub(crate) codebooks: Array<u32>,
     pub(crate) products: product::Scratch,
     pub(crate) attention: attention::Scratch,
+    /// The runs of recurrent layers that were brought to the device last, and where they are.
+    pub(crate) runs: (Vec<u32>, Array<u32>),
 }
 
 /// The kernels that don't depend on a type of weights.
@@ -46,12 +48,20 @@ pub(crate) struct Kernels {
     pub(crate) merge_spans: CudaFunction,
     pub(crate) store_kv: CudaFunction,
     pub(crate) store_kv_q8_0: CudaFunction,
+    pub(crate) gate_sigmoid: CudaFunction,
+    pub(crate) multiply: CudaFunction,
+    pub(crate) short_conv: CudaFunction,
+    pub(crate) short_conv_state: CudaFunction,
+    pub(crate) delta_gates: CudaFunction,
+    pub(crate) delta_units: CudaFunction,
+    pub(crate) delta_rule: CudaFunction,
 }
 
 impl Kernels {
     fn load(context: &Arc<CudaContext>) -> Result<Self, CudaError> {
         let of = |name: &str| Module::load(context, name);
         let (activations, attention, gemm) = (of("activations")?, of("attention")?, of("gemm")?);
+        let states = of("recurrent")?;
         let f = |name: &str| activations.function(name);
         let product =
             |name: &str, scales: usize| gemm.function_with_shared(name, product::tile_bytes(scales));
@@ -81,6 +91,13 @@ impl Kernels {
             merge_spans: attention.function("merge_spans")?,
             store_kv: attention.function("store_kv")?,
             store_kv_q8_0: attention.function("store_kv_q8_0")?,
+            gate_sigmoid: states.function("gate_sigmoid")?,
+            multiply: states.function("multiply")?,
+            short_conv: states.function("short_conv")?,
+            short_conv_state: states.function("short_conv_state")?,
+            delta_gates: states.function("delta_gates")?,
+            delta_units: states.function("delta_units")?,
+            delta_rule: states.function_with_shared("delta_rule", recurrent::STATE_BYTES)?,
         })
     }
 }
@@ -109,6 +126,7 @@ impl Gpu {
             formats: Formats::new(&context),
             products: product::Scratch::new(&stream)?,
             attention: attention::Scratch::new(&stream)?,
+            runs: (Vec::new(), Array::new(&stream, "the runs of a batch", 0)?),
             codebooks,
             info,
             stream,

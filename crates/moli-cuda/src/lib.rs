@@ -28,6 +28,7 @@ mod memory;
 mod modules;
 mod peak;
 mod product;
+mod recurrent;
 
 pub use activations::{Angles, Buffer, Function};
 pub use attention::{Cache, KvKind, Rows, Shape, attention_bytes};
@@ -38,3 +39,4 @@ pub use matrix::Matrix;
 pub use memory::{Array, Number};
 pub use peak::{Peak, PeakSample};
 pub use product::reserved_bytes;
+pub use recurrent::DeltaInputs;

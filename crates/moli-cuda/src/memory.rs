@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError};
 
+use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES;
+
 use crate::CudaError;
 use crate::driver::failed;
 
@@ -33,7 +35,7 @@ impl<T: Number> Array<T> {
         // SAFETY: nothing is read before it is written: uploads and kernels write whole arrays or what they then read.
         #[allow(unsafe_code)]
         let slice = unsafe { stream.alloc::<u8>(allocated) }.map_err(|error| match error.0 {
-            cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => too_much(bytes as u64),
+            cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => too_much(allocated as u64),
             _ => failed("allocating memory", error),
         })?;
         let address = slice.device_ptr(stream).0;
@@ -71,7 +73,14 @@ impl<T: Number> Array<T> {
         #[allow(unsafe_code)]
         let bytes = unsafe { std::slice::from_raw_parts(from.as_ptr().cast::<u8>(), size_of_val(from)) };
         let mut to = self.bytes.slice_mut(start..start + bytes.len());
-        stream.memcpy_htod(bytes, &mut to).map_err(|error| failed("copying to the device", error))
+        stream.memcpy_htod(bytes, &mut to).map_err(|error| failed("copying to the device", error))?;
+        // A driver that reads pageable memory by the host's own page tables may do so after it has returned; others have
+        // copied it by then.
+        let by_host_tables = CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES;
+        if stream.context().attribute(by_host_tables).is_ok_and(|yes| yes == 1) {
+            stream.synchronize().map_err(|error| failed("copying to the device", error))?;
+        }
+        Ok(())
     }
 
     /// Reads elements from number `at` on; waits for all that was asked for before.
@@ -100,18 +109,29 @@ impl<T: Number> Array<T> {
     ) -> Result<(), CudaError> {
         self.within(from, len)?;
         self.within(to, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let copied = |error: DriverError| failed("copying on the device", error);
         let (from, to) = (self.at(from), self.at(to));
+        // This may be the first thing that this thread asks of the device.
+        stream.context().bind_to_thread().map_err(copied)?;
         // SAFETY: both stretches are within the allocation.
         #[allow(unsafe_code)]
-        let copied = unsafe {
+        let done = unsafe {
             cudarc::driver::result::memcpy_dtod_async(to, from, len * size_of::<T>(), stream.cu_stream())
         };
-        copied.map_err(|error| failed("copying on the device", error))
+        done.map_err(copied)
     }
 
-    /// Zeros everywhere.
-    pub(crate) fn clear(&mut self, stream: &Arc<CudaStream>) -> Result<(), CudaError> {
-        stream.memset_zeros(&mut self.bytes).map_err(|error| failed("clearing memory", error))
+    /// Zeros in the first `len` elements.
+    pub(crate) fn clear(&mut self, stream: &Arc<CudaStream>, len: usize) -> Result<(), CudaError> {
+        self.within(0, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut cleared = self.bytes.slice_mut(..len * size_of::<T>());
+        stream.memset_zeros(&mut cleared).map_err(|error| failed("clearing memory", error))
     }
 
     fn within(&self, at: usize, len: usize) -> Result<(), CudaError> {

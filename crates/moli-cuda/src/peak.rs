@@ -50,9 +50,9 @@ impl Peak {
         let module = Module::load(&gpu.context, "peak")?;
         let bytes = usize::try_from(BUFFER.min(gpu.free_bytes()? / SHARE)).unwrap_or(0).next_multiple_of(16);
         let mut data = gpu.array("the bytes that reading is measured with", bytes)?;
-        data.clear(&gpu.stream)?;
+        data.clear(&gpu.stream, bytes)?;
         let mut out = gpu.array("a result", 1)?;
-        out.clear(&gpu.stream)?;
+        out.clear(&gpu.stream, 1)?;
         Ok(Self {
             read: module.function("read_all")?,
             int8: module.function("multiply_int8")?,

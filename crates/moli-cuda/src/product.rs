@@ -118,7 +118,7 @@ impl Gpu {
                 same("elements of a bias", matrix.rows, bias.len())?;
             }
             out.resize(self, x.rows, matrix.rows)?;
-            if x.rows == 0 {
+            if x.rows == 0 || matrix.rows == 0 {
                 continue;
             }
             if matches!(matrix.format.rest, Rest::Quantized { .. }) && !quantized {
@@ -263,7 +263,7 @@ impl Gpu {
             });
         }
         out.resize(self, rows.len(), table.cols)?;
-        if rows.is_empty() {
+        if rows.is_empty() || table.cols == 0 {
             return Ok(());
         }
         self.products.indices.write(&self.stream, 0, rows)?;

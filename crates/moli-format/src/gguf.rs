@@ -74,6 +74,9 @@ pub struct Gguf {
     pub(crate) sorted: Box<[u32]>,
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) file_bytes: u64,
+    pub(crate) unpacked_bytes: u64,
+    /// Of the files, what was unpacked and is not read again.
+    pub(crate) released_bytes: u64,
 }
 
 impl Gguf {
@@ -124,7 +127,7 @@ impl Gguf {
             Ok(Tensor { name, ttype, dims: tensor.dims.clone(), data })
         });
         let tensors = tensors.collect::<Result<Vec<_>, E>>()?;
-        Ok(Self { tensors, file_bytes, ..self.clone() })
+        Ok(Self { tensors, file_bytes, unpacked_bytes: 0, released_bytes: 0, ..self.clone() })
     }
 
     /// Key-value pairs.
@@ -161,6 +164,16 @@ impl Gguf {
         self.file_bytes
     }
 
+    /// Bytes that its weights take in memory: those of its files, but with what was unpacked in the place of what was packed.
+    pub fn weight_bytes(&self) -> u64 {
+        self.file_bytes.saturating_sub(self.released_bytes).saturating_add(self.unpacked_bytes)
+    }
+
+    /// Bytes of weights that a folder has in a packed form, and that were unpacked into memory when it was opened.
+    pub fn unpacked_bytes(&self) -> u64 {
+        self.unpacked_bytes
+    }
+
     /// Reads one file, whatever its `split.*` keys say.
     pub(crate) fn parse(bytes: &Bytes) -> Result<Self, FormatError> {
         let mut cursor = Cursor::new(bytes);
@@ -188,7 +201,16 @@ impl Gguf {
             .into_iter()
             .map(|info| info.into_tensor(bytes, data_start))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { version, metadata, tensors, sorted, paths: Vec::new(), file_bytes: bytes.len() as u64 })
+        Ok(Self {
+            version,
+            metadata,
+            tensors,
+            sorted,
+            paths: Vec::new(),
+            file_bytes: bytes.len() as u64,
+            unpacked_bytes: 0,
+            released_bytes: 0,
+        })
     }
 }
 

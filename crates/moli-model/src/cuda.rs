@@ -5,9 +5,9 @@
 
 use moli_cuda::{Angles, Array, Buffer, Cache, CudaError, Function, Gpu, KvKind, Matrix, Shape};
 use moli_format::Tensor;
-use moli_kernels::{RopeAngles, RopeStyle};
+use moli_kernels::{DeltaShape, RopeAngles, RopeStyle, StateRun};
 
-use crate::backend::{AttentionSpec, Rows};
+use crate::backend::{AttentionSpec, DeltaInputs, Rows};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
 use crate::{Backend, KvType, ModelError};
@@ -290,5 +290,45 @@ impl Backend for CudaBackend {
 
     fn select(&mut self, x: &Self::Buffer, rows: &[u32], out: &mut Self::Buffer) -> Result<(), ModelError> {
         Ok(self.gpu.select(x, rows, out)?)
+    }
+
+    fn gate_sigmoid(&mut self, x: &mut Self::Buffer, gate: &Self::Buffer) -> Result<(), ModelError> {
+        Ok(self.gpu.gate_sigmoid(x, gate)?)
+    }
+
+    fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
+        Ok(self.gpu.multiply(x, y)?)
+    }
+
+    fn states(&self, slots: usize, floats: usize) -> Result<Self::Buffer, ModelError> {
+        Ok(self.gpu.states(slots, floats)?)
+    }
+
+    fn upload(&mut self, values: &[f32], row: usize, to: &mut Self::Buffer) -> Result<(), ModelError> {
+        Ok(self.gpu.upload(values, row, to)?)
+    }
+
+    fn short_conv(
+        &mut self,
+        x: &Self::Buffer,
+        taps: &Self::Vector,
+        states: &mut Self::Buffer,
+        runs: &[StateRun],
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        Ok(self.gpu.short_conv(x, taps, states, runs, out)?)
+    }
+
+    fn delta_rule(
+        &mut self,
+        shape: &DeltaShape,
+        inputs: DeltaInputs<'_, Self>,
+        states: &mut Self::Buffer,
+        runs: &[StateRun],
+        out: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let DeltaInputs { mixed, decay, rate, slope, bias } = inputs;
+        let inputs = moli_cuda::DeltaInputs { mixed, decay, rate, slope, bias };
+        Ok(self.gpu.delta_rule(shape, inputs, states, runs, out)?)
     }
 }

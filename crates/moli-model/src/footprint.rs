@@ -132,7 +132,7 @@ impl Footprint {
         // The buffer grows by doubling.
         let rows = load.outputs.clamp(1, outputs).next_power_of_two() as u64;
         Self {
-            weights: gguf.file_bytes().saturating_sub(embeddings),
+            weights: gguf.weight_bytes().saturating_sub(embeddings),
             embeddings,
             vectors: values.saturating_add(lists),
             activations: activations.iter().fold(0, |sum, &part| sum.saturating_add(part)),

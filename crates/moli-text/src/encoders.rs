@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 const CLS: &str = "tokenizer.ggml.cls_token_id";
 /// Spelt so in the convention.
-const SEPARATOR: &str = "tokenizer.ggml.seperator_token_id";
+pub(crate) const SEPARATOR: &str = "tokenizer.ggml.seperator_token_id";
 
 /// WordPiece of a `tokenizer.json`, whose model this is.
 pub(crate) fn word_piece_of_json(root: &Value, model: &Value, config: &Value) -> Result<Inner, TextError> {

@@ -122,6 +122,18 @@ pub enum TextError {
         /// Its text.
         merge: String,
     },
+    /// The table of what is replaced before a text is cut is not one.
+    #[error("the tokenizer's table of replacements: {message}")]
+    Charsmap {
+        /// What is wrong.
+        message: String,
+    },
+    /// A text that its normalizer makes too large: what it replaces grows again and again.
+    #[error("the tokenizer's normalizer makes more than {limit} bytes of the text")]
+    GrowsTooMuch {
+        /// The most bytes.
+        limit: usize,
+    },
     /// Two texts are to be joined, and the tokenizer does not say how.
     #[error("the tokenizer does not say how two texts are joined")]
     NoPairs,

@@ -27,7 +27,8 @@ const TEXT: u64 = 24;
 /// Where the lists of tokens are missing or of other types.
 pub fn tokenizer_bytes(metadata: &Metadata) -> Result<u64, TextError> {
     if let Some(sizes) = Sizes::of(metadata)? {
-        return Ok(bytes(&sizes.tokens, &sizes.added, table(sizes.merges, 16)));
+        let merger = table(sizes.merges, 16) + sizes.scores * 8 + sizes.charsmap;
+        return Ok(bytes(&sizes.tokens, &sizes.added, merger));
     }
     let tokens = metadata.strings(TOKENS)?;
     let types = metadata.i32s_opt(TYPES)?.unwrap_or_default();
@@ -42,7 +43,8 @@ pub fn tokenizer_bytes(metadata: &Metadata) -> Result<u64, TextError> {
     let merger = match metadata.str(MODEL)? {
         // A rank for each pair of ids that merges into a third.
         "gpt2" | "gemma4" => table(metadata.strings(MERGES)?.len() as u64, 16),
-        // A score for each token.
+        // A score for each token, of the width of what is summed.
+        "t5" => all.number * 8,
         _ => all.number * 4,
     };
     Ok(bytes(&all, &special, merger))

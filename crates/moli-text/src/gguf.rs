@@ -6,7 +6,7 @@ use crate::special::{SpecialTokens, Strip};
 use crate::spm::ScoredBpe;
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab};
-use crate::{TextError, encoders, eog, huggingface};
+use crate::{TextError, encoders, eog, huggingface, unigram};
 use moli_format::Metadata;
 use std::collections::HashMap;
 
@@ -46,6 +46,7 @@ pub(crate) fn load(metadata: &Metadata) -> Result<Inner, TextError> {
         "gemma4" => spaced(metadata),
         "llama" => sentence_piece(metadata),
         "bert" => encoders::word_piece(metadata),
+        "t5" => unigram::of_gguf(metadata),
         other => Err(TextError::Unsupported { what: MODEL, name: other.to_owned() }),
     }?;
     inner.ends.extend(huggingface::ids(metadata, huggingface::ENDS, inner.vocab.len())?);
@@ -65,7 +66,7 @@ fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
         fuse_unknown: false,
     };
     let bpe = RankedBpe::new(&vocab, merges(metadata)?.into_iter(), options)?;
-    let (add_bos, add_eos) = special.flags(metadata, spec.add_bos)?;
+    let (add_bos, add_eos) = special.flags(metadata, [spec.add_bos, false])?;
     Ok(Inner {
         special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
         merger: Merger::Pieces {
@@ -96,7 +97,7 @@ fn spaced(metadata: &Metadata) -> Result<Inner, TextError> {
         fuse_unknown: true,
     };
     let bpe = RankedBpe::new(&vocab, merges(metadata)?.into_iter(), options)?;
-    let (add_bos, add_eos) = special.flags(metadata, true)?;
+    let (add_bos, add_eos) = special.flags(metadata, [true, false])?;
     Ok(Inner {
         special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
         merger: Merger::Ranked(bpe),
@@ -144,7 +145,7 @@ fn sentence_piece(metadata: &Metadata) -> Result<Inner, TextError> {
     let special = Special::read(metadata, &vocab, Some(1), Some(2), Some(0))?;
     let ends = eog::find(&mut vocab, special.ends());
     let merger = ScoredBpe::new(&vocab, scores, special.unknown)?;
-    let (add_bos, add_eos) = special.flags(metadata, true)?;
+    let (add_bos, add_eos) = special.flags(metadata, [true, false])?;
     Ok(Inner {
         special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
         merger: Merger::Scored(merger),
@@ -184,17 +185,17 @@ pub(crate) fn vocab(metadata: &Metadata, spelling: Spelling) -> Result<Vocab, Te
 }
 
 /// The special ids of a file.
-struct Special {
-    bos: Option<u32>,
-    eos: Option<u32>,
+pub(crate) struct Special {
+    pub(crate) bos: Option<u32>,
+    pub(crate) eos: Option<u32>,
     eot: Option<u32>,
     eom: Option<u32>,
-    unknown: Option<u32>,
+    pub(crate) unknown: Option<u32>,
 }
 
 impl Special {
     /// The defaults hold where the key is missing and the id exists.
-    fn read(
+    pub(crate) fn read(
         metadata: &Metadata,
         vocab: &Vocab,
         bos: Option<u32>,
@@ -223,12 +224,12 @@ impl Special {
         })
     }
 
-    fn ends(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn ends(&self) -> impl Iterator<Item = u32> {
         [self.eos, self.eot, self.eom].into_iter().flatten()
     }
 
     /// Whether BOS and EOS are added. A file that asks for one must have it.
-    fn flags(&self, metadata: &Metadata, default_bos: bool) -> Result<(bool, bool), TextError> {
+    pub(crate) fn flags(&self, metadata: &Metadata, defaults: [bool; 2]) -> Result<(bool, bool), TextError> {
         let flag = |flag: &'static str, key: &'static str, default: bool, id: Option<u32>| match (
             metadata.bool_opt(flag)?,
             id,
@@ -236,7 +237,8 @@ impl Special {
             (Some(true), None) => Err(TextError::MissingSpecial { flag, key }),
             (wanted, id) => Ok(wanted.unwrap_or(default) && id.is_some()),
         };
-        Ok((flag(ADD_BOS, BOS, default_bos, self.bos)?, flag(ADD_EOS, EOS, false, self.eos)?))
+        let [bos, eos] = defaults;
+        Ok((flag(ADD_BOS, BOS, bos, self.bos)?, flag(ADD_EOS, EOS, eos, self.eos)?))
     }
 }
 

@@ -7,10 +7,10 @@ use moli_format::Metadata;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::TextError;
 use crate::gguf::{BOS, EOS, TOKENS};
 use crate::json::parse;
 use crate::tokenizer::Inner;
+use crate::{TextError, unigram};
 use serde_json::Value;
 
 /// The whole of `tokenizer.json`.
@@ -83,6 +83,10 @@ pub(crate) struct Sizes {
     pub(crate) added: Texts,
     /// Pairs that merge.
     pub(crate) merges: u64,
+    /// Tokens with a score.
+    pub(crate) scores: u64,
+    /// Bytes of the table of what is replaced before a text is cut.
+    pub(crate) charsmap: u64,
 }
 
 impl Sizes {
@@ -91,7 +95,13 @@ impl Sizes {
         let Some(json) = json(metadata)? else { return Ok(None) };
         let root: Root =
             serde_json::from_str(json).map_err(|error| TextError::Json { message: error.to_string() })?;
-        let mut sizes = Self { tokens: root.model.vocab, merges: root.model.merges.0, ..Self::default() };
+        let mut sizes = Self {
+            merges: root.model.merges.0,
+            scores: if root.model.vocab.listed { root.model.vocab.number } else { 0 },
+            charsmap: unigram::charsmap_bytes(&root.normalizer),
+            tokens: root.model.vocab,
+            ..Self::default()
+        };
         for token in root.added_tokens {
             sizes.added.count(&token.content);
             sizes.tokens.count(&token.content);
@@ -104,6 +114,8 @@ impl Sizes {
 struct Root {
     #[serde(default)]
     added_tokens: Vec<Added>,
+    #[serde(default)]
+    normalizer: Value,
     model: Model,
 }
 
@@ -125,6 +137,8 @@ struct Model {
 pub(crate) struct Texts {
     pub(crate) number: u64,
     pub(crate) bytes: u64,
+    /// They came as a list, not as the keys of an object.
+    listed: bool,
 }
 
 impl Texts {
@@ -155,7 +169,7 @@ impl<'de> Deserialize<'de> for Texts {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
-                let mut texts = Texts::default();
+                let mut texts = Texts { listed: true, ..Texts::default() };
                 while let Some((text, IgnoredAny)) = list.next_element::<(String, _)>()? {
                     texts.count(&text);
                 }

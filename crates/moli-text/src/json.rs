@@ -8,7 +8,7 @@ use crate::pretokenize::{Behavior, GPT2, PreTokenizer, Stage};
 use crate::special::{SpecialTokens, Strip};
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab, parse_byte_token};
-use crate::{TextError, encoders, eog};
+use crate::{TextError, encoders, eog, unigram};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -41,17 +41,18 @@ pub(crate) fn parse(file: &[u8]) -> Result<Value, TextError> {
 /// The tokenizer of the two files; `config` is null where there is none.
 pub(crate) fn read<'a>(root: &'a Value, config: &Value) -> Result<(Inner, Parts<'a>), TextError> {
     let model = root.get("model").ok_or_else(|| bad("no model"))?;
-    // Older files leave the type out; they are BPE where they have merges.
-    let kind = model.get("type").and_then(Value::as_str).unwrap_or(if model.get("merges").is_some() {
-        "BPE"
-    } else {
-        ""
+    // Older files leave the type out; they are BPE where they have merges, and Unigram where their tokens are a list.
+    let kind = model.get("type").and_then(Value::as_str).unwrap_or(match model.get("merges") {
+        Some(_) => "BPE",
+        None if model.get("vocab").is_some_and(Value::is_array) => "Unigram",
+        None => "",
     });
     match kind {
         "BPE" => {}
         "WordPiece" => {
             return encoders::word_piece_of_json(root, model, config).map(|inner| (inner, Parts::default()));
         }
+        "Unigram" => return unigram::of_json(root, model, config).map(|inner| (inner, Parts::default())),
         _ => return Err(unsupported("tokenizer.json model", kind)),
     }
     for part in ["continuing_subword_prefix", "end_of_word_suffix"] {
@@ -135,12 +136,23 @@ pub(crate) fn vocab(
     spelling: Spelling,
 ) -> Result<(Vocab, HashMap<u32, Strip>), TextError> {
     let tokens = model.get("vocab").and_then(Value::as_object).ok_or_else(|| bad("no vocabulary"))?;
+    let tokens = tokens.iter().map(|(text, id)| (text.as_str(), id.as_u64()));
+    collect_vocab(root, tokens, spelling, spelling == Spelling::SentencePiece)
+}
+
+/// The tokens of a model with their ids, and those that are added to them. `bytes`: `<0x0A>` is the byte, not its text.
+pub(crate) fn collect_vocab<'a>(
+    root: &'a Value,
+    tokens: impl ExactSizeIterator<Item = (&'a str, Option<u64>)>,
+    spelling: Spelling,
+    bytes: bool,
+) -> Result<(Vocab, HashMap<u32, Strip>), TextError> {
     let empty = Vec::new();
     let added = root.get("added_tokens").and_then(Value::as_array).unwrap_or(&empty);
     // Ids can have gaps, but a file can't make them larger than itself.
     let most = tokens.len().saturating_mul(2).saturating_add(added.len()).saturating_add(65_536);
-    let id_of = |value: Option<&Value>| {
-        let id = value.and_then(Value::as_u64).filter(|&id| (id as usize) < most);
+    let id_of = |id: Option<u64>| {
+        let id = id.filter(|&id| (id as usize) < most);
         id.map(|id| id as usize).ok_or_else(|| bad("a token id is missing or out of range"))
     };
     let mut by_id: Vec<Option<(&str, TokenKind)>> = Vec::new();
@@ -159,8 +171,8 @@ pub(crate) fn vocab(
         Ok(())
     };
     for (text, id) in tokens {
-        let byte = spelling == Spelling::SentencePiece && parse_byte_token(text).is_some();
-        put(id_of(Some(id))?, text.as_str(), if byte { TokenKind::Byte } else { TokenKind::Normal })?;
+        let byte = bytes && parse_byte_token(text).is_some();
+        put(id_of(id)?, text, if byte { TokenKind::Byte } else { TokenKind::Normal })?;
     }
     let mut strip = HashMap::new();
     for token in added {
@@ -168,7 +180,7 @@ pub(crate) fn vocab(
             .get("content")
             .and_then(Value::as_str)
             .ok_or_else(|| bad("an added token has no content"))?;
-        let id = id_of(token.get("id"))?;
+        let id = id_of(token.get("id").and_then(Value::as_u64))?;
         let kind = if flag(token, "special", false) { TokenKind::Control } else { TokenKind::UserDefined };
         put(id, text, kind)?;
         let sides = Strip { left: flag(token, "lstrip", false), right: flag(token, "rstrip", false) };
@@ -414,7 +426,7 @@ impl Around {
 }
 
 /// The parts of a `Sequence`, or the one part that it is.
-fn sequence<'a>(value: &'a Value, parts: &str) -> Vec<&'a Value> {
+pub(crate) fn sequence<'a>(value: &'a Value, parts: &str) -> Vec<&'a Value> {
     match value.get(parts).and_then(Value::as_array) {
         Some(list) if kind(value) == "Sequence" => list.iter().collect(),
         _ => vec![value],

@@ -37,6 +37,7 @@ mod stream;
 mod template;
 mod tokenizer;
 mod tools;
+mod unigram;
 mod variables;
 mod vocab;
 mod wordpiece;

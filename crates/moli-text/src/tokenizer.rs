@@ -4,6 +4,7 @@ use crate::bpe::{BpeScratch, RankedBpe};
 use crate::pretokenize::PreTokenizer;
 use crate::special::{Fragment, SpecialTokens};
 use crate::spm::ScoredBpe;
+use crate::unigram::Unigram;
 use crate::vocab::{SPACE, Spelling, TokenKind, Vocab};
 use crate::wordpiece::WordPiece;
 use crate::{RenderedPrompt, TextError, TextStream};
@@ -38,6 +39,8 @@ pub(crate) enum Merger {
     Ranked(RankedBpe),
     /// Words, by their longest beginnings.
     Words(WordPiece),
+    /// Words or whole texts, by the greatest sum of scores.
+    Likely(Unigram),
 }
 
 pub(crate) struct Inner {
@@ -79,7 +82,7 @@ impl Tokenizer {
     }
 
     /// Builds the tokenizer that a GGUF's `tokenizer.ggml.*` keys describe: byte-level BPE (`gpt2`), SentencePiece
-    /// BPE (`llama`), the ranked merges with spaces of `gemma4`, and WordPiece (`bert`).
+    /// BPE (`llama`), the ranked merges with spaces of `gemma4`, WordPiece (`bert`) and Unigram (`t5`).
     ///
     /// # Errors
     /// Every way in which the metadata can be incomplete, contradictory or unknown; see [`TextError`].
@@ -289,6 +292,10 @@ impl Inner {
                 Fragment::Text(range) => {
                     let begins = range.start == 0;
                     let text = text.get(range).unwrap_or("");
+                    if let Merger::Likely(unigram) = &self.merger {
+                        unigram.encode(&self.vocab, text, begins, ids)?;
+                        continue;
+                    }
                     let prefix = match self.space_prefix {
                         SpacePrefix::Never => false,
                         SpacePrefix::First => begins && !text.starts_with([' ', SPACE]),
@@ -327,6 +334,7 @@ impl Inner {
                 Ok(())
             }
             Merger::Ranked(bpe) => bpe.encode(&self.vocab, &self.escape(text, prefix), scratch, ids),
+            Merger::Likely(unigram) => unigram.encode(&self.vocab, text, prefix, ids),
         }
     }
 

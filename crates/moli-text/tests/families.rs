@@ -6,6 +6,7 @@
 
 mod common;
 
+use base64::Engine;
 use common::Fixture;
 use moli_format::{Bytes, Gguf, GgufWriter, Value as Meta};
 use moli_text::{EncodeOptions, GgufTokenizer, TextError, Tokenizer, gguf_tokenizer, huggingface_tokenizer};
@@ -49,6 +50,16 @@ struct Family {
 struct SentencePiece {
     pieces: Vec<(String, f32, i32)>,
     prefix: bool,
+    forms: BTreeMap<String, Family>,
+}
+
+#[derive(Deserialize)]
+struct Unigram {
+    pieces: Vec<(String, f32, i32)>,
+    charsmap: String,
+    prefix: bool,
+    trim: bool,
+    fallback: bool,
     forms: BTreeMap<String, Family>,
 }
 
@@ -254,6 +265,52 @@ fn sentence_piece() {
             };
             let expected: Vec<Vec<u32>> = read(&format!("{name}.ids.json"));
             check("gemma4, GGUF", &fixture.load().unwrap(), ALL, &texts, &expected);
+        }
+    }
+}
+
+#[test]
+fn unigram() {
+    let models: BTreeMap<String, Unigram> = read("unigram.json");
+    let texts: Vec<String> = read("texts.json");
+    for (name, model) in &models {
+        let tokens: Vec<(String, i32)> =
+            model.pieces.iter().map(|(piece, _, kind)| (piece.clone(), *kind)).collect();
+        let scores: Vec<f32> = model.pieces.iter().map(|&(_, score, _)| score).collect();
+        let charsmap = base64::engine::general_purpose::STANDARD.decode(&model.charsmap).unwrap();
+        let fixture = Fixture {
+            model: "t5",
+            pre: Some("default"),
+            tokens: tokens.clone(),
+            merges: Vec::new(),
+            extra: vec![
+                ("tokenizer.ggml.scores", Meta::from(scores)),
+                ("tokenizer.ggml.precompiled_charsmap", Meta::from(charsmap.as_slice())),
+                ("tokenizer.ggml.add_space_prefix", model.prefix.into()),
+                ("tokenizer.ggml.remove_extra_whitespaces", model.trim.into()),
+                ("tokenizer.ggml.unknown_token_id", Meta::U32(0)),
+                ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
+            ],
+            without: Vec::new(),
+        };
+        // Null where rounding decides.
+        let expected: Vec<Option<Vec<u32>>> = read(&format!("{name}.sentencepiece.ids.json"));
+        let certain = texts.iter().cloned().zip(expected).filter_map(|(text, ids)| Some((text, ids?)));
+        let (plain, expected): (Vec<String>, Vec<Vec<u32>>) = certain.unzip();
+        assert!(expected.len() * 1000 > texts.len() * 999, "{name}: {} texts", expected.len());
+        let from_gguf = fixture.load().unwrap();
+        check(&format!("{name}, GGUF"), &from_gguf, PLAIN, &plain, &expected);
+        round_trip(name, &from_gguf, PLAIN, &texts, |_| false);
+        for (form, family) in &model.forms {
+            let expected: Vec<Vec<u32>> = read(&format!("{form}.ids.json"));
+            let vocab: Vec<Value> =
+                model.pieces.iter().map(|(piece, score, _)| json!([piece, f64::from(*score)])).collect();
+            let options =
+                json!({"type": "Unigram", "unk_id": 0, "byte_fallback": model.fallback, "vocab": vocab});
+            let file = json_file(&tokens, family, options);
+            let from_json = Tokenizer::from_json(&file, None).unwrap();
+            check(&format!("{form}, JSON"), &from_json, ALL, &texts, &expected);
+            round_trip(form, &from_json, ALL, &texts, |_| false);
         }
     }
 }

@@ -144,7 +144,7 @@ impl Loaded {
     /// Bytes that all of these take together, the weights once.
     pub(super) fn bytes(&self, cases: &[Case]) -> Result<u64, RunError> {
         // A GPU has its own copy of the weights for each of them.
-        let mut sum = if self.on_gpu() { 0 } else { self.gguf.file_bytes() };
+        let mut sum = if self.on_gpu() { 0 } else { self.gguf.weight_bytes() };
         let mut setups: Vec<(Setup, bool)> = Vec::new();
         for case in cases {
             let setup = (self.setup(case, cases), is_direct(case));
@@ -170,8 +170,8 @@ impl Loaded {
         let footprint = self.footprint(&load);
         let page = setup.kv_type.page_bytes(self.config.kv_layers(), kv_heads, head_dim).unwrap_or(u64::MAX);
         let pages = page.saturating_mul((setup.pool / PAGE_TOKENS) as u64);
-        let weights = if self.on_gpu() { 0 } else { footprint.weights + footprint.embeddings };
         let states = self.config.state_bytes().saturating_mul(setup.sequences.max(1) as u64);
+        let weights = if self.on_gpu() { 0 } else { footprint.weights + footprint.embeddings };
         (footprint.total() - weights).saturating_add(pages).saturating_add(states)
     }
 
@@ -204,7 +204,7 @@ impl Loaded {
         };
         let failed = |source| RunError::Engine { model: self.name.clone(), source };
         let plan = MemoryPlan::unlimited(&self.gguf, &plan).map_err(failed)?;
-        let weights = if self.on_gpu() { 0 } else { self.gguf.file_bytes() };
+        let weights = if self.on_gpu() { 0 } else { self.gguf.weight_bytes() };
         Ok(plan.own_bytes().saturating_sub(weights))
     }
 

@@ -56,6 +56,8 @@ struct Report {
     parameters: u64,
     bits_per_weight: f64,
     types: Vec<TypeShare>,
+    /// How a folder has its weights packed, and what that became here.
+    unpacked: Option<String>,
     config: Option<Shape>,
     tokenizer: TokenizerReport,
     chat_template: bool,
@@ -239,6 +241,7 @@ fn report(gguf: &Gguf, path: String) -> Report {
         parameters,
         bits_per_weight: if parameters == 0 { 0.0 } else { weights as f64 * 8.0 / parameters as f64 },
         types,
+        unpacked: text(metadata, "moli.unpacked"),
         config: config.ok().map(|config| Shape {
             context: config.context_train,
             layers: config.layers,
@@ -323,6 +326,9 @@ impl Report {
                 format!("{:8} {:>9} in {} tensor{plural}", share.r#type, bytes(share.bytes), share.tensors),
             );
             label = "";
+        }
+        if let Some(unpacked) = &self.unpacked {
+            line("packed by", escape(unpacked).into_owned());
         }
         if let Some(shape) = &self.config {
             line("context", format!("{} tokens", shape.context));

@@ -386,13 +386,15 @@ impl<'a> Model<'a> {
         let (tokens, name) = (prefix_pages.saturating_mul(PAGE_TOKENS as u64), kv_type.name());
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         let answers = format!("{max_batch} answer{} at a time", plural(max_batch));
+        let unpacked = self.gguf.unpacked_bytes();
         let weights = match self.options.read_mode {
             ReadMode::Map => "mapped: the system can drop them under pressure, and reads them again",
             ReadMode::Read => "read into memory",
         };
         let row = |name, bytes, note: String| PlanRow { name, bytes, note };
         let rows = [
-            row("weights", footprint.weights, weights.to_owned()),
+            row("weights", footprint.weights.saturating_sub(unpacked), weights.to_owned()),
+            row("unpacked weights", unpacked, "in memory: the folder has them packed".to_owned()),
             row(
                 "embeddings",
                 footprint.embeddings,
@@ -450,6 +452,11 @@ impl<'a> Model<'a> {
                 "keys and values",
                 page.saturating_mul(settings.session_pages()),
                 format!("{sessions} session{plural} of {context} tokens, {name}"),
+            ),
+            row(
+                "recurrent states",
+                self.config.state_bytes().saturating_mul(self.states(settings) as u64),
+                format!("{} states", self.states(settings)),
             ),
             row("prefix cache", page.saturating_mul(prefix_pages), format!("{tokens} tokens, {name}")),
             row(
@@ -514,7 +521,7 @@ impl<'a> Model<'a> {
         Shortage {
             // What remains when everything that may be lowered is.
             needed: self.total(&self.lowered(wished)),
-            weights: self.gguf.file_bytes(),
+            weights: self.gguf.weight_bytes(),
             least: free.total(&least),
             limit,
             fits,

@@ -53,6 +53,31 @@ fn nothing_is_lowered_where_there_is_no_lack() {
     assert_eq!(super::tests::plan(&small, &options(), None).unwrap().context, 100);
 }
 
+/// A folder whose weights are packed: what they become is counted, and the file's own bytes of them are not.
+#[test]
+fn unpacked_weights_are_counted() {
+    let fixture =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/packed/gptq_order");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture.join(file), folder.path().join(file)).unwrap();
+    }
+    let tokenizer = r#"{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}}"#;
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer).unwrap();
+    let gguf = Gguf::open(folder.path(), ReadMode::Map).unwrap();
+    let plan = plan(&gguf, &options(), None).unwrap();
+    let bytes = |name| plan.rows.iter().find(|row| row.name == name).map_or(0, |row| row.bytes);
+    // The matrices of one layer, each weight a half: queries, keys, values, the way back, and the network.
+    let weights = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96;
+    assert_eq!((gguf.unpacked_bytes(), bytes("unpacked weights")), (weights * 2, weights * 2));
+    let all = bytes("weights") + bytes("embeddings") + bytes("unpacked weights");
+    assert_eq!(
+        (all, gguf.file_bytes() - weights / 2 + weights * 2),
+        (gguf.weight_bytes(), gguf.weight_bytes())
+    );
+    assert!(plan.to_string().contains("the folder has them packed"), "{plan}");
+}
+
 #[test]
 fn all_is_counted_for_each_session() {
     let gguf = open(&model());

@@ -1,10 +1,9 @@
 //! The tensors of a folder by the names of the convention.
 
+use super::data::{self, Source};
 use super::family::{Encoder, Part, Special};
 use super::shards::Shards;
-use super::{HuggingFaceError, Model};
-use super::{data, delta, harmony};
-use crate::safetensors::SafeTensor;
+use super::{HuggingFaceError, Model, delta, harmony};
 use crate::{FormatError, Tensor};
 
 /// What may stand before the names of the language model, the longest first.
@@ -58,7 +57,7 @@ struct Assembly<'a> {
 }
 
 impl Assembly<'_> {
-    fn add(&mut self, tensor: &SafeTensor) -> Result<(), FormatError> {
+    fn add(&mut self, tensor: &Source) -> Result<(), FormatError> {
         let name = without_prefix(&tensor.name);
         if self.model.wrapped && SENSES.iter().any(|sense| name.starts_with(sense)) {
             return Ok(());
@@ -106,7 +105,7 @@ impl Assembly<'_> {
     }
 
     /// A tensor of an encoder that is in no layer.
-    fn around(&mut self, encoder: &Encoder, name: &str, tensor: &SafeTensor) -> Result<(), FormatError> {
+    fn around(&mut self, encoder: &Encoder, name: &str, tensor: &Source) -> Result<(), FormatError> {
         let (stem, end) = ending(name);
         let Some(new) = encoder.stem(stem, self.model.sorts) else {
             let ignored = encoder.ignored.iter().any(|beginning| name.starts_with(beginning));
@@ -121,19 +120,19 @@ impl Assembly<'_> {
     }
 
     /// The error for a tensor whose name means nothing here.
-    fn unknown(&self, tensor: &SafeTensor) -> HuggingFaceError {
+    fn unknown(&self, tensor: &Source) -> HuggingFaceError {
         let model_type = self.model.family.model_types.join(" or ");
         HuggingFaceError::UnknownTensor { tensor: tensor.name.clone(), model_type }
     }
 
     /// The same data under another name.
-    fn keep(&mut self, name: String, tensor: &SafeTensor) -> Result<(), FormatError> {
+    fn keep(&mut self, name: String, tensor: &Source) -> Result<(), FormatError> {
         self.tensors.push(data::renamed(name, tensor)?);
         Ok(())
     }
 
     /// A tensor of a layer.
-    fn part(&mut self, layer: u32, name: &str, tensor: &SafeTensor) -> Result<(), FormatError> {
+    fn part(&mut self, layer: u32, name: &str, tensor: &Source) -> Result<(), FormatError> {
         let parts = self.model.family.parts;
         let find =
             |stem: &str| parts.iter().find_map(|(pattern, part)| Some((*part, matches(pattern, stem)?)));
@@ -144,7 +143,7 @@ impl Assembly<'_> {
         match part {
             Part::As(stem) => self.keep(new(stem), tensor),
             Part::Bias(stem) => {
-                let flat = SafeTensor { shape: vec![tensor.shape.iter().product()], ..tensor.clone() };
+                let flat = Source { shape: vec![tensor.shape.iter().product()], ..tensor.clone() };
                 self.keep(format!("blk.{layer}.{stem}.bias"), &flat)
             }
             Part::PlusOne(stem) => {
@@ -188,7 +187,7 @@ impl Assembly<'_> {
     /// Queries, keys and values out of one matrix or bias, in so many groups of all three.
     fn qkv(
         &mut self,
-        tensor: &SafeTensor,
+        tensor: &Source,
         new: &dyn Fn(&str) -> String,
         groups: usize,
     ) -> Result<(), FormatError> {
@@ -207,7 +206,7 @@ impl Assembly<'_> {
         for (name, first, rows) in
             [("attn_q", 0, queries), ("attn_k", queries, keys), ("attn_v", queries + keys, keys)]
         {
-            let parts: Vec<SafeTensor> = (0..groups)
+            let parts: Vec<Source> = (0..groups)
                 .map(|index| data::rows(tensor, index * group + first, rows))
                 .collect::<Result<_, _>>()?;
             match parts.as_slice() {

@@ -7,22 +7,59 @@ use crate::gguf::MAX_DIMENSIONS;
 use crate::safetensors::{Dtype, SafeTensor};
 use crate::{Bytes, FormatError, Tensor, TensorType};
 
-/// How a float type is stored; an error for any other.
-pub(super) fn float_type(tensor: &SafeTensor) -> Result<TensorType, HuggingFaceError> {
-    match tensor.dtype {
-        Dtype::F32 => Ok(TensorType::F32),
-        Dtype::F16 => Ok(TensorType::F16),
-        Dtype::BF16 => Ok(TensorType::BF16),
-        other => {
-            Err(HuggingFaceError::ElementType { tensor: tensor.name.clone(), dtype: format!("{other:?}") })
+/// A tensor of a folder: of one of its files, or made of several.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) stored: Stored,
+    /// The contiguous dimension last.
+    pub(super) shape: Vec<usize>,
+    pub(super) data: Bytes,
+}
+
+/// How a tensor's elements are stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Stored {
+    As(Dtype),
+    /// In blocks of a format of GGUF, which its rows are whole ones of.
+    Made(TensorType),
+}
+
+impl From<SafeTensor> for Source {
+    fn from(SafeTensor { name, dtype, shape, data }: SafeTensor) -> Self {
+        Self { name, stored: Stored::As(dtype), shape, data }
+    }
+}
+
+impl Source {
+    /// The error for elements of a type that is not read here.
+    pub(super) fn element_type(&self) -> HuggingFaceError {
+        let dtype = match self.stored {
+            Stored::As(dtype) => format!("{dtype:?}"),
+            Stored::Made(ttype) => ttype.name().to_owned(),
+        };
+        HuggingFaceError::ElementType { tensor: self.name.clone(), dtype }
+    }
+
+    /// How a float type is stored; an error for any other.
+    pub(super) fn float_type(&self) -> Result<TensorType, HuggingFaceError> {
+        match self.stored {
+            Stored::As(Dtype::F32) => Ok(TensorType::F32),
+            Stored::As(Dtype::F16) => Ok(TensorType::F16),
+            Stored::As(Dtype::BF16) => Ok(TensorType::BF16),
+            _ => Err(self.element_type()),
         }
     }
 }
 
 /// The same data under another name.
-pub(super) fn renamed(name: String, tensor: &SafeTensor) -> Result<Tensor, FormatError> {
+pub(super) fn renamed(name: String, tensor: &Source) -> Result<Tensor, FormatError> {
     let dims = dims(&tensor.name, &tensor.shape)?;
-    Ok(Tensor { name, ttype: float_type(tensor)?, dims, data: tensor.data.clone() })
+    let ttype = match tensor.stored {
+        Stored::Made(ttype) => ttype,
+        Stored::As(_) => tensor.float_type()?,
+    };
+    Ok(Tensor { name, ttype, dims, data: tensor.data.clone() })
 }
 
 /// A shape as the convention has it: the contiguous dimension first, none of them zero.
@@ -43,8 +80,8 @@ pub(super) fn dims(tensor: &str, shape: &[usize]) -> Result<Vec<u64>, FormatErro
 }
 
 /// Each element and one, in single precision.
-pub(super) fn plus_one(name: String, tensor: &SafeTensor) -> Result<Tensor, FormatError> {
-    let ttype = float_type(tensor)?;
+pub(super) fn plus_one(name: String, tensor: &Source) -> Result<Tensor, FormatError> {
+    let ttype = tensor.float_type()?;
     let values = floats(ttype, &tensor.data).flat_map(|value| (value + 1.0).to_le_bytes()).collect();
     let dims = dims(&tensor.name, &tensor.shape)?;
     Ok(Tensor { name, ttype: TensorType::F32, dims, data: Bytes::from_vec(values) })
@@ -61,8 +98,8 @@ pub(crate) fn floats(ttype: TensorType, data: &[u8]) -> impl Iterator<Item = f32
 }
 
 /// Each row divided by its length, in half precision unless it was single.
-pub(super) fn unit_rows(name: String, tensor: &SafeTensor) -> Result<Tensor, FormatError> {
-    let (ttype, dims) = (float_type(tensor)?, dims(&tensor.name, &tensor.shape)?);
+pub(super) fn unit_rows(name: String, tensor: &Source) -> Result<Tensor, FormatError> {
+    let (ttype, dims) = (tensor.float_type()?, dims(&tensor.name, &tensor.shape)?);
     let row = tensor.shape.last().copied().unwrap_or(1).max(1) * ttype.block_bytes();
     let wide = ttype == TensorType::F32;
     let mut data = reserve(tensor.data.len())?;
@@ -89,7 +126,7 @@ pub(crate) fn reserve(bytes: usize) -> Result<Vec<u8>, FormatError> {
 }
 
 /// Some rows of a tensor: a range of its first dimension; an error if they are not all there.
-pub(super) fn rows(tensor: &SafeTensor, first: usize, count: usize) -> Result<SafeTensor, HuggingFaceError> {
+pub(super) fn rows(tensor: &Source, first: usize, count: usize) -> Result<Source, HuggingFaceError> {
     let total = tensor.shape.first().copied().unwrap_or(0);
     let row = tensor.data.len().checked_div(total).unwrap_or(0);
     let end = first.checked_add(count).filter(|&end| end <= total);
@@ -106,24 +143,24 @@ pub(super) fn rows(tensor: &SafeTensor, first: usize, count: usize) -> Result<Sa
     if let Some(rows) = shape.first_mut() {
         *rows = count;
     }
-    Ok(SafeTensor { name: tensor.name.clone(), dtype: tensor.dtype, shape, data })
+    Ok(Source { name: tensor.name.clone(), stored: tensor.stored, shape, data })
 }
 
 /// Row `index` of the first dimension, without that dimension.
-fn row(tensor: &SafeTensor, index: usize) -> Result<SafeTensor, HuggingFaceError> {
+fn row(tensor: &Source, index: usize) -> Result<Source, HuggingFaceError> {
     let mut row = rows(tensor, index, 1)?;
     row.shape.remove(0);
     Ok(row)
 }
 
 /// The tensors of all experts, the rows of the first dimension; `None` if there are no more than two dimensions.
-pub(super) fn experts(tensor: &SafeTensor) -> Result<Option<Vec<SafeTensor>>, HuggingFaceError> {
+pub(super) fn experts(tensor: &Source) -> Result<Option<Vec<Source>>, HuggingFaceError> {
     let &[count, _, _] = tensor.shape.as_slice() else { return Ok(None) };
     (0..count).map(|expert| row(tensor, expert)).collect::<Result<_, _>>().map(Some)
 }
 
 /// The first and the second half of the rows.
-pub(super) fn halves(tensor: &SafeTensor) -> Result<(SafeTensor, SafeTensor), HuggingFaceError> {
+pub(super) fn halves(tensor: &Source) -> Result<(Source, Source), HuggingFaceError> {
     let total = tensor.shape.first().copied().unwrap_or(0);
     let half = total / 2;
     // Of an odd number the second half would have a row less.
@@ -139,7 +176,7 @@ pub(super) fn halves(tensor: &SafeTensor) -> Result<(SafeTensor, SafeTensor), Hu
 }
 
 /// Tensors of one type and row in one, the rows of each after those of the one before.
-pub(super) fn join(name: &str, parts: &[SafeTensor]) -> Result<SafeTensor, FormatError> {
+pub(super) fn join(name: &str, parts: &[Source]) -> Result<Source, FormatError> {
     let Some(first) = parts.first() else {
         return Err(HuggingFaceError::MissingTensor { tensor: name.to_owned() }.into());
     };
@@ -152,8 +189,8 @@ pub(super) fn join(name: &str, parts: &[SafeTensor]) -> Result<SafeTensor, Forma
             let (expected, actual) = (first.shape.clone(), part.shape.clone());
             return Err(HuggingFaceError::Shape { tensor: part.name.clone(), expected, actual }.into());
         }
-        if part.dtype != first.dtype {
-            let dtype = format!("{:?} beside {:?}", part.dtype, first.dtype);
+        if part.stored != first.stored {
+            let dtype = format!("{:?} beside {:?}", part.stored, first.stored);
             return Err(HuggingFaceError::ElementType { tensor: part.name.clone(), dtype }.into());
         }
         total += part.shape.first().copied().unwrap_or(0);
@@ -162,11 +199,11 @@ pub(super) fn join(name: &str, parts: &[SafeTensor]) -> Result<SafeTensor, Forma
     if let Some(rows) = shape.first_mut() {
         *rows = total;
     }
-    Ok(SafeTensor { name: name.to_owned(), dtype: first.dtype, shape, data: Bytes::from_vec(data) })
+    Ok(Source { name: name.to_owned(), stored: first.stored, shape, data: Bytes::from_vec(data) })
 }
 
 /// An error unless the shape is this one.
-pub(super) fn expect(tensor: &SafeTensor, expected: &[usize]) -> Result<(), HuggingFaceError> {
+pub(super) fn expect(tensor: &Source, expected: &[usize]) -> Result<(), HuggingFaceError> {
     if tensor.shape == expected {
         return Ok(());
     }

@@ -4,9 +4,9 @@
 //! queries, keys, values and gates, key head by key head; for Qwen3.5 its value heads take turns: the first of each key head, then the
 //! second of each.
 
+use super::data::{self, Source};
 use super::family::Delta;
-use super::{HuggingFaceError, Model, data};
-use crate::safetensors::SafeTensor;
+use super::{HuggingFaceError, Model};
 use crate::{Bytes, FormatError, Tensor, TensorType};
 
 /// Heads of keys and values, and their elements.
@@ -55,7 +55,7 @@ impl Heads {
 pub(super) fn tensors(
     part: Delta,
     layer: &str,
-    tensor: &SafeTensor,
+    tensor: &Source,
     heads: &Heads,
 ) -> Result<Vec<Tensor>, FormatError> {
     let keys = heads.keys * heads.key_dim;
@@ -79,7 +79,7 @@ pub(super) fn tensors(
 }
 
 /// Taps of a convolution, `[channels, 1, taps]`, without the dimension of one.
-pub(super) fn taps(tensor: &SafeTensor) -> Result<SafeTensor, HuggingFaceError> {
+pub(super) fn taps(tensor: &Source) -> Result<Source, HuggingFaceError> {
     let mut flat = tensor.clone();
     if let &[channels, _, taps] = tensor.shape.as_slice() {
         data::expect(tensor, &[channels, 1, taps])?;
@@ -89,7 +89,7 @@ pub(super) fn taps(tensor: &SafeTensor) -> Result<SafeTensor, HuggingFaceError> 
 }
 
 /// The first rows as they are, then those of the values, `unit` of each head.
-fn values(tensor: &SafeTensor, first: usize, unit: usize, heads: &Heads) -> Result<SafeTensor, FormatError> {
+fn values(tensor: &Source, first: usize, unit: usize, heads: &Heads) -> Result<Source, FormatError> {
     let mut expected = tensor.shape.clone();
     expected.iter_mut().take(1).for_each(|rows| *rows = first + heads.values * unit);
     data::expect(tensor, &expected)?;
@@ -103,24 +103,24 @@ fn values(tensor: &SafeTensor, first: usize, unit: usize, heads: &Heads) -> Resu
 }
 
 /// The columns of each value head in the convention's order.
-fn columns(tensor: &SafeTensor, heads: &Heads) -> Result<SafeTensor, FormatError> {
+fn columns(tensor: &Source, heads: &Heads) -> Result<Source, FormatError> {
     let rows = tensor.shape.first().copied().unwrap_or(0);
     data::expect(tensor, &[rows, heads.inner()])?;
     if !heads.reorders() {
         return Ok(tensor.clone());
     }
-    let head = heads.value_dim * data::float_type(tensor)?.block_bytes();
+    let head = heads.value_dim * tensor.float_type()?.block_bytes();
     let mut reordered = data::reserve(tensor.data.len())?;
     for row in tensor.data.chunks_exact(head * heads.values) {
         for source in heads.sources() {
             reordered.extend_from_slice(row.get(source * head..(source + 1) * head).unwrap_or_default());
         }
     }
-    Ok(SafeTensor { data: Bytes::from_vec(reordered), ..tensor.clone() })
+    Ok(Source { data: Bytes::from_vec(reordered), ..tensor.clone() })
 }
 
 /// Queries, keys and values of all heads, and their gates, out of one matrix that has all of a key head behind each other.
-fn mixed(layer: &str, tensor: &SafeTensor, heads: &Heads) -> Result<Vec<Tensor>, FormatError> {
+fn mixed(layer: &str, tensor: &Source, heads: &Heads) -> Result<Vec<Tensor>, FormatError> {
     let values = heads.each() * heads.value_dim;
     let group = 2 * (heads.key_dim + values);
     let mut expected = tensor.shape.clone();
@@ -133,15 +133,15 @@ fn mixed(layer: &str, tensor: &SafeTensor, heads: &Heads) -> Result<Vec<Tensor>,
     let qkv = of(0, key).chain(of(key, heads.key_dim)).chain(of(value, values));
     let qkv = qkv.collect::<Result<Vec<_>, _>>()?;
     let gates = of(gate, values).collect::<Result<Vec<_>, _>>()?;
-    let joined = |stem: &str, parts: &[SafeTensor]| {
+    let joined = |stem: &str, parts: &[Source]| {
         data::renamed(format!("{layer}.{stem}.weight"), &data::join(&tensor.name, parts)?)
     };
     Ok(vec![joined("attn_qkv", &qkv)?, joined("attn_gate", &gates)?])
 }
 
 /// `-e^x` of the elements.
-fn slope(name: String, tensor: &SafeTensor) -> Result<Tensor, FormatError> {
-    let values = data::floats(data::float_type(tensor)?, &tensor.data);
+fn slope(name: String, tensor: &Source) -> Result<Tensor, FormatError> {
+    let values = data::floats(tensor.float_type()?, &tensor.data);
     let values = values.flat_map(|value| (-f64::from(value).exp() as f32).to_le_bytes()).collect();
     let dims = data::dims(&tensor.name, &tensor.shape)?;
     Ok(Tensor { name, ttype: TensorType::F32, dims, data: Bytes::from_vec(values) })

@@ -174,6 +174,32 @@ pub enum HuggingFaceError {
         /// Its type in the file.
         dtype: String,
     },
+    /// Packed weights whose integers are of another type than theirs.
+    #[error("tensor {} is of type {dtype}: packed weights are I32", Shown(tensor))]
+    PackedType {
+        /// The tensor.
+        tensor: String,
+        /// Its type in the file.
+        dtype: String,
+    },
+    /// Packed weights that say of an input that it is in a group that there isn't.
+    #[error("tensor {}: input {input} is in group {group}, and there are {groups}", Shown(tensor))]
+    PackedGroup {
+        /// The tensor.
+        tensor: String,
+        /// The input.
+        input: usize,
+        /// Its group.
+        group: i64,
+        /// How many groups there are, by the size that the configuration gives them.
+        groups: usize,
+    },
+    /// A matrix that is there packed, and also as it is.
+    #[error("tensor {} is there twice: packed, and as it is", Shown(tensor))]
+    PackedTwice {
+        /// The tensor.
+        tensor: String,
+    },
     /// A tensor's shape contradicts the configuration.
     #[error("tensor {}: the shape is {actual:?} and should be {expected:?}", Shown(tensor))]
     Shape {

@@ -1,8 +1,9 @@
 //! The experts of gpt-oss, whose gates and what they gate take turns row by row.
 
+use super::HuggingFaceError;
+use super::data::{self, Source, Stored};
 use super::family::Harmony;
-use super::{HuggingFaceError, data};
-use crate::safetensors::{Dtype, SafeTensor};
+use crate::safetensors::Dtype;
 use crate::{Bytes, FormatError, Tensor, TensorType};
 
 /// Bytes of a block of 32 elements of 4 bits.
@@ -16,8 +17,8 @@ const DOWN: &str = "ffn_down_exps";
 pub(super) fn tensors<'a>(
     part: Harmony,
     layer: &str,
-    tensor: &SafeTensor,
-    scales: impl Fn() -> Result<&'a SafeTensor, HuggingFaceError>,
+    tensor: &Source,
+    scales: impl Fn() -> Result<&'a Source, HuggingFaceError>,
 ) -> Result<Vec<Tensor>, FormatError> {
     let name = |stem: &str, end: &str| format!("{layer}.{stem}.{end}");
     match part {
@@ -26,8 +27,8 @@ pub(super) fn tensors<'a>(
         Harmony::GateUpBias => {
             // As rows of one element.
             let shape = [tensor.shape.as_slice(), &[1]].concat();
-            let rows = every_other(&SafeTensor { shape, ..tensor.clone() })?;
-            let flat = |name: String, mut rows: SafeTensor| {
+            let rows = every_other(&Source { shape, ..tensor.clone() })?;
+            let flat = |name: String, mut rows: Source| {
                 rows.shape.pop();
                 data::renamed(name, &rows)
             };
@@ -52,13 +53,13 @@ pub(super) fn tensors<'a>(
 }
 
 /// The error for a tensor that has not this many dimensions, or an odd second one.
-fn shape(tensor: &SafeTensor, expected: &[usize]) -> HuggingFaceError {
+fn shape(tensor: &Source, expected: &[usize]) -> HuggingFaceError {
     let (expected, actual) = (expected.to_vec(), tensor.shape.clone());
     HuggingFaceError::Shape { tensor: tensor.name.clone(), expected, actual }
 }
 
 /// The even and the odd rows of each expert: `[experts, 2 * n, ..]` to two of `[experts, n, ..]`.
-fn every_other(tensor: &SafeTensor) -> Result<[SafeTensor; 2], FormatError> {
+fn every_other(tensor: &Source) -> Result<[Source; 2], FormatError> {
     let (experts, rows) = match tensor.shape.as_slice() {
         &[experts, rows, _, ..] if rows % 2 == 0 => (experts, rows),
         _ => return Err(shape(tensor, &[0, 2, 0]).into()),
@@ -70,9 +71,9 @@ fn every_other(tensor: &SafeTensor) -> Result<[SafeTensor; 2], FormatError> {
         let mut data = data::reserve(tensor.data.len() / 2)?;
         // The number of rows is even, so each expert begins at an even one.
         tensor.data.chunks_exact(bytes).skip(odd).step_by(2).for_each(|row| data.extend_from_slice(row));
-        Ok::<_, FormatError>(SafeTensor {
+        Ok::<_, FormatError>(Source {
             name: tensor.name.clone(),
-            dtype: tensor.dtype,
+            stored: tensor.stored,
             shape: new.clone(),
             data: Bytes::from_vec(data),
         })
@@ -81,11 +82,11 @@ fn every_other(tensor: &SafeTensor) -> Result<[SafeTensor; 2], FormatError> {
 }
 
 /// `[experts, inputs, outputs]` to `[experts, outputs, inputs]`.
-fn transposed(tensor: &SafeTensor) -> Result<SafeTensor, FormatError> {
+fn transposed(tensor: &Source) -> Result<Source, FormatError> {
     let &[experts, inputs, outputs] = tensor.shape.as_slice() else {
         return Err(shape(tensor, &[0, 0, 0]).into());
     };
-    let size = data::float_type(tensor)?.block_bytes();
+    let size = tensor.float_type()?.block_bytes();
     let mut data = data::reserve(tensor.data.len())?;
     for expert in tensor.data.chunks_exact((inputs * outputs * size).max(1)).take(experts) {
         for output in 0..outputs {
@@ -93,9 +94,9 @@ fn transposed(tensor: &SafeTensor) -> Result<SafeTensor, FormatError> {
             column.chunks(outputs * size).for_each(|row| data.extend(row.iter().take(size)));
         }
     }
-    Ok(SafeTensor {
+    Ok(Source {
         name: tensor.name.clone(),
-        dtype: tensor.dtype,
+        stored: tensor.stored,
         shape: vec![experts, outputs, inputs],
         data: Bytes::from_vec(data),
     })
@@ -103,11 +104,10 @@ fn transposed(tensor: &SafeTensor) -> Result<SafeTensor, FormatError> {
 
 /// Blocks `[experts, rows, cols / 32, 16]` and their scales `[experts, rows, cols / 32]` as GGUF has them: the scale first,
 /// and element `i` beside element `i + 16` instead of element `i + 1`.
-fn mxfp4(name: String, blocks: &SafeTensor, scales: &SafeTensor) -> Result<Tensor, FormatError> {
+fn mxfp4(name: String, blocks: &Source, scales: &Source) -> Result<Tensor, FormatError> {
     for tensor in [blocks, scales] {
-        if tensor.dtype != Dtype::U8 {
-            let dtype = format!("{:?}", tensor.dtype);
-            return Err(HuggingFaceError::ElementType { tensor: tensor.name.clone(), dtype }.into());
+        if tensor.stored != Stored::As(Dtype::U8) {
+            return Err(tensor.element_type().into());
         }
     }
     let (&[experts, rows, count, BLOCK], true) =

@@ -3,11 +3,12 @@
 //!
 //! Keys and names are those of the GGUF convention, so nothing that reads a model needs to know where it came from.
 //! Weights stay mapped; what the convention stores with other values or in another order (norms that count from one,
-//! the experts of gpt-oss, the heads of Qwen3.5) is made when the folder is opened.
+//! the experts of gpt-oss, the heads of Qwen3.5, weights of a few bits) is made when the folder is opened.
 //!
 //! - [`family`]: what is known of each architecture, as data;
 //! - [`parameters`], [`rope`]: fields of the configuration to metadata;
 //! - [`assemble`], [`data`], [`harmony`], [`delta`]: tensors by their new names, some of them with new data;
+//! - [`packed`]: weights of a few bits that GPTQ and AWQ have packed;
 //! - [`shards`], [`fields`]: the files;
 //! - [`peft`]: adapters, whose tensors go by the same names;
 //! - [`pooling`]: how a model of sentence-transformers makes embeddings;
@@ -25,6 +26,7 @@ mod family;
 mod fields;
 mod folder;
 mod harmony;
+mod packed;
 mod parameters;
 pub(crate) mod peft;
 mod pooling;
@@ -40,6 +42,7 @@ pub use self::error::HuggingFaceError;
 use self::family::{Family, Special};
 use self::fields::Fields;
 pub use self::folder::{FolderTensor, HuggingFaceFolder, Rows};
+use self::packed::Packing;
 use self::shards::Shards;
 use crate::{FormatError, Gguf, Metadata, ReadMode, Tensor, Value, gguf};
 
@@ -121,7 +124,15 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
     text::write(folder, &model, mode, &mut entries)?;
     pooling::write(folder, &model, mode, &mut entries)?;
 
-    let shards = Shards::open(folder, mode)?;
+    let mut shards = Shards::open(folder, mode)?;
+    let (mut unpacked_bytes, mut released_bytes) = (0, 0);
+    if let Some(packing) = Packing::of(&model)? {
+        let unpacked = packing.unpack(&mut shards)?;
+        entries.plain("moli.unpacked", packing.describe(&unpacked));
+        unpacked_bytes = unpacked.bytes;
+        // A file that was read stays in memory as a whole.
+        released_bytes = if mode == ReadMode::Map { unpacked.packed_bytes } else { 0 };
+    }
     let mut tensors = assemble::tensors(&model, &shards)?;
     tensors.append(&mut extra);
     Ok(Gguf {
@@ -131,6 +142,8 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
         tensors,
         paths: shards.paths,
         file_bytes: shards.file_bytes,
+        unpacked_bytes,
+        released_bytes,
     })
 }
 

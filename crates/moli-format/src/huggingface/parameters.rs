@@ -155,6 +155,8 @@ fn refuse(model: &Model<'_>) -> Result<(), HuggingFaceError> {
         if let Some(quantized) = fields.object("quantization_config")? {
             match quantized.text("quant_method")? {
                 Some("mxfp4") if model.family.special == Special::GptOss => {}
+                // What they say is checked where the weights are unpacked.
+                Some("gptq" | "awq") => {}
                 method => {
                     let method = method.unwrap_or("an unnamed method").to_owned();
                     return Err(HuggingFaceError::Quantized { method });

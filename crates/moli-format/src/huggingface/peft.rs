@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
+use super::data::Source;
 use super::family::{self, Part};
 use super::{assemble, data, fields};
 use crate::adapter::{AdapterError, LowRank, Order, Raw, Target};
-use crate::safetensors::{SafeTensor, Safetensors};
+use crate::safetensors::Safetensors;
 use crate::{FormatError, ReadMode};
 
 const CONFIG: &str = "adapter_config.json";
@@ -78,7 +79,7 @@ pub(crate) fn open(folder: &Path, target: &Target<'_>, mode: ReadMode) -> Result
         match half(&tensor.name) {
             Some((module, Half::A)) => {
                 let b = partner(&tensor.name.replace(".lora_A.", ".lora_B."))?;
-                add(module, tensor, b, &config, target, &mut products)?;
+                add(module, &tensor.clone().into(), &b.clone().into(), &config, target, &mut products)?;
             }
             Some((_, Half::B)) => {
                 partner(&tensor.name.replace(".lora_B.", ".lora_A."))?;
@@ -109,8 +110,8 @@ fn half(name: &str) -> Option<(&str, Half)> {
 /// Adds the products of a module by the names of the convention.
 fn add(
     module: &str,
-    a: &SafeTensor,
-    b: &SafeTensor,
+    a: &Source,
+    b: &Source,
     config: &Config,
     target: &Target<'_>,
     products: &mut Vec<Raw>,
@@ -124,7 +125,7 @@ fn add(
         }
     }
     let factor = config.factor(module, rank);
-    let mut push = |name: String, b: &SafeTensor| {
+    let mut push = |name: String, b: &Source| {
         let a = data::renamed(a.name.clone(), a)?;
         let b = data::renamed(b.name.clone(), b)?;
         products.push(Raw { product: LowRank { name, a, b, factor }, order: Order::Halves });
@@ -153,11 +154,11 @@ fn add(
 
 /// Queries, keys and values out of the rows of one matrix, in so many groups of all three.
 fn split(
-    b: &SafeTensor,
+    b: &Source,
     groups: usize,
     block: &dyn Fn(&str) -> String,
     target: &Target<'_>,
-    push: &mut dyn FnMut(String, &SafeTensor) -> Result<(), FormatError>,
+    push: &mut dyn FnMut(String, &Source) -> Result<(), FormatError>,
 ) -> Result<(), FormatError> {
     let mut rows = Vec::new();
     for stem in ["attn_q", "attn_k", "attn_v"] {

@@ -5,8 +5,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::data::Source;
 use super::{HuggingFaceError, fields};
-use crate::safetensors::{SafeTensor, Safetensors};
+use crate::safetensors::Safetensors;
 use crate::{Bytes, FormatError, ReadMode};
 
 /// Bytes of an index, at most. That of 50,000 tensors has about 5 MB.
@@ -27,8 +28,8 @@ pub(super) struct Shards {
 
 /// A tensor, and the number of its file.
 pub(super) struct Placed {
-    pub(super) tensor: SafeTensor,
-    shard: usize,
+    pub(super) tensor: Source,
+    pub(super) shard: usize,
 }
 
 #[derive(Deserialize)]
@@ -82,7 +83,7 @@ impl Shards {
         self.file_bytes = self.file_bytes.saturating_add(bytes.len() as u64);
         let shard = self.paths.len();
         for tensor in file.tensors() {
-            let placed = Placed { tensor: tensor.clone(), shard };
+            let placed = Placed { tensor: tensor.clone().into(), shard };
             if let Some(other) = self.tensors.insert(tensor.name.clone(), placed) {
                 return Err(HuggingFaceError::InTwoShards {
                     tensor: tensor.name.clone(),

@@ -7,14 +7,14 @@ use std::collections::HashMap;
 
 use moli_format::{Metadata, StringArray, Value};
 
-use super::{WORD_PIECE, merges_from_text};
+use super::{UNIGRAM, WORD_PIECE, merges_from_text};
 use crate::gguf::{
     ADD_BOS, ADD_EOS, ADD_SPACE, BOS, EOM, EOS, EOT, IGNORE_MERGES, LEFT_STRIP, MERGES, MODEL, NFC, PRE,
     RIGHT_STRIP, SCORES, SPACE_PREFIX, TOKENS, TYPES, UNKNOWN,
 };
 use crate::json::Parts;
 use crate::special::Strip;
-use crate::tokenizer::{Inner, SpacePrefix};
+use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab};
 use crate::{TextError, eog, huggingface, json, pretokenize};
 
@@ -40,6 +40,9 @@ pub fn gguf_tokenizer(metadata: &Metadata, rows: Option<usize>) -> Result<Option
     let Some((root, config)) = huggingface::files(metadata)? else { return Ok(None) };
     let (mut inner, parts) = json::read(&root, &config)?;
     huggingface::complete(metadata, &mut inner)?;
+    if matches!(inner.merger, Merger::Likely(_)) {
+        return Err(TextError::Inexpressible { form: FORM, what: UNIGRAM.to_owned() });
+    }
     let mut made = GgufTokenizer { entries: Vec::new(), notes: Vec::new() };
     match inner.vocab.spelling() {
         Spelling::ByteLevel => made.byte_level(&parts)?,

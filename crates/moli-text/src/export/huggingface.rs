@@ -3,7 +3,7 @@
 use moli_format::Metadata;
 use serde_json::{Map, Value, json};
 
-use super::{WORD_PIECE, merges_from_text};
+use super::{UNIGRAM, WORD_PIECE, merges_from_text};
 use crate::gguf::{self, MODEL, PRE, SCORES, UNKNOWN};
 use crate::pretokenize::{self, GPT2};
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
@@ -54,6 +54,9 @@ pub fn huggingface_tokenizer(metadata: &Metadata) -> Result<HuggingFaceTokenizer
         Merger::Scored(_) | Merger::Ranked(_) => spaced(inner.space_prefix, unknown.as_deref()),
         Merger::Words(_) => {
             return Err(TextError::Inexpressible { form: "tokenizer.json", what: WORD_PIECE.to_owned() });
+        }
+        Merger::Likely(_) => {
+            return Err(TextError::Inexpressible { form: "tokenizer.json", what: UNIGRAM.to_owned() });
         }
     };
     let merges = if metadata.str(MODEL)? == "llama" {

@@ -10,6 +10,7 @@ pub use huggingface::{HuggingFaceTokenizer, huggingface_tokenizer};
 
 /// What is not put into the other form.
 const WORD_PIECE: &str = "WordPiece, the words of encoders";
+const UNIGRAM: &str = "Unigram, which reads a text otherwise before it cuts it";
 
 /// Whether a SentencePiece token can come about by merging. Tokens that the user defined are found before anything merges, but
 /// for those with `▁`, which a text has as a space.

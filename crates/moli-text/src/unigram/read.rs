@@ -1,0 +1,158 @@
+//! Unigram from a `tokenizer.json` and from a GGUF.
+
+use super::charsmap::Charsmap;
+use super::normalize::Step;
+use super::{Metaspace, Preparation, Unigram, Words};
+use crate::encoders::SEPARATOR;
+use crate::gguf::{self, ADD_SPACE, SCORES, Special};
+use crate::json::{self, Around, bad, flag, kind, sequence, special, unsupported};
+use crate::special::SpecialTokens;
+use crate::tokenizer::{Inner, Merger, SpacePrefix};
+use crate::vocab::{Spelling, TokenKind};
+use crate::{TextError, eog};
+use moli_format::Metadata;
+use serde_json::Value;
+
+const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
+const TRIM: &str = "tokenizer.ggml.remove_extra_whitespaces";
+const ESCAPE: &str = "tokenizer.ggml.escape_whitespaces";
+const SUFFIX: &str = "tokenizer.ggml.treat_whitespace_as_suffix";
+
+/// Unigram of a `tokenizer.json`, whose model this is.
+pub(crate) fn of_json(root: &Value, model: &Value, config: &Value) -> Result<Inner, TextError> {
+    let pieces = model.get("vocab").and_then(Value::as_array).ok_or_else(|| bad("no vocabulary"))?;
+    let (mut texts, mut scores) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
+    for (id, piece) in pieces.iter().enumerate() {
+        let Some((text, score)) =
+            piece.get(0).and_then(Value::as_str).zip(piece.get(1).and_then(Value::as_f64))
+        else {
+            return Err(bad(format!("piece {id} is not a text with a score")));
+        };
+        texts.push(text);
+        scores.push(score);
+    }
+    let fallback = flag(model, "byte_fallback", false);
+    let tokens = texts.into_iter().enumerate().map(|(id, text)| (text, Some(id as u64)));
+    let (mut vocab, strip) = json::collect_vocab(root, tokens, Spelling::SentencePiece, fallback)?;
+    let unknown = match model.get("unk_id").filter(|id| !id.is_null()) {
+        None => None,
+        Some(id) => match id.as_u64().filter(|&id| id < scores.len() as u64) {
+            Some(id) => Some(id as u32),
+            None => return Err(bad(format!("unk_id is {id}, and there are {} pieces", scores.len()))),
+        },
+    };
+    if let Some(id) = unknown.filter(|&id| vocab.kind(id) == Some(TokenKind::Normal)) {
+        vocab.set_kind(id, TokenKind::Unknown);
+    }
+    let steps = Step::read(root.get("normalizer").unwrap_or(&Value::Null))?;
+    let words = Words::read(root.get("pre_tokenizer").unwrap_or(&Value::Null))?;
+    let bos = special(config, "bos_token", &vocab, &["<s>", "<bos>"])?;
+    let eos = special(config, "eos_token", &vocab, &["</s>", "<eos>"])?;
+    let ends = eog::find(&mut vocab, eos);
+    let around = Around::read(root, &vocab);
+    let space_prefix = match words.metaspace {
+        Some(Metaspace::Always) => SpacePrefix::Missing,
+        Some(Metaspace::First) => SpacePrefix::First,
+        Some(Metaspace::Never) => SpacePrefix::Never,
+        None => SpacePrefix::always(steps.iter().any(|step| matches!(step, Step::Prepend(_)))),
+    };
+    // Control tokens are found before, where they are wanted, and are never made of text.
+    let is_piece = |kind| !matches!(kind, TokenKind::Control | TokenKind::Unknown);
+    let least = scores.iter().copied().fold(f64::INFINITY, f64::min);
+    let preparation = Preparation::Pipeline { steps, words };
+    let unigram = Unigram::new(&vocab, scores, unknown, preparation, is_piece, least, fallback)?;
+    Ok(Inner {
+        special: SpecialTokens::new(&vocab, strip)?,
+        merger: Merger::Likely(unigram),
+        add_bos: around.begins.is_some(),
+        bos: around.begins.or(bos),
+        eos,
+        closing: around.finishes,
+        between: around.between,
+        space_prefix,
+        ends,
+        vocab,
+    })
+}
+
+impl Words {
+    /// The words of a `pre_tokenizer`.
+    fn read(value: &Value) -> Result<Self, TextError> {
+        const WHAT: &str = "tokenizer.json pre_tokenizer";
+        let mut words = Self { white_space: false, metaspace: None, split: false };
+        for part in sequence(value, "pretokenizers") {
+            match kind(part) {
+                "" => {}
+                "WhitespaceSplit" if words.metaspace.is_none() => words.white_space = true,
+                "Metaspace" if words.metaspace.is_none() => {
+                    if part.get("replacement").and_then(Value::as_str).is_some_and(|text| text != "▁") {
+                        return Err(unsupported(WHAT, "Metaspace with another character"));
+                    }
+                    words.split = flag(part, "split", true);
+                    words.metaspace = Some(match part.get("prepend_scheme").and_then(Value::as_str) {
+                        Some("first") => Metaspace::First,
+                        Some("never") => Metaspace::Never,
+                        None if !flag(part, "add_prefix_space", true) => Metaspace::Never,
+                        _ => Metaspace::Always,
+                    });
+                }
+                other => return Err(unsupported(WHAT, other)),
+            }
+        }
+        Ok(words)
+    }
+}
+
+/// Unigram of a GGUF: what a SentencePiece model says.
+pub(crate) fn of_gguf(metadata: &Metadata) -> Result<Inner, TextError> {
+    if metadata.bool_opt(ESCAPE)? == Some(false) {
+        return Err(unsupported(ESCAPE, "false"));
+    }
+    let mut vocab = gguf::vocab(metadata, Spelling::SentencePiece)?;
+    let scores: Vec<f64> = metadata.f32s(SCORES)?.iter().map(|&score| score.into()).collect();
+    if scores.len() != vocab.len() {
+        return Err(TextError::LengthMismatch { key: SCORES, expected: vocab.len(), actual: scores.len() });
+    }
+    // T5's own ids, which its files don't name.
+    let special = Special::read(metadata, &vocab, None, Some(1), Some(2))?;
+    if let Some(id) = special.unknown {
+        vocab.set_kind(id, TokenKind::Unknown);
+    }
+    let ends = eog::find(&mut vocab, special.ends());
+    // A file of T5 names no BOS, one of XLM-RoBERTa does, and may leave out that it comes first.
+    let (add_bos, add_eos) = special.flags(metadata, [true, true])?;
+    // Encoders read two texts with EOS behind each, and what separates them between.
+    let between = match metadata.u64_opt(SEPARATOR)? {
+        None => None,
+        Some(id) if id >= vocab.len() as u64 => {
+            return Err(TextError::SpecialOutOfRange { key: SEPARATOR, id, vocab: vocab.len() });
+        }
+        Some(id) => Some(special.eos.filter(|_| add_eos).into_iter().chain([id as u32]).collect()),
+    };
+    let prefix = metadata.bool_opt(ADD_SPACE)?.unwrap_or(true);
+    let preparation = Preparation::SentencePiece {
+        map: match metadata.bytes_opt(CHARSMAP)? {
+            Some(blob) if !blob.is_empty() => Some(Charsmap::new(blob)?),
+            _ => None,
+        },
+        trim: metadata.bool_opt(TRIM)?.unwrap_or(true),
+        prefix,
+        suffix: metadata.bool_opt(SUFFIX)?.unwrap_or(false),
+    };
+    let is_piece = |kind| matches!(kind, TokenKind::Normal | TokenKind::UserDefined);
+    let counted = vocab.iter().zip(&scores).filter(|((.., kind), _)| *kind == TokenKind::Normal);
+    let least = counted.map(|(_, &score)| score).fold(f64::INFINITY, f64::min);
+    let unigram = Unigram::new(&vocab, scores, special.unknown, preparation, is_piece, least, true)?;
+    Ok(Inner {
+        special: SpecialTokens::new(&vocab, gguf::strip(metadata, &vocab)?)?,
+        merger: Merger::Likely(unigram),
+        bos: special.bos,
+        eos: special.eos,
+        add_bos,
+        closing: special.eos.filter(|_| add_eos),
+        between,
+        space_prefix: SpacePrefix::always(prefix),
+        ends,
+        vocab,
+    })
+}
