@@ -11,7 +11,6 @@ use moli_engine::{
     Mixture, PlanOptions, ReadMode, Resolved, SamplerParams, Scheduling,
 };
 use moli_hub::Sampling;
-use moli_model::ModelError;
 
 use crate::affinity::{CpuList, cpu_list};
 use crate::output::{escape, note};
@@ -108,18 +107,17 @@ impl ComputeArgs {
         backend(self.device)
     }
 
-    /// Loads a model as these options say. Where the device may be chosen and the GPU has too little memory or not what this architecture
-    /// needs, the processor computes, which is said.
+    /// Loads a model as these options say. Where the device may be chosen and the GPU has too little memory, the processor computes,
+    /// which is said.
     ///
     /// # Errors
     /// As [`Engine::load`].
     pub(crate) fn load(&self, path: &Path, options: &EngineOptions) -> Result<Engine, EngineError> {
         match Engine::load(path, options) {
-            Err(
-                reason @ (EngineError::DoesNotFit(_)
-                | EngineError::Model(ModelError::UnsupportedOperation { .. })),
-            ) if self.device == Device::Auto && options.backend != BackendKind::Cpu => {
-                note!("computing on the CPU: {}", escape(&reason.to_string()));
+            Err(EngineError::DoesNotFit(shortage))
+                if self.device == Device::Auto && options.backend != BackendKind::Cpu =>
+            {
+                note!("computing on the CPU: {}", escape(&shortage.to_string()));
                 Engine::load(path, &EngineOptions { backend: BackendKind::Cpu, ..options.clone() })
             }
             loaded => loaded,
