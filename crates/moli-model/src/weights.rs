@@ -79,7 +79,7 @@ pub enum Mixer<B: Backend> {
         /// Gain of the norm of keys.
         k_norm: Option<B::Vector>,
     },
-    /// A latent vector for keys and values; see [`Latent`].
+    /// A latent vector for keys and values; see [`Latent`](crate::Latent).
     Latent(Box<LatentAttention<B>>),
     /// A short convolution between two gates.
     ShortConv(Box<ShortConv<B>>),
