@@ -11,27 +11,25 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-tests=(moli-cuda moli-model moli-engine)
 
-# The test programs of these crates that use a GPU, and the command itself.
+# The command itself, and the test programs that use a GPU: all of one build.
 build() { # FOLDER
     mkdir -p "$1"
-    cargo build --release --locked --workspace --bins
-    cp "${CARGO_TARGET_DIR:-target}/release/moli" "$1/"
-    local crate
-    for crate in "${tests[@]}"; do
-        cargo test --release --locked --workspace --no-run --message-format=json 2>/dev/null |
-            python3 -c '
-import json, sys
-crate, folder = sys.argv[1:]
+    cargo test --release --locked --workspace --no-run --message-format=json | python3 -c '
+import json, shutil, sys
+folder = sys.argv[1]
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("executable") and message["profile"]["test"] and message["target"]["kind"] == ["test"]:
-        if message["package_id"].split("#")[0].endswith("/" + crate) and (crate == "moli-cuda" or message["target"]["name"] == "cuda"):
-            print(message["executable"], f"{folder}/{crate}-{message["target"]["name"]}")
-' "$crate" "$1" | while read -r from to; do cp "$from" "$to" && strip "$to" 2>/dev/null || true; done
-    done
-    strip "$1/moli" 2>/dev/null || true
+    program, target = message.get("executable"), message.get("target", {})
+    if not program:
+        continue
+    crate = message["package_id"].split("#")[0].rpartition("/")[2]
+    if target["kind"] == ["test"] and target["name"] in ["cuda", "gpu"]:
+        shutil.copy(program, f"{folder}/{crate}-" + target["name"])
+    elif target["kind"] == ["bin"] and target["name"] == "moli" and not message["profile"]["test"]:
+        shutil.copy(program, f"{folder}/moli")
+' "$1"
+    strip "$1"/* 2>/dev/null || true
 }
 
 prepared=

@@ -48,6 +48,7 @@ struct Report {
 /// NVIDIA GPUs that can be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a build without GPUs finds none"))]
 enum Cuda {
     /// These.
     Usable(Vec<CudaDevice>),
