@@ -106,6 +106,21 @@ __device__ __forceinline__ float segment_sum(float v) {
     return v;
 }
 
+// The sums of segments, from the first to the last: of `own` rows of weights from number `first` on with R rows of activations, `sums`:
+// [own, R, segments]; out: [tokens, rows].
+template <int R>
+__device__ __forceinline__ void add_segments(const float* sums, const float* bias, float* out, int first, int own, int segments, int rows,
+                                             int tokens) {
+    for (int i = threadIdx.x; i < own * R; i += blockDim.x) {
+        const int row = first + i / R, r = i % R;
+        if (r >= tokens) continue;
+        float total = 0.0f;
+        for (int s = 0; s < segments; s++) total = __fadd_rn(total, sums[i * segments + s]);
+        if (bias) total = __fadd_rn(total, bias[row]);
+        out[size_t(r) * rows + row] = total;
+    }
+}
+
 // What belongs to a group of 32 activations beside their bytes.
 struct __align__(8) Scale {
     float d;      // what a byte stands for

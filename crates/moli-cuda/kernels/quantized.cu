@@ -65,14 +65,7 @@ __device__ __forceinline__ void matvec(Blocks w, const u8* x, const Scale* scale
         }
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < own * R; i += blockDim.x) {
-        const int row = first + i / R, r = i % R;
-        if (r >= tokens) continue;
-        float total = 0.0f;
-        for (int s = 0; s < segments; s++) total = __fadd_rn(total, sums[i * segments + s]);
-        if (bias) total = __fadd_rn(total, bias[row]);
-        out[size_t(r) * rows + row] = total;
-    }
+    add_segments<R>(sums, bias, out, first, own, segments, rows, tokens);
 }
 
 #define MATVEC(R)                                                                                                         \

@@ -1,6 +1,7 @@
 //! The NVIDIA driver, looked for when it is wanted: a program that has this crate starts on every machine.
 
 use std::ffi::CStr;
+use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
@@ -83,6 +84,11 @@ pub fn devices() -> Result<Vec<DeviceInfo>, CudaError> {
 /// # Errors
 /// As [`Gpu::open`](crate::Gpu::open).
 pub fn usable(index: usize) -> Result<DeviceInfo, CudaError> {
+    opened(index).map(|(_, info)| info)
+}
+
+/// The same with its context, which takes a device some tenths of a second to make.
+pub(crate) fn opened(index: usize) -> Result<(Arc<CudaContext>, DeviceInfo), CudaError> {
     let count = count()?;
     if index >= count {
         return Err(CudaError::DeviceIndex { index, count });
@@ -91,12 +97,13 @@ pub fn usable(index: usize) -> Result<DeviceInfo, CudaError> {
     if version < VERSION {
         return Err(CudaError::DriverTooOld { found: version, needed: VERSION });
     }
-    let info = info(&*context(index)?, index)?;
+    let context = context(index)?;
+    let info = info(&context, index)?;
     if info.capability < CAPABILITY {
         let (found, needed) = (info.capability, CAPABILITY);
         return Err(CudaError::Capability { name: info.name, found, needed });
     }
-    Ok(info)
+    Ok((context, info))
 }
 
 /// How many GPUs there are: at least one.
@@ -138,12 +145,12 @@ fn find() -> Result<(), CudaError> {
 }
 
 /// The context of a device that exists.
-pub(crate) fn context(index: usize) -> Result<std::sync::Arc<CudaContext>, CudaError> {
+fn context(index: usize) -> Result<Arc<CudaContext>, CudaError> {
     CudaContext::new(index).map_err(|error| failed("opening the device", error))
 }
 
 /// What a device is.
-pub(crate) fn info(context: &CudaContext, index: usize) -> Result<DeviceInfo, CudaError> {
+fn info(context: &CudaContext, index: usize) -> Result<DeviceInfo, CudaError> {
     let describe = || {
         let (free, total) = context.mem_get_info()?;
         let count = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;

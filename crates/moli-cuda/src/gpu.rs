@@ -110,8 +110,7 @@ impl Gpu {
     /// not one of them, [`CudaError::Capability`] and [`CudaError::DriverTooOld`] for what the kernels don't run on, or what the
     /// driver reports.
     pub fn open(index: usize) -> Result<Self, CudaError> {
-        let info = driver::usable(index)?;
-        let context = driver::context(index)?;
+        let (context, info) = driver::opened(index)?;
         // SAFETY: there is one stream, so nothing has to be told of what another one does with the same memory.
         #[allow(unsafe_code)]
         unsafe {
