@@ -272,7 +272,6 @@ impl<B: Backend> Decoder<B> {
             }
             computed.logits = b.download(&s.logits, &mut s.downloaded)?;
         }
-        let odd = |values: &[f32]| values.iter().position(|value| !value.is_finite());
         if let Some(i) = odd(computed.logits) {
             return Err(ModelError::NotFinite { token: i % c.vocab, value: computed.logits[i] });
         }
@@ -474,6 +473,15 @@ impl<B: Backend> Runtime for Decoder<B> {
         }
         self.compute(batch)
     }
+}
+
+/// The first value that is not finite.
+fn odd(values: &[f32]) -> Option<usize> {
+    let is_odd = |value: &f32| !value.is_finite();
+    // A chunk is looked through without a branch for each value: there are hundreds of thousands.
+    let chunk = |chunk: &[f32]| chunk.iter().map(|value| u32::from(is_odd(value))).sum::<u32>() > 0;
+    let start = values.chunks(64).position(chunk)? * 64;
+    values[start..].iter().position(is_odd).map(|at| start + at)
 }
 
 /// Attention of a layer into `s.attended`; `kv`: the cache, and which of its layers this one is.
