@@ -179,7 +179,9 @@ impl<B: Backend> Weights<B> {
             loader.linear("output", vocab, hidden, Bias::Optional)?
         } else {
             let adapters = loader.adapted("output", 0..vocab)?;
-            Linear { weight: token_embd.clone(), bias: None, adapters }
+            let name = "output.bias";
+            let bias = loader.has(name).then(|| loader.vector(name, vocab)).transpose()?;
+            Linear { weight: token_embd.clone(), bias, adapters }
         };
         let rope_factors = loader.rope_factors(context)?;
         let classifier = loader.classifier()?;
@@ -221,6 +223,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let name = |suffix: &str| format!("blk.{i}.{suffix}");
         // What gpt-oss calls the norm after attention is the one before the feed-forward network.
         let before_ffn = if self.has(&name("ffn_norm.weight")) { "ffn_norm" } else { "post_attention_norm" };
+        let no_ffn_norm = !self.has(&name(&format!("{before_ffn}.weight")));
         let norm = |loader: &mut Self, wanted: bool, stem: &str| {
             wanted.then(|| loader.norm(&name(stem), hidden)).transpose()
         };
@@ -245,7 +248,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             sinks: config.sinks.then(|| self.vector(&name("attn_sinks.weight"), config.heads)).transpose()?,
             o: self.linear(&name(out), hidden, width, Bias::Optional)?,
             post_attn_norm: norm(self, behind, behind_attn)?,
-            ffn_norm: norm(self, config.pre_norm, before_ffn)?,
+            ffn_norm: norm(self, config.pre_norm && !(config.parallel && no_ffn_norm), before_ffn)?,
             ffn: match &config.experts {
                 Some(experts) if self.has(&name("ffn_gate_inp.weight")) => {
                     FeedForward::Experts(Box::new(self.mixture(i, experts)?))
@@ -287,7 +290,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         let mut norm = |stem: &str, row: usize| {
             let len = match config.qk_norm {
                 QkNorm::None => return Ok(None),
-                QkNorm::Head => config.head_dim,
+                QkNorm::HeadOrNone if !self.has(&name(stem)) => return Ok(None),
+                QkNorm::Head | QkNorm::HeadOrNone => config.head_dim,
                 QkNorm::Row => row,
             };
             self.vector(&name(stem), len).map(Some)
