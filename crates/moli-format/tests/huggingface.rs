@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use moli_format::safetensors::Dtype;
-use moli_format::{FormatError, Gguf, HuggingFaceError, ReadMode, TensorType};
+use moli_format::{FormatError, Gguf, HuggingFaceConfig, HuggingFaceError, ReadMode, TensorType};
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -556,6 +556,65 @@ fn windows() {
     let kinds = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"];
     let exaone = json!({ "model_type": "mistral", "sliding_window": 16, "layer_types": kinds });
     assert_eq!(window(exaone), (Some(16), Some(vec![true, false, false, true])));
+}
+
+#[test]
+fn biases_that_contradict_the_configuration() {
+    let mut tensors = llama_tensors("model.");
+    let config = with(llama(), &json!({ "attention_bias": true }));
+    let error = refused_as(folder(&config, &tensors).path());
+    assert!(
+        matches!(&error, HuggingFaceError::Biases { field: "attention_bias", value: true, tensor }
+            if tensor.ends_with("_proj.bias")),
+        "{error:?}"
+    );
+    let weight = tensors.iter().find(|raw| raw.name.ends_with("q_proj.weight")).unwrap();
+    let (name, rows) = (weight.name.replace("weight", "bias"), weight.shape[0]);
+    tensors.push(floats(&name, &[rows]));
+    open(folder(&config, &tensors).path());
+    // A configuration that says nothing leaves it to the tensors.
+    open(folder(&llama(), &tensors).path());
+    let config = with(llama(), &json!({ "attention_bias": false }));
+    let error = refused_as(folder(&config, &tensors).path());
+    assert!(
+        matches!(&error, HuggingFaceError::Biases { field: "attention_bias", value: false, tensor }
+            if *tensor == name),
+        "{error:?}"
+    );
+    // What packs weights may add biases of zeros.
+    let packed = json!({ "attention_bias": false, "quantization_config": { "quant_method": "gptq", "bits": 4, "group_size": 8 } });
+    let error = HuggingFaceConfig::parse(&with(llama(), &packed).to_string()).err();
+    assert!(error.is_none(), "{error:?}");
+}
+
+#[test]
+fn output_layers_that_contradict_the_configuration() {
+    let mut tensors = llama_tensors("model.");
+    let embeddings = tensors.iter().find(|raw| raw.name.contains("embed_tokens")).unwrap().clone();
+    let head = |raw: Raw| Raw { name: "lm_head.weight".to_owned(), ..raw };
+    let has_output =
+        |tensors: &[Raw]| open(folder(&llama(), tensors).path()).tensor("output.weight").is_some();
+    tensors.push(head(embeddings.clone()));
+    assert!(!has_output(&tensors), "saved twice");
+    let mut other = floats("other", &embeddings.shape);
+    other.data.reverse();
+    assert_ne!(other.data, embeddings.data);
+    tensors.pop();
+    tensors.push(head(other));
+    assert!(has_output(&tensors), "not tied, whatever the configuration says");
+}
+
+#[test]
+fn activations() {
+    let key = |fields: Value| {
+        let config = HuggingFaceConfig::parse(&with(llama(), &fields).to_string()).unwrap();
+        config.metadata.str_opt("llama.hidden_activation").unwrap().map(str::to_owned)
+    };
+    assert_eq!(key(json!({})), None);
+    assert_eq!(key(json!({ "hidden_act": "swish" })), None);
+    assert_eq!(key(json!({ "hidden_act": "gelu" })).as_deref(), Some("gelu"));
+    assert_eq!(key(json!({ "hidden_act": "gelu_new" })).as_deref(), Some("gelu_tanh"));
+    assert_eq!(key(json!({ "hidden_act": "relu2" })).as_deref(), Some("relu2"));
 }
 
 #[test]

@@ -181,9 +181,11 @@ fn refuse(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
         if let Some(activation) = fields.text(field)? {
             if !model.family.activations.contains(&activation) {
                 let computed = ACTIVATIONS.iter().find(|(names, _)| names.contains(&activation));
-                // Experts with clamps have one of their own.
+                // Experts with clamps and layers with a state have one of their own.
                 let (_, name) = computed
-                    .filter(|_| model.family.special != Special::GptOss)
+                    .filter(|_| {
+                        !matches!(model.family.special, Special::GptOss | Special::DeltaNet | Special::Lfm2)
+                    })
                     .ok_or_else(|| fields.unsupported(field))?;
                 entries.put("hidden_activation", *name);
             }
@@ -518,8 +520,12 @@ fn deepseek_experts(model: &Model<'_>, third: bool, entries: &mut Entries) -> Re
         Some(_) => return Err(fields.unsupported("topk_method")),
     };
     if grouped {
-        entries.put("expert_group_count", fields.need_count("n_group")?);
-        entries.put("expert_group_used_count", fields.need_count("topk_group")?);
+        let (groups, used) = (fields.need_count("n_group")?, fields.need_count("topk_group")?);
+        // All of them are none to choose from, which the convention has no keys for.
+        if used < groups {
+            entries.put("expert_group_count", groups);
+            entries.put("expert_group_used_count", used);
+        }
     }
     Ok(())
 }

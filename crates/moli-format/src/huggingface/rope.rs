@@ -51,6 +51,7 @@ pub(super) fn write(
     let dims = dimensions(model, kinds.global.as_ref())?;
     // An odd one is rounded up, but for the wavelengths.
     entries.put("rope.dimension_count", dims.next_multiple_of(2));
+    sections(model, kinds.global.as_ref(), dims, entries)?;
     match kinds.global {
         Some(scaling) => scale(model, &scaling, base, dims, entries, tensors),
         None if model.family.special == Special::GptOss => {
@@ -65,6 +66,33 @@ pub(super) fn write(
             Ok(())
         }
     }
+}
+
+/// The parts of a position in a picture, which are the same number in a text.
+const SECTIONS: &str = "mrope_section";
+
+fn has_sections(model: &Model<'_>) -> bool {
+    model.family.special == Special::DeltaNet || model.family.sees()
+}
+
+/// How many pairs turn by which of the parts; four of them in the convention.
+fn sections(
+    model: &Model<'_>,
+    parameters: Option<&Fields<'_>>,
+    dims: u32,
+    entries: &mut Entries,
+) -> Result<(), HuggingFaceError> {
+    if !has_sections(model) {
+        return Ok(());
+    }
+    let told = parameters.map(|parameters| parameters.numbers(SECTIONS)).transpose()?.flatten();
+    let mut sections: Vec<u32> = match told {
+        Some(pairs) => pairs.iter().map(|&pairs| pairs as u32).collect(),
+        None => vec![dims / 2],
+    };
+    sections.resize(4, 0);
+    entries.put("rope.dimension_sections", sections);
+    Ok(())
 }
 
 /// What each wavelength is multiplied by, where that is not 1 for all: `stretch` of it, and what makes the wavelengths of an odd
@@ -127,10 +155,15 @@ fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32,
     if !(0.0..=1.0).contains(&factor) {
         return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
     }
+    let dims = (f64::from(model.head_dim) * factor) as u32;
+    if dims % 2 != 0 && ["stablelm", "phi2"].contains(&model.family.architecture) {
+        // Others' code rounds it up; that of these makes no sense of it.
+        return Err(model.fields.wrong(FIELD, "a number that makes an even part of a head"));
+    }
     if model.family.special == Special::DeepSeek {
         return model.fields.need_size("qk_rope_head_dim");
     }
-    Ok((f64::from(model.head_dim) * factor) as u32)
+    Ok(dims)
 }
 
 /// The kind of scaling: `default` where none is named.
@@ -149,15 +182,8 @@ fn scale(
     entries: &mut Entries,
     tensors: &mut Vec<Tensor>,
 ) -> Result<(), HuggingFaceError> {
-    if let Some(sections) = scaling.numbers("mrope_section")? {
-        // The parts of a position in a picture, which are the same number in a text.
-        if model.family.special != Special::DeltaNet && !model.family.sees() {
-            return Err(scaling.unsupported("mrope_section"));
-        }
-        // Four of them in the convention.
-        let mut sections: Vec<u32> = sections.iter().map(|&pairs| pairs as u32).collect();
-        sections.resize(4, 0);
-        entries.put("rope.dimension_sections", sections);
+    if scaling.get(SECTIONS).is_some() && !has_sections(model) {
+        return Err(scaling.unsupported(SECTIONS));
     }
     let kind = match kind(scaling)? {
         // As its first configurations had it.
