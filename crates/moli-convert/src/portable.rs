@@ -125,14 +125,14 @@ impl Portable {
             .filter(|(key, _)| kept(key))
             .map(|(key, value)| (key.to_owned(), value.clone()))
             .collect();
-        for (key, value) in &entries {
-            let own = key.ends_with(".hidden_activation") || OWN.contains(&key.as_str());
-            if own {
-                notes.push(format!(
-                    "{key} is {value:?}, which other programs don't read: they compute another model"
-                ));
-            }
-        }
+        let own = |key: &&str| key.ends_with(".hidden_activation") || OWN.contains(key);
+        notes.extend(
+            entries
+                .iter()
+                .map(|(key, _)| key.as_str())
+                .filter(own)
+                .map(|key| format!("{key} is read by Moli alone: other programs compute another model")),
+        );
         entries.extend(tokenizer.into_iter().flatten());
         Ok(Self { entries, tensors, notes })
     }

@@ -131,6 +131,42 @@ fn architectures_that_are_others_by_another_name() {
     }
 }
 
+/// NVFP4's factors on whole matrices: of a matrix that is divided by one, the model is the same.
+#[test]
+fn factors_on_matrices() {
+    for name in ["qwen2", "phi3", "qwen3_moe", "llama_bias"] {
+        let gguf = folder(name);
+        let mut tensors = Vec::new();
+        let stacks =
+            if name == "qwen3_moe" { stacked(&gguf, false) } else { gguf.tensors().cloned().collect() };
+        for tensor in stacks {
+            let scaled =
+                tensor.dims.len() > 1 && tensor.name.starts_with("blk.") || tensor.name == "output.weight";
+            if !scaled {
+                tensors.push(tensor);
+                continue;
+            }
+            // Powers of two, so that nothing is rounded. One for each expert.
+            let matrices = tensor.dims.get(2).map_or(1, |&experts| experts as usize);
+            let scales: Vec<f32> = (0..matrices).map(|i| 0.25 * 2f32.powi(i as i32)).collect();
+            let each = tensor.elements() / matrices;
+            let values = tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let divided = values.enumerate().map(|(at, value)| value / scales[at / each]);
+            let data = Bytes::from_vec(divided.flat_map(f32::to_le_bytes).collect());
+            let vector = |end: &str, values: &[f32]| Tensor {
+                name: tensor.name.replace(".weight", end),
+                ttype: TensorType::F32,
+                dims: vec![values.len() as u64],
+                data: Bytes::from_vec(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            };
+            tensors.push(vector(".scale", &scales));
+            tensors.push(vector(".input_scale", &[3.0]));
+            tensors.push(Tensor { data, ..tensor });
+        }
+        assert_eq!(logits(&rewritten(&gguf, &[], tensors)), logits(&gguf), "{name}");
+    }
+}
+
 #[test]
 fn keys_that_files_have_for_the_same_thing() {
     let gguf = folder("llama");
@@ -158,6 +194,17 @@ fn keys_that_files_have_for_the_same_thing() {
     };
     let config = Config::from_metadata(metadata(&writer).metadata(), 96).unwrap();
     assert_eq!(config.context_train, 20);
+    // Granite's way to say that nothing is rotated, which in other files tells of how the model was made.
+    for (name, rotates) in [("granite", false), ("llama", true)] {
+        let gguf = folder(name);
+        let mut writer = GgufWriter::new();
+        for (key, value) in gguf.metadata().iter() {
+            writer.meta(key, value.clone());
+        }
+        writer.meta(format!("{name}.rope.scaling.finetuned"), false);
+        let config = Config::from_metadata(metadata(&writer).metadata(), 96).unwrap();
+        assert_eq!(config.rotated, [rotates; 2], "{name}");
+    }
     // Whatever stretches the context, and where nothing does.
     writer.meta("llama.rope.scaling.attn_factor", 1.25f32);
     let config = Config::from_metadata(metadata(&writer).metadata(), 96).unwrap();
