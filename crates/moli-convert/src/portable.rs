@@ -125,11 +125,21 @@ impl Portable {
             .filter(|(key, _)| kept(key))
             .map(|(key, value)| (key.to_owned(), value.clone()))
             .collect();
+        let own = |key: &&str| key.ends_with(".hidden_activation") || OWN.contains(key);
+        notes.extend(
+            entries
+                .iter()
+                .map(|(key, _)| key.as_str())
+                .filter(own)
+                .map(|key| format!("{key} is read by Moli alone: other programs compute another model")),
+        );
         entries.extend(tokenizer.into_iter().flatten());
         Ok(Self { entries, tensors, notes })
     }
 }
 
+/// Keys of Moli's own for what changes a model's logits and has none in the convention.
+const OWN: [&str; 3] = ["moli.qkv_bias", "moli.latent_norm_epsilon", "moli.rope.yarn_whole"];
 const FOLDER: &str = "tokenizer.huggingface.folder";
 const TEMPLATE: &str = "tokenizer.chat_template";
 

@@ -15,8 +15,8 @@ use moli_format::{
 use moli_model::{BackendKind, Batch, KvType, LoadOptions, load, pages_of};
 use serde_json::Value;
 
-/// Folders of gated delta nets, to which there is no way back yet.
-const ONE_WAY: &[&str] = &["qwen3_5", "qwen3_5_moe", "qwen3_next"];
+/// Folders of gated delta nets and of a model that sees, to which there is no way back yet.
+const ONE_WAY: &[&str] = &["qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_next"];
 
 fn fixtures() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/architectures");
@@ -94,6 +94,14 @@ fn every_architecture_keeps_its_logits_to_gguf_and_back() {
             let known = matches!(&error, FormatError::HuggingFace(HuggingFaceError::NoModelType { architecture, .. })
                 if gguf.metadata().architecture().is_ok_and(|of| of == architecture));
             assert!(known, "{name}: {error}");
+            continue;
+        }
+        if name == "glm4_odd" {
+            // No field says the factors that an odd number of turned elements makes.
+            let error = HuggingFaceFolder::of(&gguf).unwrap_err();
+            let named = matches!(&error, FormatError::HuggingFace(HuggingFaceError::NoName { tensor })
+                if tensor == "rope_freqs.weight");
+            assert!(named, "{error}");
             continue;
         }
         to(to_folder, &file, &back, None);

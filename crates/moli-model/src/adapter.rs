@@ -41,7 +41,12 @@ impl<B: Backend> LowRank<B> {
         backend: &B,
     ) -> Result<Self, ModelError> {
         let linear = |tensor| {
-            Ok::<_, ModelError>(Linear { weight: backend.matrix(tensor)?, bias: None, adapters: Vec::new() })
+            Ok::<_, ModelError>(Linear {
+                weight: backend.matrix(tensor)?,
+                bias: None,
+                scale: None,
+                adapters: Vec::new(),
+            })
         };
         Ok(Self { a: linear(&product.a)?, b: linear(&rows(&product.b, outputs)?)?, factor: product.factor })
     }
@@ -188,6 +193,11 @@ impl<B: Backend> Adapters<B> {
         into: &mut [(&Linear<B>, &mut B::Buffer)],
     ) -> Result<(), ModelError> {
         b.project(x, into)?;
+        for (linear, out) in &mut *into {
+            if let Some(scale) = linear.scale {
+                b.scale(out, scale)?;
+            }
+        }
         match &mut self.0 {
             Some(loaded) => loaded.add(b, x, rows, into),
             None => Ok(()),

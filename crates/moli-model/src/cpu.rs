@@ -291,6 +291,10 @@ impl Backend for CpuBackend {
             Activation::Silu => self.kernels.swiglu(&self.pool, gate.data_mut(), up.data()),
             Activation::GeluTanh => self.kernels.geglu(&self.pool, gate.data_mut(), up.data()),
             Activation::GeluErf => self.kernels.geglu_erf(&self.pool, gate.data_mut(), up.data()),
+            Activation::Relu | Activation::ReluSquared => {
+                self.activate(gate, activation)?;
+                self.kernels.multiply(&self.pool, gate.data_mut(), up.data());
+            }
             Activation::SwigluClamped => {
                 self.kernels.swiglu_clamped(&self.pool, gate.data_mut(), up.data());
             }
@@ -303,6 +307,8 @@ impl Backend for CpuBackend {
             Activation::Silu => self.kernels.silu(&self.pool, x.data_mut()),
             Activation::GeluTanh => self.kernels.gelu(&self.pool, x.data_mut()),
             Activation::GeluErf => self.kernels.gelu_erf(&self.pool, x.data_mut()),
+            Activation::Relu => self.kernels.relu(&self.pool, x.data_mut()),
+            Activation::ReluSquared => self.kernels.relu_squared(&self.pool, x.data_mut()),
             Activation::SwigluClamped => return Err(ModelError::NoGate),
         }
         Ok(())

@@ -68,6 +68,8 @@ pub(crate) struct FloatOps {
     swiglu_clamped: fn(&mut [f32], &[f32]),
     silu: fn(&mut [f32]),
     gelu: fn(&mut [f32]),
+    relu: fn(&mut [f32]),
+    relu_squared: fn(&mut [f32]),
     geglu_erf: fn(&mut [f32], &[f32]),
     gelu_erf: fn(&mut [f32]),
     rope_halves: Rope,
@@ -105,6 +107,8 @@ impl FloatOps {
                 swiglu_clamped: avx2::swiglu_clamped,
                 silu: avx2::silu,
                 gelu: avx2::gelu,
+                relu: avx2::relu,
+                relu_squared: avx2::relu_squared,
                 geglu_erf: avx2::geglu_erf,
                 gelu_erf: avx2::gelu_erf,
                 rope_halves: avx2::rope_halves,
@@ -144,6 +148,8 @@ impl FloatOps {
                 swiglu_clamped: scalar::swiglu_clamped,
                 silu: scalar::silu,
                 gelu: scalar::gelu,
+                relu: scalar::relu,
+                relu_squared: scalar::relu_squared,
                 geglu_erf: scalar::geglu_erf,
                 gelu_erf: scalar::gelu_erf,
                 rope_halves: scalar::rope_halves,
@@ -332,6 +338,16 @@ impl Kernels {
     /// x = gelu(x), elementwise, by its tanh form.
     pub fn gelu(&self, pool: &Pool, x: &mut [f32]) {
         parallel::costly_pieces(pool, x, 64, EXPONENTIAL, &|_, x| (self.float.gelu)(x));
+    }
+
+    /// x = max(x, 0), elementwise.
+    pub fn relu(&self, pool: &Pool, x: &mut [f32]) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.relu)(x));
+    }
+
+    /// x = max(x, 0)², elementwise (arXiv:2109.08668).
+    pub fn relu_squared(&self, pool: &Pool, x: &mut [f32]) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.relu_squared)(x));
     }
 
     /// gate = gelu(gate) * up, elementwise, with GELU by its error function (arXiv:1606.08415).

@@ -85,6 +85,8 @@ fn row_operations_agree_between_instruction_sets() {
                 copy(&|x| k.swiglu_clamped(&pool, x, &y)),
                 copy(&|x| k.silu(&pool, x)),
                 copy(&|x| k.gelu(&pool, x)),
+                copy(&|x| k.relu(&pool, x)),
+                copy(&|x| k.relu_squared(&pool, x)),
                 copy(&|x| k.geglu_erf(&pool, x, &y)),
                 copy(&|x| k.gelu_erf(&pool, x)),
                 copy(&|x| k.add_scaled(x, &y, 0.7)),

@@ -108,6 +108,12 @@ impl<'a> Source<'a> {
         let model_type = match architecture {
             "llama" if keys.count("expert_count")?.is_some_and(|count| count > 0) => "mixtral",
             "llama" if keys.count("attention.sliding_window")?.is_some_and(|tokens| tokens > 0) => "mistral",
+            "olmo2" if keys.count("attention.sliding_window")?.is_some_and(|tokens| tokens > 0) => "olmo3",
+            "granitemoe"
+                if keys.count("expert_shared_feed_forward_length")?.is_some_and(|width| width > 0) =>
+            {
+                "granitemoeshared"
+            }
             "deepseek2" if keys.count("expert_gating_func")? == Some(2) => "deepseek_v3",
             _ => family::model_type_of(architecture)?,
         };

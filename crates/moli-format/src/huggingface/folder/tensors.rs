@@ -50,10 +50,13 @@ impl Folder<'_> {
             return if self.part(&place, tensor)? { Ok(()) } else { Err(no_name().into()) };
         }
         let first = self.source.family.architecture == "internlm2";
+        let phi = self.source.family.architecture == "phi2";
         let name = match tensor.name.as_str() {
             "token_embd.weight" if first => "model.tok_embeddings.weight",
             "token_embd.weight" => "model.embed_tokens.weight",
             "token_embd_norm.weight" if self.source.is(Special::Lfm2) => "model.embedding_norm.weight",
+            "output_norm.weight" if phi => "model.final_layernorm.weight",
+            "output_norm.bias" if phi => "model.final_layernorm.bias",
             "output_norm.weight" => "model.norm.weight",
             "output_norm.bias" => "model.norm.bias",
             "output.weight" if first => "output.weight",
@@ -95,7 +98,7 @@ impl Folder<'_> {
                 None => pattern.to_owned(),
             };
             let mut new = plain(name(place, &pattern), tensor);
-            new.minus_one = matches!(part, Part::PlusOne(_));
+            new.minus_one = matches!(part, Part::PlusOne(_)) && place.end == "weight";
             // An input of its own for each channel.
             if matches!(part, Part::Taps(_)) && new.shape.len() == 2 {
                 new.shape.insert(1, 1);
