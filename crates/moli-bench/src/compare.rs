@@ -1,8 +1,11 @@
-//! Whether two runs differ: per row the ratio of their speeds, how far it is known, and a verdict.
+//! Whether two programs or machines differ: per row the ratio of their speeds, how far it is known, and a verdict.
 //!
-//! The repetitions of one run tell how much a run varies within, and little about how the next run would come out: memory lies
+//! Two reports of one measurement in turns ([`crate::turns`]) are compared round by round, and the rounds' ratios themselves say how far
+//! they are known ([`paired`]).
+//!
+//! Of any other two, the repetitions of one run tell how much a run varies within, and little about how the next run would come out: memory lies
 //! elsewhere, the processor is warmer, a neighbour has woken up. Their bootstrap alone finds a difference between two runs of one
-//! build every other time. So the interval of a ratio has three parts:
+//! build every other time. So the interval of their ratio has three parts:
 //!
 //! 1. the bootstrap over the repetitions, widened for their small number;
 //! 2. what runs of one build differ by, [`Options::run_to_run`](field@Options::run_to_run). It depends on how often the model was loaded: one process
@@ -21,7 +24,7 @@ use serde::Serialize;
 
 use crate::read::{ReadError, check};
 use crate::report::{Build, Machine, Report, Row, Test};
-use crate::statistics::{kept, log_ratio, quantile};
+use crate::statistics::{kept, log_ratio, median, paired, quantile};
 
 /// What runs of one build differ by where nobody says, as a standard deviation, if the model was loaded once: what
 /// `tests/samples.txt` shows of a virtual machine that is shared.
@@ -159,6 +162,8 @@ pub struct Comparison {
     pub notes: Vec<String>,
     /// [`CONFIDENCE`].
     pub confidence: f64,
+    /// Rounds in which the two took turns; `None`: they did not.
+    pub rounds: Option<usize>,
 }
 
 /// How two rows compare.
@@ -166,7 +171,7 @@ pub struct Comparison {
 pub struct Ratio {
     /// The case.
     pub row: String,
-    /// Tokens per second at [`FASTEST`], in the first and in the second.
+    /// Tokens per second at [`FASTEST`], in the first and in the second; in turns the median of the runs.
     pub rates: [f64; 2],
     /// The second's to the first's: above 1 is faster.
     pub ratio: f64,
@@ -228,13 +233,19 @@ pub fn compare(a: &Report, b: &Report, options: &Options) -> Result<Comparison, 
     if !options.common && !unmatched.is_empty() {
         return Err(CompareError::Unlike(unmatched));
     }
-    let rows: Vec<Ratio> = pairs.iter().map(|(a, b)| ratio(a, b, options)).collect();
+    let rounds = a.turns.as_ref().filter(|turns| b.turns.as_ref() == Some(turns)).map(|turns| turns.rounds);
+    let ratio = |a: &Row, b: &Row| match rounds {
+        Some(rounds) => ratio_in_turns(a, b, rounds),
+        None => ratio(a, b, options),
+    };
+    let rows: Vec<Ratio> = pairs.iter().map(|(a, b)| ratio(a, b)).collect();
     Ok(Comparison {
         unmatched,
         differences: differences(&setting(&a.build, &a.machine), &setting(&b.build, &b.machine)),
-        notes: notes(a, b, &pairs, options),
+        notes: notes(a, b, &pairs, options, rounds),
         rows,
         confidence: CONFIDENCE,
+        rounds,
     })
 }
 
@@ -351,6 +362,19 @@ fn setting(build: &Build, machine: &Machine) -> Key {
     ]
 }
 
+/// Of two rows of reports that took turns.
+fn ratio_in_turns(a: &Row, b: &Row, rounds: usize) -> Ratio {
+    let runs = [a, b].map(|row| -> Vec<f64> {
+        let each = row.seconds.len() / rounds.max(1);
+        row.seconds.chunks_exact(each.max(1)).map(|run| quantile(run, FASTEST)).collect()
+    });
+    let [in_a, in_b] = &runs;
+    let differences: Vec<f64> = in_a.iter().zip(in_b).map(|(a, b)| (a / b).ln()).collect();
+    let rates = [in_a, in_b].map(|runs| a.tokens_per_repetition as f64 / median(runs));
+    conclude(a, rates, paired(&differences))
+}
+
+/// Of two rows of any other reports.
 fn ratio(a: &Row, b: &Row, options: &Options) -> Ratio {
     let [in_a, in_b] = [a, b].map(|row| kept(&row.seconds, &row.outliers).collect::<Vec<_>>());
     // Seconds of A to seconds of B, which is speed of B to speed of A, since the work is equal.
@@ -358,14 +382,19 @@ fn ratio(a: &Row, b: &Row, options: &Options) -> Ratio {
     let between = DEVIATIONS * options.run_to_run(a).hypot(options.run_to_run(b));
     let below = (middle - low).hypot(between) + reach(a);
     let above = (high - middle).hypot(between) + reach(b);
-    let interval = [middle - below, middle + above].map(f64::exp);
+    let rates = [&in_a, &in_b].map(|seconds| a.tokens_per_repetition as f64 / quantile(seconds, FASTEST));
+    conclude(a, rates, [middle - below, middle, middle + above])
+}
+
+/// What an interval around the logarithm of a ratio says.
+fn conclude(row: &Row, rates: [f64; 2], [low, middle, high]: [f64; 3]) -> Ratio {
+    let interval = [low, high].map(f64::exp);
     let verdict = match interval {
         [low, _] if low > 1.0 => Verdict::Faster,
         [_, high] if high < 1.0 => Verdict::Slower,
         _ => Verdict::NoDifferenceShown,
     };
-    let rates = [&in_a, &in_b].map(|seconds| a.tokens_per_repetition as f64 / quantile(seconds, FASTEST));
-    Ratio { row: a.case.to_string(), rates, ratio: middle.exp(), interval, verdict }
+    Ratio { row: row.case.to_string(), rates, ratio: middle.exp(), interval, verdict }
 }
 
 /// How much faster a row could have been, as a logarithm, had others not had their share of the processors.
@@ -379,7 +408,13 @@ fn contended(row: &Row) -> f64 {
     share.clamp(0.0, 0.99)
 }
 
-fn notes(a: &Report, b: &Report, pairs: &[(&Row, &Row)], options: &Options) -> Vec<String> {
+fn notes(
+    a: &Report,
+    b: &Report,
+    pairs: &[(&Row, &Row)],
+    options: &Options,
+    rounds: Option<usize>,
+) -> Vec<String> {
     /// Shares of others that are told of.
     const BUSY: f64 = 0.03;
     let least = |(a, b): &(&Row, &Row)| DEVIATIONS * options.run_to_run(a).hypot(options.run_to_run(b));
@@ -388,11 +423,15 @@ fn notes(a: &Report, b: &Report, pairs: &[(&Row, &Row)], options: &Options) -> V
     shares.dedup();
     let mut notes: Vec<String> = shares
         .iter()
+        .filter(|_| rounds.is_none())
         .map(|share| {
             format!("as runs of one build differ, less than {:.1}% is never shown", share.exp_m1() * 100.0)
         })
         .collect();
-    if options.run_to_run.is_none() && pairs.iter().any(|(a, b)| a.loads.min(b.loads) == 1) {
+    if rounds.is_none()
+        && options.run_to_run.is_none()
+        && pairs.iter().any(|(a, b)| a.loads.min(b.loads) == 1)
+    {
         notes.push("rows of one loading of the model are known less well than those of two".to_owned());
     }
     let rows_of_a: Vec<&Row> = pairs.iter().map(|(a, _)| *a).collect();
@@ -401,15 +440,16 @@ fn notes(a: &Report, b: &Report, pairs: &[(&Row, &Row)], options: &Options) -> V
         let busy: Vec<f64> = rows.iter().map(|row| contended(row)).filter(|share| *share > BUSY).collect();
         if let Some(most) = busy.iter().copied().reduce(f64::max) {
             notes.push(format!(
-                "{side}: others had up to {:.0}% of the processors during {} of {} rows, whose intervals are wider by it.",
+                "{side}: others had up to {:.0}% of the processors during {} of {} rows{}",
                 most * 100.0,
                 busy.len(),
-                rows.len()
+                rows.len(),
+                if rounds.is_some() { "" } else { ", whose intervals are wider by it" }
             ));
         }
         let few = rows.iter().filter(|row| row.seconds.len() < 5).count();
-        if few > 0 {
-            notes.push(format!("{side}: {few} of {} rows have fewer than 5 repetitions.", rows.len()));
+        if few > 0 && rounds.is_none() {
+            notes.push(format!("{side}: {few} of {} rows have fewer than 5 repetitions", rows.len()));
         }
     }
     for (side, report) in [(Side::A, a), (Side::B, b)] {

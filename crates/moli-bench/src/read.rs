@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::report::{Report, Row, SCHEMA};
+use crate::turns::{LEAST_ROUNDS, MOST_ROUNDS};
 
 /// Most bytes of a report's file; a run of hundreds of rows has a hundredth of it.
 pub const MOST_BYTES: u64 = 64 << 20;
@@ -52,6 +53,22 @@ pub enum ReadError {
     NoRepetitions {
         /// From 0.
         row: usize,
+    },
+    /// Turns that nobody can have taken.
+    #[error("turns.rounds is {rounds}, and must be between {LEAST_ROUNDS} and {MOST_ROUNDS}")]
+    Rounds {
+        /// What it is.
+        rounds: usize,
+    },
+    /// A row that can't be divided among the rounds.
+    #[error("row {row}: {repetitions} repetitions are not equally many in each of {rounds} rounds")]
+    Uneven {
+        /// From 0.
+        row: usize,
+        /// Of the row.
+        repetitions: usize,
+        /// Of the report.
+        rounds: usize,
     },
     /// A number that can't be.
     #[error("row {row}: {field} is {value}, {expected} is needed")]
@@ -109,7 +126,16 @@ pub fn parse(bytes: &[u8]) -> Result<Report, ReadError> {
 /// # Errors
 /// [`ReadError`] on the first row that makes no sense.
 pub fn check(report: &Report) -> Result<(), ReadError> {
+    if let Some(turns) = &report.turns
+        && !(LEAST_ROUNDS..=MOST_ROUNDS).contains(&turns.rounds)
+    {
+        return Err(ReadError::Rounds { rounds: turns.rounds });
+    }
     for (index, row) in report.rows.iter().enumerate() {
+        let rounds = report.turns.as_ref().map_or(1, |turns| turns.rounds);
+        if !row.seconds.len().is_multiple_of(rounds) {
+            return Err(ReadError::Uneven { row: index, repetitions: row.seconds.len(), rounds });
+        }
         if !report.models.contains_key(&row.case.model) {
             return Err(ReadError::UnknownModel { row: index, model: row.case.model.clone() });
         }

@@ -34,11 +34,26 @@ pub struct Report {
     /// Speed, frequency and temperature over time, of a sustained run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sustained: Vec<Moment>,
+    /// Of several runs that took turns with another program's, joined: each row's `seconds` has equally many of each run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns: Option<Turns>,
     /// The rule by which repetitions are left out of a summary, in words.
     pub outlier_rule: String,
     /// What a reader has to know before trusting the numbers: another process was busy, the run was interrupted, the
     /// processor was throttled.
     pub notes: Vec<String>,
+}
+
+/// Runs of one program in turns with those of another: reports with equal values are of one measurement, and are compared
+/// round by round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Turns {
+    /// The measurement's.
+    pub id: String,
+    /// Runs of each program.
+    pub rounds: usize,
 }
 
 /// The program that measured.
@@ -399,9 +414,9 @@ pub struct Conditions {
     pub cpu_seconds: Option<f64>,
     /// The time that passed, seconds.
     pub wall_seconds: f64,
-    /// Highest resident memory of this process so far, bytes.
+    /// Highest resident memory of this process meanwhile, bytes: all models that take turns, and of files what is mapped and was read.
     pub peak_resident_bytes: Option<u64>,
-    /// Resident memory at the end, bytes.
+    /// Resident memory of this process as it was most of the time (the median of several looks per second), bytes.
     pub resident_bytes: Option<u64>,
     /// Page faults that read a disk.
     pub major_faults: Option<u64>,

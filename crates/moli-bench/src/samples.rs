@@ -134,6 +134,7 @@ pub(crate) fn report() -> Report {
         limits: limits.to_vec(),
         rows,
         sustained: sustained.collect(),
+        turns: None,
         outlier_rule: crate::statistics::OUTLIER_RULE.to_owned(),
         notes: vec!["Another process was using the machine during 1 of 20 rows.".to_owned()],
     }

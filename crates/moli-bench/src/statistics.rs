@@ -133,6 +133,32 @@ pub fn log_ratio(a: &[f64], b: &[f64], share: f64, draws: usize, seed: u64) -> [
     [end(TAIL).min(estimate), estimate, end(1.0 - TAIL).max(estimate)]
 }
 
+/// Pairs without which [`paired`] knows nothing: that five all point one way is not unlikely enough for 95%.
+pub const LEAST_PAIRS: usize = 6;
+
+/// An interval of at least 95% for the median of differences between the two of each pair: its lower end, the median, its upper end.
+/// The ends are differences themselves, as few from the lowest and the highest as the sign test allows: of 12, the third. That holds
+/// whatever the noise is, as long as it does not depend on the pair before, and a few wild pairs on either side do not matter. Without
+/// [`LEAST_PAIRS`] it has no ends.
+pub fn paired(differences: &[f64]) -> [f64; 3] {
+    const TAIL: f64 = 0.025;
+    let sorted = sorted(differences.iter().copied());
+    let middle = quantile_of_sorted(&sorted, 0.5);
+    // How likely it is that so many of them are below the true median: binomial, and summed.
+    let count = sorted.len() as f64;
+    let (mut likely, mut sum, mut out) = (0.5f64.powf(count), 0.0, 0usize);
+    while sum + likely <= TAIL {
+        sum += likely;
+        likely *= (count - out as f64) / (out as f64 + 1.0);
+        out += 1;
+    }
+    let from_each_end = out.checked_sub(1).zip(sorted.len().checked_sub(out));
+    match from_each_end.and_then(|(low, high)| Some((sorted.get(low)?, sorted.get(high)?))) {
+        Some((low, high)) => [*low, middle, *high],
+        None => [f64::NEG_INFINITY, middle, f64::INFINITY],
+    }
+}
+
 /// How much wider a 95% interval is when the variance is itself known from `samples` only: t over normal, and √(n / (n − 1))
 /// since drawing anew takes the variance with n.
 fn small_sample_factor(samples: usize) -> f64 {
@@ -225,6 +251,29 @@ mod tests {
             log_ratio(&[2.0, 3.0], &[1.0, 1.5], 0.5, 100, 7),
             log_ratio(&[2.0, 3.0], &[1.0, 1.5], 0.5, 100, 7)
         );
+    }
+
+    #[test]
+    fn pairs_have_the_interval_of_the_sign_test() {
+        // As tables of the binomial distribution have it: the ends are the n-th from below and from above.
+        for (pairs, nth) in [(6, 1), (8, 1), (9, 2), (10, 2), (12, 3), (15, 4), (20, 6), (100, 40)] {
+            let differences: Vec<f64> = (1..=pairs).rev().map(f64::from).collect();
+            let [low, middle, high] = paired(&differences);
+            let expected = [f64::from(nth), f64::from(pairs + 1) / 2.0, f64::from(pairs + 1 - nth)];
+            assert_eq!([low, middle, high], expected, "{pairs}");
+        }
+        let few = paired(&[1.0; LEAST_PAIRS - 1]);
+        assert_eq!(few, [f64::NEG_INFINITY, 1.0, f64::INFINITY]);
+        assert_eq!(paired(&[1.0; LEAST_PAIRS]), [1.0; 3]);
+        assert_eq!(paired(&[]), [f64::NEG_INFINITY, 0.0, f64::INFINITY]);
+    }
+
+    #[test]
+    fn wild_pairs_do_not_matter() {
+        let mut differences: Vec<f64> = (0..12).map(|i| 0.1 + f64::from(i % 5) / 1e3).collect();
+        (differences[4], differences[7], differences[8]) = (-9.0, -1.0, 3.0);
+        let [low, middle, high] = paired(&differences);
+        assert!(low >= 0.1 && high <= 0.104 && (low..high).contains(&middle), "{low} {middle} {high}");
     }
 
     #[test]

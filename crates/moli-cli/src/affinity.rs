@@ -72,7 +72,7 @@ pub(crate) fn restrict(asked: &CpuList) -> Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn restrict(_: &CpuList) -> Result<()> {
-    Err(crate::failure::UsageError("--cpu-affinity needs Linux").into())
+    Err(crate::failure::UsageError("--cpu-affinity needs Linux".into()).into())
 }
 
 #[cfg(test)]

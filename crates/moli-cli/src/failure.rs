@@ -1,5 +1,6 @@
 //! How a failure is told: one line with its causes, a hint where one helps, and the exit code.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -19,11 +20,11 @@ pub(crate) const WORSE: u8 = 3;
 
 /// Arguments that are each right and make no sense together.
 #[derive(Debug)]
-pub(crate) struct UsageError(pub(crate) &'static str);
+pub(crate) struct UsageError(pub(crate) Cow<'static, str>);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(&self.0)
     }
 }
 

@@ -111,3 +111,103 @@ fn wrong_usage_of_compare_exits_with_2() {
     }
     assert_eq!(world.run(&["bench", "compare", "a.json"]).code, Some(2));
 }
+
+/// What the programs of a test are called with.
+const SHORT: [&str; 8] = ["-p", "8", "-n", "4", "-r", "1", "-t", "1"];
+
+fn in_turns<'a>(a: &'a str, b: &'a str, options: &[&'a str], model: &'a str) -> Vec<&'a str> {
+    let head = ["bench", "compare", "--run", "--rounds", "6", a, b];
+    [&head, options, &["--", model], &SHORT].concat()
+}
+
+#[test]
+fn two_programs_run_in_turns_and_are_compared_round_by_round() {
+    let world = World::new();
+    let (model, moli) = (world.base_model(), env!("CARGO_BIN_EXE_moli"));
+    let ran =
+        world.run(&in_turns(moli, moli, &["--reports", "a.json", "b.json", "--format", "json"], &model));
+    assert!(ran.stderr.contains("round 1\n") && ran.stderr.contains("round 6\n"), "{ran:?}");
+    let text = ran.ok();
+    let comparison: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(comparison["rounds"], 6);
+    let rows = comparison["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        let [low, high] = [0, 1].map(|end| row["interval"][end].as_f64().unwrap());
+        let ratio = row["ratio"].as_f64().unwrap();
+        assert!(low <= ratio && ratio <= high, "{row}");
+    }
+    // The reports are those of any run, and say the same again.
+    assert_eq!(world.run(&["bench", "compare", "a.json", "b.json", "--format", "json"]).ok(), text);
+    let report: Value =
+        serde_json::from_str(&std::fs::read_to_string(world.path("b.json")).unwrap()).unwrap();
+    assert_eq!(report["turns"]["rounds"], 6);
+    assert_eq!(report["rows"][0]["seconds"].as_array().unwrap().len(), 6);
+    let table = world.run(&["bench", "compare", "a.json", "b.json"]).ok();
+    assert!(table.contains("in each of 6 rounds in which both took turns"), "{table}");
+}
+
+#[test]
+fn programs_that_cannot_be_compared_are_named() {
+    let world = World::new();
+    let (model, moli) = (world.base_model(), env!("CARGO_BIN_EXE_moli"));
+    world
+        .run(&in_turns(moli, "/nonexistent/moli", &[], &model))
+        .fails(1, &["cannot run /nonexistent/moli", "No such file"]);
+    world.run(&in_turns(moli, moli, &[], "missing.gguf")).fails(1, &["round 1 of 6", "missing.gguf"]);
+    let rounds = ["bench", "compare", "--run", "--rounds", "5", moli, moli];
+    world.run(&rounds).fails(1, &["the number of rounds is 5", "between 6 and 100"]);
+    let unwritable = in_turns(moli, moli, &["--reports", "a.json", "nowhere/b.json"], &model);
+    world.run(&unwritable).fails(1, &["cannot write nowhere/b.json"]);
+    assert_eq!(world.path(".").read_dir().unwrap().count(), 1, "nothing is left");
+}
+
+#[test]
+fn arguments_that_two_programs_cannot_be_compared_with_exit_with_2() {
+    let world = World::new();
+    let moli = env!("CARGO_BIN_EXE_moli");
+    for (more, names) in [
+        (&["--format", "csv"][..], "--format"),
+        (&["-o", "a.json"], "--output"),
+        (&["--plot", "a.svg"], "--plot"),
+        (&["--sustain", "1s"], "--sustain"),
+        (&["--synthetic", "qwen2.5-0.5b:q4_0", "--save-model", "a.gguf"], "--save-model"),
+        (&["--colour"], "unexpected argument '--colour'"),
+        (&["-n", "x"], "neither a number"),
+    ] {
+        let head = ["bench", "compare", "--run", moli, moli, "--"];
+        world.run(&[&head, more].concat()).fails(2, &["behind --: ", names]);
+    }
+    // What only runs have.
+    for more in [&["--rounds", "9"][..], &["--reports", "c.json", "d.json"], &["--", "model.gguf"]] {
+        let ran = world.run(&[&["bench", "compare", "a.json", "b.json"], more].concat());
+        assert_eq!(ran.code, Some(2), "{more:?}: {ran:?}");
+        assert!(ran.stderr.contains("--run"), "{more:?}: {ran:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_comparison_in_turns() {
+    use std::io::{BufRead as _, BufReader, Read as _};
+
+    let world = World::new();
+    let (model, moli) = (world.base_model(), env!("CARGO_BIN_EXE_moli"));
+    let arguments = ["bench", "compare", "--run", "--rounds", "100", moli, moli, "--", &model];
+    let mut child = world.command(&[&arguments[..], &SHORT].concat()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while line.trim() != "round 8" {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.unwrap().success());
+    let mut table = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut table).unwrap();
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+    assert!(table.contains("interrupted in round "), "{table}");
+    assert!(table.contains("rounds in which both took turns"), "{table}");
+}

@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::{Case, Conditions};
+use crate::report::{Case, Conditions, Turns};
 use crate::samples;
 use crate::statistics;
 
@@ -76,6 +76,60 @@ fn a_build_slowed_by_a_tenth_is_slower() {
         let faster = count(&turned, Verdict::Faster);
         assert!(faster.iter().take(asked).all(|faster| *faster >= 18), "threads {threads}: {faster:?} of 20");
     }
+}
+
+/// Measurements in turns of two programs on one machine that is shared, by `moli bench compare --run --reports`.
+const IN_TURNS: &str = include_str!("../../tests/turns.txt");
+
+/// A recorded measurement in turns: whether B was slowed, the test, and the two reports, of one row each.
+fn in_turns() -> Vec<(bool, String, [Report; 2])> {
+    let example = samples::report();
+    let measurement = |line: &str| {
+        let [kind, number, test, rounds, a, b] = line.split(" | ").collect::<Vec<_>>().try_into().unwrap();
+        let turns = Turns { id: format!("{kind} {number}"), rounds: rounds.parse().unwrap() };
+        let work = match test {
+            "pp64" => Test::Prefill { tokens: 64, depth: 0 },
+            "tg16" => Test::Decode { tokens: 16, depth: 0, batch: 1 },
+            other => panic!("{other}"),
+        };
+        let report = |milliseconds: &str| {
+            let seconds = milliseconds.split(' ').map(|text| text.parse::<f64>().unwrap() / 1e3).collect();
+            let case = Case { work, threads: 2, ..example.rows[0].case.clone() };
+            let row = statistics::row(case, 16, seconds, Conditions::default());
+            Report { rows: vec![row], turns: Some(turns.clone()), ..example.clone() }
+        };
+        (kind == "slowed", test.to_owned(), [report(a), report(b)])
+    };
+    IN_TURNS.lines().filter(|line| !line.starts_with('#')).map(measurement).collect()
+}
+
+/// What the verdicts of the recorded measurements are, of 20 of each test.
+#[track_caller]
+fn in_turns_say(slowed: bool, verdict: Verdict) {
+    for test in ["pp64", "tg16"] {
+        let recorded = in_turns();
+        let ratios: Vec<Ratio> = recorded
+            .iter()
+            .filter(|(is_slowed, of, _)| *is_slowed == slowed && of == test)
+            .map(|(_, _, [a, b])| compare(a, b, &Options::default()).unwrap().rows.remove(0))
+            .collect();
+        assert_eq!(ratios.len(), 20);
+        let right = ratios.iter().filter(|ratio| ratio.verdict == verdict).count();
+        let mut middle: Vec<f64> = ratios.iter().map(|ratio| ratio.ratio).collect();
+        middle.sort_by(f64::total_cmp);
+        eprintln!("{test}: {verdict} in {right} of 20, ratios {:.3} to {:.3}", middle[0], middle[19]);
+        assert!(right >= 18, "{test}: {verdict} in {right} of 20");
+    }
+}
+
+#[test]
+fn in_turns_one_build_shows_no_difference() {
+    in_turns_say(false, Verdict::NoDifferenceShown);
+}
+
+#[test]
+fn in_turns_a_build_slowed_by_a_tenth_is_slower() {
+    in_turns_say(true, Verdict::Slower);
 }
 
 fn error(change: impl FnOnce(&mut Report)) -> String {

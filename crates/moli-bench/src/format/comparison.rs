@@ -58,10 +58,15 @@ fn columns(comparison: &Comparison) -> Columns {
 }
 
 fn lines(comparison: &Comparison) -> Vec<String> {
-    let mut lines = vec![format!(
-        "compared: the speed that the fastest tenth of the repetitions reaches; interval: {:.0}% confidence",
-        comparison.confidence * 100.0
-    )];
+    let confidence = comparison.confidence * 100.0;
+    let fastest = "the speed that the fastest tenth of the repetitions reaches";
+    let mut lines = vec![match comparison.rounds {
+        None => format!("compared: {fastest}; interval: {confidence:.0}% confidence"),
+        Some(rounds) => format!(
+            "compared: {fastest}, in each of {rounds} rounds in which both took turns; B/A: the middle of the rounds' ratios; \
+             interval: {confidence:.0}% confidence"
+        ),
+    }];
     lines.extend(comparison.differences.iter().map(|difference| format!("differs: {difference}")));
     lines.extend(comparison.unmatched.iter().map(|unmatched| format!("not compared: {unmatched}")));
     lines.extend(comparison.notes.iter().map(|note| format!("note: {note}")));

@@ -7,13 +7,13 @@ use serde::Serialize;
 use crate::report::{Model, Report, Row, Test};
 
 /// What llama-bench documents, in its order, and what it has since put in the place of `use_mmap` and `use_direct_io`. What is of
-/// a GPU or of placing threads says that there is none of it.
+/// placing threads, or of dividing a model between devices, says that there is none of it.
 #[derive(Serialize)]
 struct Record<'a> {
     build_commit: String,
     build_number: u64,
     cpu_info: &'a str,
-    gpu_info: &'static str,
+    gpu_info: &'a str,
     backends: &'static str,
     model_filename: &'a str,
     model_type: &'a str,
@@ -58,6 +58,8 @@ struct Record<'a> {
     samples_ts: Vec<f64>,
 }
 
+/// All layers of any model, as llama-bench's default has it.
+const ALL_LAYERS: i64 = 99;
 /// Tokens that are read together at most.
 const BATCH: usize = 512;
 
@@ -85,6 +87,7 @@ fn test(row: &Row) -> Option<[usize; 3]> {
 
 fn record<'a>(report: &'a Report, row: &'a Row) -> Option<Record<'a>> {
     let [n_prompt, n_gen, n_depth] = test(row)?;
+    let gpu = report.machine.gpu.as_ref();
     let model: Option<&Model> = report.models.get(&row.case.model);
     // It leaves no repetition out, and has means.
     let samples_ns: Vec<u64> = row.seconds.iter().map(|seconds| (seconds * 1e9).round() as u64).collect();
@@ -96,8 +99,8 @@ fn record<'a>(report: &'a Report, row: &'a Row) -> Option<Record<'a>> {
         build_commit: format!("moli-{}", report.build.version),
         build_number: 0,
         cpu_info: report.machine.cpu.as_deref().unwrap_or_default(),
-        gpu_info: "",
-        backends: "CPU",
+        gpu_info: gpu.map_or("", |gpu| gpu.name.as_str()),
+        backends: if gpu.is_some() { "CUDA" } else { "CPU" },
         model_filename: model.map_or("", |model| model.source.as_str()),
         model_type: model.map_or("", |model| model.description.as_str()),
         model_size: model.map_or(0, |model| model.weight_bytes),
@@ -110,7 +113,7 @@ fn record<'a>(report: &'a Report, row: &'a Row) -> Option<Record<'a>> {
         poll: 0,
         type_k: &row.case.kv_type,
         type_v: &row.case.kv_type,
-        n_gpu_layers: 0,
+        n_gpu_layers: if gpu.is_some() { ALL_LAYERS } else { 0 },
         n_cpu_moe: 0,
         split_mode: "none",
         main_gpu: 0,

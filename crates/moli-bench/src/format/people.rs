@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::names::printable;
-use crate::report::{Binds, Bound, Peak, Quantiles, Readable, Report, Row};
+use crate::report::{Binds, Bound, Conditions, Peak, Quantiles, Readable, Report, Row};
 
 use super::columns::{Align, Columns, markdown as escaped};
 
@@ -60,6 +60,7 @@ fn columns(report: &Report) -> Columns {
         ("of the machine", Align::Left),
         ("ttft p50/p95 ms", Align::Right),
         ("token p50/p95/p99 ms", Align::Right),
+        ("MB (peak)", Align::Right),
         ("J/token", Align::Right),
     ];
     Columns::new(&heads, report.rows.iter().map(cells).collect())
@@ -83,6 +84,7 @@ fn cells(row: &Row) -> Vec<String> {
             latency.map(|latency| format!("{:.0}/{:.0}", latency.ttft.p50 * 1e3, latency.ttft.p95 * 1e3)),
         ),
         optional(latency.map(|latency| milliseconds(&latency.inter_token))),
+        optional(resident(&row.conditions)),
         optional(row.conditions.joules_per_token.map(|joules| format!("{joules:.3}"))),
     ]
 }
@@ -98,6 +100,13 @@ pub(super) fn speed(rate: f64) -> String {
 
 fn milliseconds(Quantiles { p50, p95, p99, .. }: &Quantiles) -> String {
     format!("{:.1}/{:.1}/{:.1}", p50 * 1e3, p95 * 1e3, p99 * 1e3)
+}
+
+/// Resident memory as it was most of the time, and the most of it.
+fn resident(conditions: &Conditions) -> Option<String> {
+    let [steady, peak] =
+        [conditions.resident_bytes?, conditions.peak_resident_bytes?].map(|bytes| bytes as f64 / 1e6);
+    Some(format!("{steady:.0} ({peak:.0})"))
 }
 
 /// The limit that binds.
@@ -138,11 +147,6 @@ fn conditions(report: &Report) -> Vec<String> {
     let all = || report.rows.iter().map(|row| &row.conditions);
     let most = |values: Vec<f64>| values.into_iter().reduce(f64::max);
     let mut parts = Vec::new();
-    let resident: Vec<f64> =
-        all().filter_map(|conditions| conditions.peak_resident_bytes).map(|bytes| bytes as f64).collect();
-    if let Some(bytes) = most(resident) {
-        parts.push(format!("memory up to {:.0} MB", bytes / 1e6));
-    }
     let frequencies: Vec<[f64; 3]> = all().filter_map(|conditions| conditions.frequency).collect();
     let low = frequencies.iter().map(|three| three[0]).reduce(f64::min);
     if let (Some(low), Some(high)) = (low, most(frequencies.iter().map(|three| three[2]).collect())) {

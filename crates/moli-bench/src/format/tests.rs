@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::compare::{self, compare};
-use crate::report::Test;
+use crate::report::{Gpu, Test};
 use crate::samples;
 
 fn written(format: Format) -> String {
@@ -35,6 +35,7 @@ fn a_table_says_what_people_look_for() {
         "random weights",
         "GB/s read",
         "energy: not readable: no powercap",
+        "1200 (1300)",
         "outliers: from 5 repetitions on",
         "note: Another process",
         "up to 72 °C",
@@ -93,6 +94,23 @@ fn csv_has_as_many_fields_in_each_line() {
         assert_eq!(record[at("ttft_p50_seconds")].is_empty(), row.latency.is_none());
         assert_eq!(&record[at("cpu")], "A Processor, 4 cores \"X\"");
     }
+}
+
+#[test]
+fn llama_benchs_fields_name_the_gpu_that_computed() {
+    let mut report = samples::report();
+    report.machine.gpu = Some(Gpu {
+        name: "A GPU".to_owned(),
+        device: "cuda:0".to_owned(),
+        capability: "9.0".to_owned(),
+        multiprocessors: 132,
+        memory_bytes: 1 << 30,
+    });
+    let mut out = Vec::new();
+    write(&report, Format::LlamaBenchJsonl, &mut out).unwrap();
+    let line: Value = serde_json::from_str(String::from_utf8(out).unwrap().lines().next().unwrap()).unwrap();
+    assert_eq!((&line["gpu_info"], &line["backends"]), (&"A GPU".into(), &"CUDA".into()));
+    assert_eq!(line["n_gpu_layers"], 99);
 }
 
 /// A parser of what llama-bench documents: the fields of the JSON in its README, and the types that they have there.

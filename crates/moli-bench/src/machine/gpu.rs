@@ -1,4 +1,4 @@
-//! Graphics processors that there are. Moli computes on none of them: people who have one ask.
+//! Graphics processors that there are, whether Moli can compute on them or not: people who have one ask.
 
 use std::path::Path;
 

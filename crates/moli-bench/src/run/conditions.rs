@@ -4,7 +4,7 @@ use crate::report::Conditions;
 use crate::statistics::median;
 
 /// Joins those of all repetitions; `tokens` were computed in all of them.
-pub(super) fn join(parts: &[Conditions], tokens: usize) -> Conditions {
+pub(crate) fn join(parts: &[Conditions], tokens: usize) -> Conditions {
     let wall_seconds = parts.iter().map(|part| part.wall_seconds).sum();
     let joules = sum(parts, |part| part.joules);
     let frequency = |index: usize| parts.iter().filter_map(move |part| part.frequency?.get(index).copied());
@@ -14,7 +14,7 @@ pub(super) fn join(parts: &[Conditions], tokens: usize) -> Conditions {
         cpu_seconds: sum(parts, |part| part.cpu_seconds),
         wall_seconds,
         peak_resident_bytes: parts.iter().filter_map(|part| part.peak_resident_bytes).max(),
-        resident_bytes: parts.iter().rev().find_map(|part| part.resident_bytes),
+        resident_bytes: middle_bytes(parts),
         major_faults: total(parts, |part| part.major_faults),
         minor_faults: total(parts, |part| part.minor_faults),
         others: mean(parts, |part| part.others),
@@ -25,6 +25,13 @@ pub(super) fn join(parts: &[Conditions], tokens: usize) -> Conditions {
         joules,
         joules_per_token: joules.filter(|_| tokens > 0).map(|joules| joules / tokens as f64),
     }
+}
+
+/// The median of what is resident.
+fn middle_bytes(parts: &[Conditions]) -> Option<u64> {
+    let bytes: Vec<f64> =
+        parts.iter().filter_map(|part| part.resident_bytes).map(|bytes| bytes as f64).collect();
+    (!bytes.is_empty()).then(|| median(&bytes) as u64)
 }
 
 /// The sum, where each says something.

@@ -24,12 +24,13 @@ use std::time::{Duration, SystemTime};
 use moli_engine::{BackendKind, CancelToken, Limit, memory_limit};
 use moli_kernels::Isa;
 
+pub(crate) use conditions::join;
 pub use direct::{CHUNK, Direct, token};
 pub use error::RunError;
 pub use options::{Options, Source};
 
 use crate::limits::{AnyMeter, Meter, Sample};
-use crate::report::{Case, Conditions, Gpu, Latency, Limits, Machine, Report, Row, SCHEMA};
+use crate::report::{Case, Conditions, Gpu, Latency, Limits, Machine, Readable, Report, Row, SCHEMA};
 use crate::watch::Watch;
 use crate::{machine, statistics};
 use model::Loaded;
@@ -165,6 +166,7 @@ pub fn run(
             limits: Vec::new(),
             rows: Vec::new(),
             sustained: Vec::new(),
+            turns: None,
             outlier_rule: statistics::OUTLIER_RULE.to_owned(),
             notes: Vec::new(),
         },
@@ -395,8 +397,21 @@ impl Run<'_> {
     fn finish(mut self) -> Report {
         self.report.limits =
             self.samples.iter().map(|(&threads, samples)| Limits::of(threads, samples)).collect();
+        if self.report.machine.gpu.is_some() {
+            without_energy(&mut self.report);
+        }
         self.report
     }
+}
+
+/// Takes out the energy of the processor and the board where a GPU has computed: it is not that of a token.
+fn without_energy(report: &mut Report) {
+    let reason = "a GPU computed, whose energy is not read (NVML)";
+    report.machine.sensors.energy = Readable::Not(reason.to_owned());
+    for row in &mut report.rows {
+        (row.conditions.joules, row.conditions.joules_per_token) = (None, None);
+    }
+    report.sustained.iter_mut().for_each(|moment| moment.watts = None);
 }
 
 /// The rounds that are run after each loading, from 1.

@@ -29,6 +29,7 @@ fn machine() -> Tree {
         .with(CLOCK, "2000000\n")
         .cpu(1, "cpufreq/scaling_cur_freq", "1000000\n")
         .cpu(0, "thermal_throttle/core_throttle_count", "7\n")
+        .with("proc/self/clear_refs", "")
         .with("proc/self/status", "VmHWM:\t2000 kB\nVmRSS:\t1000 kB\n")
         .with("proc/self/stat", own(100, 10, 1))
         .with("proc/stat", processors(1000, 500, 0))

@@ -27,6 +27,9 @@ pub(super) struct Trace {
     temperature: Option<f64>,
     joules: f64,
     throttled: u64,
+    /// Bytes of this process in memory at each sample, and whether the system's own mark of the most began anew here.
+    resident: Vec<u64>,
+    marked: bool,
     /// Of what a [`Reading`] tells.
     since: Since,
     notes: Vec<String>,
@@ -53,6 +56,8 @@ impl Trace {
             temperature: None,
             joules: 0.0,
             throttled: 0,
+            resident: Vec::new(),
+            marked: Resident::reset_peak(root),
             since: Since { start: now, first_frequency: 0, temperature: None, joules: 0.0 },
             notes: Vec::new(),
             root: root.to_owned(),
@@ -86,6 +91,7 @@ impl Trace {
         if let Some(times) = ask(&mut self.sensors.throttling, |s| s.read(), "throttling", seconds, notes) {
             self.throttled = self.throttled.saturating_add(times);
         }
+        self.resident.extend(Resident::read(&self.root).map(|resident| resident.bytes));
     }
 
     /// What the sensors said since the last call, or since the beginning.
@@ -119,13 +125,15 @@ impl Trace {
         let ticks = used(|usage| usage.ticks);
         let busy = self.busy.zip(Busy::read(&self.root, &self.cpus)).zip(ticks);
         let shares = busy.and_then(|((before, after), ticks)| after.shares(before, ticks, seconds));
-        let resident = Resident::read(&self.root);
+        // Where the mark could not be set back, it may be from before.
+        let mark = Resident::read(&self.root).filter(|_| self.marked).map(|resident| resident.peak);
+        self.resident.sort_unstable();
         let joules = self.sensors.energy.is_ok().then_some(self.joules);
         let conditions = Conditions {
             cpu_seconds: ticks.map(|ticks| ticks as f64 / TICKS),
             wall_seconds: seconds,
-            peak_resident_bytes: resident.map(|resident| resident.peak),
-            resident_bytes: resident.map(|resident| resident.bytes),
+            peak_resident_bytes: mark.max(self.resident.last().copied()),
+            resident_bytes: self.resident.get(self.resident.len() / 2).copied(),
             major_faults: used(|usage| usage.major_faults),
             minor_faults: used(|usage| usage.minor_faults),
             others: shares.map(|[others, _]| others),

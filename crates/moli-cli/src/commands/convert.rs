@@ -59,9 +59,10 @@ struct Answer {
 impl Convert {
     pub(crate) fn run(self) -> Result<Exit> {
         if self.output.extension().is_some_and(|end| end == "safetensors") {
-            return Err(
-                UsageError("OUT is a folder, in which the weights get their name, or ends in .gguf").into()
-            );
+            return Err(UsageError(
+                "OUT is a folder, in which the weights get their name, or ends in .gguf".into(),
+            )
+            .into());
         }
         let path = load::resolve(&self.model)?;
         let shown = |path: &Path| escape(&path.display().to_string()).into_owned();

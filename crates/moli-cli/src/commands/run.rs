@@ -162,7 +162,9 @@ impl Run {
     pub(crate) fn run(self) -> Result<Exit> {
         let Some(prompt) = self.prompt.read()? else {
             if self.answer.json {
-                return Err(UsageError("--json needs a prompt: -p TEXT, -f FILE or standard input").into());
+                return Err(
+                    UsageError("--json needs a prompt: -p TEXT, -f FILE or standard input".into()).into()
+                );
             }
             let (engine, raw) = self.load()?;
             let talk = repl::Options {
@@ -175,7 +177,7 @@ impl Run {
             return repl::run(&engine, talk);
         };
         if prompt.is_empty() {
-            return Err(UsageError("the prompt is empty").into());
+            return Err(UsageError("the prompt is empty".into()).into());
         }
         let (engine, raw) = self.load()?;
         let file = self.prompt.session.as_deref();

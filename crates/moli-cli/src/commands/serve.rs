@@ -117,7 +117,9 @@ impl Serve {
         for (adapter, _) in &self.lora {
             match adapter.rsplit_once(':') {
                 None if first.is_none() => {
-                    return Err(UsageError("--lora NAME:ADAPTER=FILE says of which --model it is").into());
+                    return Err(
+                        UsageError("--lora NAME:ADAPTER=FILE says of which --model it is".into()).into()
+                    );
                 }
                 Some((model, _)) if !self.models.iter().any(|(name, _)| name == model) => {
                     bail!("--lora {}: there is no --model {}", escape(adapter), escape(model));
@@ -135,7 +137,7 @@ impl Serve {
             models.push(self.spec(name, model, self.adapters(Some(name)), backend)?);
         }
         let MemoryBudget::Bytes(max_body) = self.listen.max_body else {
-            return Err(UsageError("--max-body is a size such as 8MiB").into());
+            return Err(UsageError("--max-body is a size such as 8MiB".into()).into());
         };
         let options = ServerOptions {
             address: SocketAddr::new(self.listen.host, self.listen.port),

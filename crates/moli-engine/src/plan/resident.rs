@@ -1,6 +1,7 @@
 //! How much memory the process really takes, as Linux says it.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use super::limits::kilobytes;
@@ -10,7 +11,7 @@ use super::limits::kilobytes;
 pub struct Resident {
     /// Now.
     pub bytes: u64,
-    /// The most so far.
+    /// The most so far, or since [`reset_peak`](Self::reset_peak).
     pub peak: u64,
 }
 
@@ -25,6 +26,16 @@ impl Resident {
     #[must_use]
     pub fn read(root: &Path) -> Option<Self> {
         Self::parse(&fs::read_to_string(root.join("proc/self/status")).ok()?)
+    }
+
+    /// Has the system begin anew with the most, for the process whose `/proc` is under `root`; whether it did, which Linux does.
+    #[must_use]
+    pub fn reset_peak(root: &Path) -> bool {
+        /// What `clear_refs` takes for the peak.
+        const PEAK: &str = "5";
+        // Not made where it isn't.
+        let file = fs::OpenOptions::new().write(true).open(root.join("proc/self/clear_refs"));
+        file.and_then(|mut file| file.write_all(PEAK.as_bytes())).is_ok()
     }
 
     fn parse(status: &str) -> Option<Self> {

@@ -212,6 +212,28 @@ impl Measure {
         })
     }
 
+    /// What has to be added for comparing two programs that measure this.
+    ///
+    /// # Errors
+    /// What asks for something else than a report on standard output.
+    fn compared(&self) -> Result<Vec<&'static str>> {
+        let output = &self.output;
+        if output.format.is_some() || output.output.is_some() || !output.plot.is_empty() {
+            return Err(UsageError(
+                "behind --: programs that are compared take no --format, --output and --plot".into(),
+            )
+            .into());
+        }
+        if self.tests.sustain.is_some() || self.synthetic.save_model.is_some() {
+            return Err(UsageError(
+                "behind --: programs that are compared take no --sustain and --save-model".into(),
+            )
+            .into());
+        }
+        let limits = if self.how.no_limits { None } else { Some("--no-limits") };
+        Ok(["--format", "json"].into_iter().chain(limits).collect())
+    }
+
     fn sources(&self) -> Result<Vec<Source>> {
         let synthetic = &self.synthetic.synthetic;
         let mut named: Vec<&str> = self.models.iter().chain(&self.further).map(String::as_str).collect();
@@ -235,7 +257,9 @@ impl Measure {
                 outputs::beside(path, |partial| Ok(model.write(partial)?))?;
                 sources.push(Source::File { name: model.name(), path: path.clone(), synthetic: true });
             }
-            (Some(_), _) => return Err(UsageError("--save-model needs exactly one --synthetic").into()),
+            (Some(_), _) => {
+                return Err(UsageError("--save-model needs exactly one --synthetic".into()).into());
+            }
         }
         Ok(sources)
     }

@@ -1,9 +1,11 @@
 //! A run's progress on standard error: a bar where a person watches, a line for each round elsewhere.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moli_bench::run::Event;
+use moli_bench::turns::Event as Turn;
 
 use crate::output::{escape, note};
 
@@ -52,6 +54,21 @@ impl Progress {
                 }
                 None => self.say("sustaining".to_owned()),
             },
+        }
+    }
+
+    /// Shows whose turn it is.
+    pub(super) fn turn(&mut self, event: &Turn<'_>) {
+        let Turn { program, round, done, total } = event;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(*total as u64);
+                bar.set_position(*done as u64);
+                bar.set_message(escape(&program.display().to_string()).into_owned());
+                // Between two events minutes may pass.
+                bar.enable_steady_tick(Duration::from_secs(1));
+            }
+            None => self.say(format!("round {round}")),
         }
     }
 
