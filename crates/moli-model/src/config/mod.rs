@@ -196,7 +196,9 @@ impl Config {
             None if experts.is_some() => 0,
             _ => keys.size("feed_forward_length", None, MAX_WIDTH)?,
         };
-        let context_train = keys.size("context_length", None, MAX_CONTEXT)?;
+        let positions = keys.size("context_length", None, MAX_CONTEXT)?;
+        let most = metadata.context_length()?.and_then(|most| usize::try_from(most).ok());
+        let context_train = most.map_or(positions, |most| most.min(positions));
         let epsilon = if family.layer_norm {
             "attention.layer_norm_epsilon"
         } else {

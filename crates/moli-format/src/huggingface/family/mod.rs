@@ -230,13 +230,11 @@ pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError
     })
 }
 
-/// The first model type of an architecture. There is no way back to the folder of an encoder or of gated delta nets yet.
+/// The first model type of an architecture.
 pub(super) fn model_type_of(architecture: &str) -> Result<&'static str, HuggingFaceError> {
-    let written = |family: &&Family| family.encoder.is_none() && family.special != Special::DeltaNet;
-    let decoders = || FAMILIES.iter().filter(written);
-    let family = decoders().find(|family| family.architecture == architecture);
+    let family = of_architecture(architecture).next();
     family.and_then(|family| family.model_types.first().copied()).ok_or_else(|| {
-        let mut known: Vec<&str> = decoders().map(|family| family.architecture).collect();
+        let mut known: Vec<&str> = FAMILIES.iter().map(|family| family.architecture).collect();
         known.dedup();
         HuggingFaceError::NoModelType { architecture: architecture.to_owned(), supported: known.join(", ") }
     })
