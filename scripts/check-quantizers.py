@@ -8,8 +8,8 @@
 Two models of the catalogue, as F32, are quantised by both programs. For each type
 
 - all tensors have the same types in both files,
-- the perplexity of ours is at most 2% above that of llama.cpp's, computed by Moli and by llama.cpp,
-- llama.cpp answers from our file, and
+- the perplexity of ours is at most 2% above that of llama.cpp's,
+- llama.cpp computes our file to within 2% of that perplexity, and answers from it, and
 - perplexity is above that of the type before it, unless it falls with llama.cpp's files too or within twice its standard error.
 
 Then both quantise with an importance matrix that `moli imatrix` wrote, and Moli with one that llama.cpp's side wrote: the
@@ -61,7 +61,7 @@ class Moli:
         return done.stdout
 
     def perplexity(self, path):
-        return json.loads(self("perplexity", path, "-f", self.text, "-c", CONTEXT, "--json"))["perplexity"]
+        return json.loads(self("perplexity", path, "-f", self.text, "-c", CONTEXT, "-t", 1, "--json"))["perplexity"]
 
 
 class LlamaCpp:
@@ -69,7 +69,8 @@ class LlamaCpp:
 
     def __init__(self, path):
         # Raises if the file is refused.
-        self.model = llama_cpp.Llama(str(path), n_ctx=CONTEXT, n_batch=CONTEXT, logits_all=True, verbose=False)
+        self.model = llama_cpp.Llama(
+            str(path), n_ctx=CONTEXT, n_batch=CONTEXT, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
 
     def losses(self, text):
         """Of each token that `moli perplexity` scores, the negative logarithm of its probability."""
@@ -115,35 +116,31 @@ def imatrix_of(path):
 
 
 def compare_files(what, moli, text, ours, theirs):
-    """One row: types, perplexities in both programs, an answer. The losses of both in llama.cpp."""
+    """One row: types, perplexities, an answer. Both perplexities, and the losses of our file in llama.cpp."""
     check(types_of(ours) == types_of(theirs), f"{what}: tensors have other types than llama.cpp's")
-    in_moli = [moli.perplexity(path) for path in (ours, theirs)]
-    losses, answer = [], None
-    for path in (ours, theirs):
-        model = LlamaCpp(path)
-        losses.append(model.losses(text))
-        answer = answer or model.answer()
-        del model
+    our, their = moli.perplexity(ours), moli.perplexity(theirs)
+    check(our <= MOST * their, f"{what}: perplexity {our:.2f}, llama.cpp's {their:.2f}")
+    model = LlamaCpp(ours)
+    losses, answer = model.losses(text), model.answer()
+    del model
     check(answer.strip(), f"{what}: llama.cpp answers nothing")
-    in_llama_cpp = [np.exp(loss.mean()) for loss in losses]
-    for program, (our, their) in (("Moli", in_moli), ("llama.cpp", in_llama_cpp)):
-        check(np.isfinite(our) and our <= MOST * their, f"{what}: perplexity in {program} {our:.2f}, llama.cpp's {their:.2f}")
-    cells = [*in_moli, *in_llama_cpp]
-    print(f"| {what} | " + " | ".join(f"{value:.2f}" for value in cells) + f" | {answer!r}", flush=True)
-    return losses
+    there = np.exp(losses.mean())
+    check(1 / MOST <= there / our <= MOST, f"{what}: perplexity in llama.cpp {there:.2f}, in Moli {our:.2f}")
+    print(f"| {what} | {our:.2f} | {their:.2f} | {there:.2f} | {answer!r}", flush=True)
+    return our, their, losses
 
 
-def check_order(model, types, losses):
-    for before, after in zip(types, types[1:]):
-        rises = [losses[after][who] - losses[before][who] for who in (0, 1)]
-        error = rises[0].std() / np.sqrt(len(rises[0]))
-        holds = rises[0].mean() > -2 * error or rises[1].mean() < 0
+def check_order(model, results):
+    for (before, one), (after, other) in zip(results.items(), list(results.items())[1:]):
+        rise = other[2] - one[2]
+        error = rise.std() / np.sqrt(len(rise))
+        holds = rise.mean() > -2 * error or other[1] < one[1]
         check(holds, f"{model}: perplexity falls from {before} to {after}, and not with llama.cpp's files")
 
 
 def check_imatrices(model, moli, text, source, folder, llama_imatrix):
     ours, theirs, matrix = (folder / f"{name}.gguf" for name in ("ours", "theirs", "matrix"))
-    moli("imatrix", source, "-f", moli.text, "-o", matrix)
+    moli("imatrix", source, "-f", moli.text, "-o", matrix, "-t", 1)
     sums = imatrix_of(matrix)
     quantise(source, theirs, WITH_IMATRIX, {name: (of / counts).ravel() for name, (of, counts) in sums.items()})
     moli("quantize", source, ours, "--type", WITH_IMATRIX, "--imatrix", matrix)
@@ -169,7 +166,7 @@ def check_imatrices(model, moli, text, source, folder, llama_imatrix):
 
     if llama_imatrix:
         measured, merged = folder / "measured.gguf", folder / "merged.gguf"
-        command = [llama_imatrix, "-m", source, "-f", moli.text, "-c", str(CONTEXT), "--output-format", "gguf"]
+        command = [llama_imatrix, "-m", source, "-f", moli.text, "-c", str(CONTEXT), "-t", "1", "--output-format", "gguf"]
         subprocess.run([*command, "-o", measured], check=True, capture_output=True)
         apart = []
         for name, (of, counts) in imatrix_of(measured).items():
@@ -199,21 +196,20 @@ def main():
     # Errors only.
     quiet = llama_cpp.llama_log_callback(lambda level, text, data: print(text.decode(), end="") if level == 4 else None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-    print("| Type | Moli's file, in Moli | llama.cpp's | Moli's, in llama.cpp | llama.cpp's |")
+    print("| Type | Moli's file | llama.cpp's | Moli's, in llama.cpp | llama.cpp's answer |")
     print("| --- | --- | --- | --- | --- |")
     for model, name in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
             source, ours, theirs = (folder / f"{name}.gguf" for name in ("source", "ours", "theirs"))
             moli("convert", name, source, "--dtype", "f32")
-            losses = LlamaCpp(source).losses(text)
-            print(f"| {model} F32 | {moli.perplexity(source):.2f} | | {np.exp(losses.mean()):.2f} | |", flush=True)
-            losses = {}
+            print(f"| {model} F32 | {moli.perplexity(source):.2f} | | |", flush=True)
+            results = {}
             for kind in TYPES:
-                moli("quantize", source, ours, "--type", kind, "--force")
+                moli("quantize", source, ours, "--type", kind, "--force", "-t", 1)
                 quantise(source, theirs, kind)
-                losses[kind] = compare_files(f"{model} {kind}", moli, text, ours, theirs)
-            check_order(model, list(TYPES), losses)
+                results[kind] = compare_files(f"{model} {kind}", moli, text, ours, theirs)
+            check_order(model, results)
             ours.unlink()
             check_imatrices(model, moli, text, source, folder, options.llama_imatrix)
     print("all of it holds" if not failures else f"{len(failures)} failed")

@@ -89,15 +89,16 @@ impl Folder<'_> {
         let end = if matches!(part, Delta::Slope | Delta::Bias) { "" } else { ".weight" };
         let name = format!("model.layers.{}.{pattern}{end}", place.layer);
         let heads = heads(self.source)?;
-        let keys = heads.keys.saturating_mul(heads.key_dim);
+        // Rows of the queries and keys, which come first.
+        let first = heads.keys.saturating_mul(heads.key_dim).saturating_mul(2);
         let new = match part {
             Delta::Mixed => mixed_rows(name, tensor, self.beside(place, "attn_gate")?, &heads)?,
-            Delta::Qkv => values(name, tensor, 2 * keys, heads.value_dim, &heads)?,
+            Delta::Qkv => values(name, tensor, first, heads.value_dim, &heads)?,
             Delta::Gate => values(name, tensor, 0, heads.value_dim, &heads)?,
             Delta::Rate | Delta::Decay | Delta::Bias => values(name, tensor, 0, 1, &heads)?,
             Delta::Slope => values(name, &logarithms(tensor)?, 0, 1, &heads)?,
             Delta::Taps => {
-                let mut taps = values(name, tensor, 2 * keys, heads.value_dim, &heads)?;
+                let mut taps = values(name, tensor, first, heads.value_dim, &heads)?;
                 taps.shape.insert(1, 1);
                 taps
             }

@@ -83,6 +83,9 @@ impl Folder<'_> {
         if self.source.is(Special::DeltaNet) && self.delta(place, tensor)? {
             return Ok(true);
         }
+        if place.end.is_empty() {
+            return Ok(false);
+        }
         let parts = self.source.family.parts;
         // Of two names the later one is that of the files that people have.
         let find = |wanted: &dyn Fn(&str, &Part) -> bool| {
