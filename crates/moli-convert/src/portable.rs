@@ -109,7 +109,8 @@ impl Portable {
             },
         };
         let kept = |key: &str| {
-            let of_text = key.starts_with("tokenizer.") || key.starts_with("moli.tokenizer.");
+            let of_text =
+                (key.starts_with("tokenizer.") || key.starts_with("moli.tokenizer.")) && key != KINDS;
             let replaced = match (of_text, text) {
                 (true, Text::LeaveOut) => true,
                 (true, Text::Convert) => tokenizer.is_some() && key != TEMPLATE,
@@ -142,6 +143,8 @@ impl Portable {
 const OWN: [&str; 3] = ["moli.qkv_bias", "moli.latent_norm_epsilon", "moli.rope.yarn_whole"];
 const FOLDER: &str = "tokenizer.huggingface.folder";
 const TEMPLATE: &str = "tokenizer.chat_template";
+/// Kinds of tokens that an encoder has, which is said of its tensors.
+const KINDS: &str = "tokenizer.ggml.token_type_count";
 
 /// Where a tensor belongs: before the blocks, in one of them, or behind them.
 fn block(name: &str) -> u64 {

@@ -15,6 +15,9 @@ use moli_kernels::Activations;
 use crate::weights::{Linear, rows};
 use crate::{Backend, Batch, Config, ModelError};
 
+/// Products with one input that are computed together: more than any layer has.
+const TOGETHER: usize = 4;
+
 /// An adapter of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adapted {
@@ -58,13 +61,14 @@ pub(crate) struct Adapters<B: Backend>(Option<Loaded<B>>);
 struct Loaded<B: Backend> {
     /// Of each adapter the scale of each row of the batch, 0 where the row does not have it; empty where none does.
     scales: Vec<Vec<f32>>,
-    /// The rows that have one, and their scales.
+    /// The rows that have one, their scales, and these times the factor of a product.
     rows: Vec<u32>,
     weights: Vec<f32>,
+    factors: Vec<f32>,
     /// The inputs of those rows, `[inputs]`.
     x: B::Buffer,
-    /// `A · x`, `[rank]`.
-    low: B::Buffer,
+    /// `A · x`, `[rank]`, of each product.
+    low: [B::Buffer; TOGETHER],
     /// `B · A · x`, `[outputs]`.
     high: B::Buffer,
 }
@@ -103,11 +107,12 @@ pub fn adapter_bytes(adapters: &[Adapter], config: &Config, max_rows: usize, out
     let floats = |rows: usize, cols: usize| {
         (rows as u64).saturating_mul(cols as u64).saturating_mul(size_of::<f32>() as u64)
     };
-    let lists = floats(max_rows, adapters.len() + 2);
+    let lists = floats(max_rows, adapters.len() + 3);
     let high = floats(max_rows, sizes.outputs).max(floats(outputs.clamp(1, max_rows.max(1)), sizes.logits));
     let wider = Activations::bytes(max_rows, sizes.inputs.max(sizes.rank))
         .saturating_sub(Activations::bytes(max_rows, sizes.inputs));
-    let scratch = [lists, floats(max_rows, sizes.inputs), floats(max_rows, sizes.rank), high, wider];
+    let low = floats(max_rows, sizes.rank.saturating_mul(TOGETHER));
+    let scratch = [lists, floats(max_rows, sizes.inputs), low, high, wider];
     let matrices = adapters.iter().fold(0u64, |sum, adapter| sum.saturating_add(adapter.bytes()));
     scratch.iter().fold(matrices, |sum, &part| sum.saturating_add(part))
 }
@@ -123,12 +128,14 @@ impl<B: Backend> Adapters<B> {
             return Ok(Self(None));
         }
         let sizes = Sizes::of(adapters, config);
+        let low = || backend.buffer(max_rows, sizes.rank);
         Ok(Self(Some(Loaded {
             scales: adapters.iter().map(|_| Vec::with_capacity(max_rows)).collect(),
             rows: Vec::with_capacity(max_rows),
             weights: Vec::with_capacity(max_rows),
+            factors: Vec::with_capacity(max_rows),
             x: backend.buffer(max_rows, sizes.inputs)?,
-            low: backend.buffer(max_rows, sizes.rank)?,
+            low: [low()?, low()?, low()?, low()?],
             high: backend.buffer(max_rows, sizes.outputs)?,
         })))
     }
@@ -238,14 +245,35 @@ impl<B: Backend> Loaded<B> {
                     &self.x
                 }
             };
-            for (linear, out) in &mut *into {
-                let Some(Some(product)) = linear.adapters.get(number) else { continue };
-                b.project(own, &mut [(&product.a, &mut self.low)])?;
-                b.scale(&mut self.low, product.factor)?;
-                b.project(&self.low, &mut [(&product.b, &mut self.high)])?;
-                b.scatter_add(&self.high, &self.rows, &self.weights, out)?;
+            for some in into.chunks_mut(TOGETHER) {
+                let products = some.iter().map(|(linear, _)| linear.adapters.get(number)?.as_ref());
+                let ways_down = products.zip(&mut self.low);
+                project_all(b, own, ways_down.filter_map(|(product, low)| Some((&product?.a, low))))?;
+                for ((linear, out), low) in some.iter_mut().zip(&self.low) {
+                    let Some(Some(product)) = linear.adapters.get(number) else { continue };
+                    self.factors.clear();
+                    self.factors.extend(self.weights.iter().map(|weight| weight * product.factor));
+                    b.project(low, &mut [(&product.b, &mut self.high)])?;
+                    b.scatter_add(&self.high, &self.rows, &self.factors, out)?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Products with one input, as many together as there are.
+fn project_all<'a, B: Backend + 'a>(
+    b: &mut B,
+    x: &B::Buffer,
+    mut into: impl Iterator<Item = (&'a Linear<B>, &'a mut B::Buffer)>,
+) -> Result<(), ModelError> {
+    loop {
+        match (into.next(), into.next(), into.next()) {
+            (Some(one), Some(two), Some(three)) => b.project(x, &mut [one, two, three])?,
+            (Some(one), Some(two), None) => return b.project(x, &mut [one, two]),
+            (Some(one), None, _) => return b.project(x, &mut [one]),
+            (None, ..) => return Ok(()),
+        }
     }
 }

@@ -94,7 +94,7 @@ fn in_turns() -> Vec<(bool, String, [Report; 2])> {
         };
         let report = |milliseconds: &str| {
             let seconds = milliseconds.split(' ').map(|text| text.parse::<f64>().unwrap() / 1e3).collect();
-            let case = Case { work, threads: 2, ..example.rows[0].case.clone() };
+            let case = Case { work: work.clone(), threads: 2, ..example.rows[0].case.clone() };
             let row = statistics::row(case, 16, seconds, Conditions::default());
             Report { rows: vec![row], turns: Some(turns.clone()), ..example.clone() }
         };

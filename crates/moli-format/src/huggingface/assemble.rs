@@ -16,6 +16,7 @@ const PREFIXES: &[&str] = &[
     "ernie.",
     "bert.",
     "roberta.",
+    "nomic_bert.",
 ];
 /// The parts of a model that also sees or hears, none of which its language model needs.
 const SENSES: &[&str] = &[

@@ -121,14 +121,19 @@ fn encoder(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
     entries.put("attention.causal", false);
     if model.family.special == Special::ModernBert {
         entries.put("attention.sliding_window", fields.need_count("local_attention")?);
-        let slides = match layer_kinds(model)? {
-            Some(kinds) => kinds,
+        const PATTERN: &str = "attention.sliding_window_pattern";
+        let every = |period: u32| (0..model.layers).map(move |layer| !layer.is_multiple_of(period));
+        match layer_kinds(model)? {
+            // The convention has a period; a list is for what none gives.
+            Some(kinds) => match (1..=model.layers).find(|&period| every(period).eq(kinds.iter().copied())) {
+                Some(period) => entries.put(PATTERN, period),
+                None => entries.put(PATTERN, kinds),
+            },
             None => match fields.need_count("global_attn_every_n_layers")? {
                 0 => return Err(fields.wrong("global_attn_every_n_layers", "a positive integer")),
-                period => (0..model.layers).map(|layer| !layer.is_multiple_of(period)).collect(),
+                period => entries.put(PATTERN, period),
             },
-        };
-        entries.put("attention.sliding_window_pattern", slides);
+        }
     } else {
         if fields.text("position_embedding_type")?.is_some_and(|kind| kind != "absolute") {
             return Err(fields.unsupported("position_embedding_type"));

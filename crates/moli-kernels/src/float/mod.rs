@@ -366,6 +366,21 @@ impl Kernels {
         (self.float.add_scaled)(to, from, factor);
     }
 
+    /// As [`add_scaled`](Self::add_scaled), each row with a factor of its own: to, from: `[factors.len(), cols]`.
+    pub fn add_scaled_rows(&self, pool: &Pool, to: &mut [f32], from: &[f32], factors: &[f32]) {
+        debug_assert_eq!(to.len(), from.len());
+        let cols = to.len().checked_div(factors.len()).unwrap_or(0);
+        parallel::pieces(pool, to, cols, &|start, to| {
+            let from = from.get(start..).unwrap_or_default();
+            let factors = factors.get(start.checked_div(cols).unwrap_or(0)..).unwrap_or_default();
+            for ((to, from), &factor) in
+                to.chunks_exact_mut(cols.max(1)).zip(from.chunks_exact(cols.max(1))).zip(factors)
+            {
+                (self.float.add_scaled)(to, from, factor);
+            }
+        });
+    }
+
     /// x += y, elementwise.
     pub fn add(&self, pool: &Pool, x: &mut [f32], y: &[f32]) {
         self.pairwise(pool, x, y, 1, self.float.add);

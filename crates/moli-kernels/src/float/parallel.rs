@@ -30,7 +30,8 @@ pub(super) fn costly_pieces(
         f(0, data);
         return;
     }
-    let units = len.div_ceil(unit).div_ceil(pool.threads() * TASKS_PER_THREAD).max((GRAIN / cost).div_ceil(unit));
+    let units =
+        len.div_ceil(unit).div_ceil(pool.threads() * TASKS_PER_THREAD).max((GRAIN / cost).div_ceil(unit));
     let piece = units * unit;
     let base = Pieces(data.as_mut_ptr());
     pool.run(len.div_ceil(piece), &|task, _| {

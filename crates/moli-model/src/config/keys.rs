@@ -193,7 +193,15 @@ impl Keys<'_> {
         context_train: usize,
     ) -> Result<Option<SlidingWindow>, ModelError> {
         let window = "attention.sliding_window";
-        let pattern = self.flags("attention.sliding_window_pattern", layers)?;
+        let suffix = "attention.sliding_window_pattern";
+        let pattern = match (family.windows, self.metadata.get(&self.key(suffix))) {
+            // A period whose first layer is the one without a window.
+            (Windows::Global(_), Some(value)) if !matches!(value, Value::Array(_)) => {
+                let period = self.size(suffix, None, MAX_LAYERS)?;
+                Some((0..layers).map(|layer| layer % period > 0).collect())
+            }
+            _ => self.flags(suffix, layers)?,
+        };
         // A window as long as the context hides nothing, but where layers differ by it in their rotary embedding too.
         let differ = pattern.is_some() || matches!(family.windows, Windows::AllBut(_) | Windows::Global(_));
         let tokens = match self.metadata.u64_opt(&self.key(window))? {

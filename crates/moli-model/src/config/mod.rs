@@ -209,7 +209,9 @@ impl Config {
             None if experts.is_some() => 0,
             _ => keys.size("feed_forward_length", None, MAX_WIDTH)?,
         };
-        let mut context_train = keys.size("context_length", None, MAX_CONTEXT)?;
+        let positions = keys.size("context_length", None, MAX_CONTEXT)?;
+        let most = metadata.context_length()?.and_then(|most| usize::try_from(most).ok());
+        let mut context_train = most.map_or(positions, |most| most.min(positions));
         if keys.factor("attention.temperature_scale")?.is_some() {
             // Queries get a factor that is 1 up to here, which is how far this goes.
             let suffix = "attention.temperature_length";

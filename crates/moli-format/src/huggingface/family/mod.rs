@@ -255,15 +255,12 @@ pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError
     })
 }
 
-/// The first model type of an architecture. There is no way back to the folder of an encoder, of gated delta nets or of a model that
-/// sees yet.
+/// The first model type of an architecture. There is no way back to the folder of a model that sees.
 pub(super) fn model_type_of(architecture: &str) -> Result<&'static str, HuggingFaceError> {
-    let written =
-        |family: &&Family| family.encoder.is_none() && family.special != Special::DeltaNet && !family.sees();
-    let decoders = || FAMILIES.iter().filter(written);
-    let family = decoders().find(|family| family.architecture == architecture);
+    let family = of_architecture(architecture).find(|family| !family.sees());
     family.and_then(|family| family.model_types.first().copied()).ok_or_else(|| {
-        let mut known: Vec<&str> = decoders().map(|family| family.architecture).collect();
+        let mut known: Vec<&str> =
+            FAMILIES.iter().filter(|family| !family.sees()).map(|family| family.architecture).collect();
         known.dedup();
         HuggingFaceError::NoModelType { architecture: architecture.to_owned(), supported: known.join(", ") }
     })

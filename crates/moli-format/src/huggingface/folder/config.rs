@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::{Keys, Source, all_but, decimal, inverse, rope};
+use super::{Keys, Source, all_but, decimal, delta, inverse, rope};
 use crate::FormatError;
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::{Special, Window};
@@ -50,6 +50,9 @@ const CLASSES: &[(&str, &str)] = &[
     ("starcoder2", "Starcoder2ForCausalLM"),
     ("lfm2", "Lfm2ForCausalLM"),
     ("lfm2_moe", "Lfm2MoeForCausalLM"),
+    ("qwen3_next", "Qwen3NextForCausalLM"),
+    ("qwen3_5_text", "Qwen3_5ForCausalLM"),
+    ("qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"),
 ];
 
 pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatError> {
@@ -94,6 +97,9 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
     window(source, &mut config)?;
     special(source, &mut config)?;
     rope::write(source, &mut config.0)?;
+    if source.is(Special::DeltaNet) {
+        delta::sections(source, &mut config)?;
+    }
     Ok(config.0)
 }
 
@@ -112,10 +118,10 @@ fn activation(source: &Source<'_>) -> Result<&'static str, FormatError> {
     Ok(named.copied().filter(|name| own.first() == Some(name) || !own.contains(name)).ok_or_else(no_field)?)
 }
 
-struct Config(Map<String, Json>);
+pub(super) struct Config(pub(super) Map<String, Json>);
 
 impl Config {
-    fn put(&mut self, field: &str, value: impl Into<Json>) {
+    pub(super) fn put(&mut self, field: &str, value: impl Into<Json>) {
         self.0.insert(field.to_owned(), value.into());
     }
 }
@@ -181,10 +187,10 @@ fn window(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
 fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     let keys = source.keys();
     match source.family.special {
-        // The encoders among them and delta nets have no way back.
+        Special::DeltaNet => delta::config(source, config),
+        // The encoders among them have a configuration of their own.
         Special::None
         | Special::Baichuan
-        | Special::DeltaNet
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert
@@ -314,7 +320,7 @@ fn lfm2(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
 }
 
 /// Mixtral and Qwen.
-fn experts(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+pub(super) fn experts(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     let keys = source.keys();
     let (count, used) = (keys.need("expert_count")?, keys.need("expert_used_count")?);
     config.put("num_experts_per_tok", used);
@@ -327,7 +333,7 @@ fn experts(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
     if let Some(width) = keys.count("expert_shared_feed_forward_length")? {
         config.put("shared_expert_intermediate_size", width);
     }
-    let usual = source.model_type == "qwen3_moe";
+    let usual = source.model_type != "qwen2_moe";
     config.put("norm_topk_prob", keys.flag("expert_weights_norm")?.unwrap_or(usual));
     config.put("decoder_sparse_step", keys.count("interleave_moe_layer_step")?.unwrap_or(1).max(1));
     let dense = |layer: &usize| source.model.tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_none();

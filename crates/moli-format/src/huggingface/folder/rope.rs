@@ -147,7 +147,7 @@ fn llama3(source: &Source<'_>, base: f64) -> Result<Json, FormatError> {
 }
 
 /// The elements of a tensor in single precision.
-fn floats(tensor: &Tensor) -> Result<Vec<f32>, FormatError> {
+pub(super) fn floats(tensor: &Tensor) -> Result<Vec<f32>, FormatError> {
     if tensor.ttype != TensorType::F32 {
         let (tensor, dtype) = (tensor.name.clone(), tensor.ttype.name().to_owned());
         return Err(HuggingFaceError::ElementType { tensor, dtype }.into());
