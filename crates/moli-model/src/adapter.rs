@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use moli_format::Adapter;
+use moli_format::{Adapter, Tensor};
 use moli_kernels::Activations;
 
 use crate::weights::{Linear, rows};
@@ -31,9 +31,16 @@ pub struct Adapted {
 pub struct LowRank<B: Backend + ?Sized> {
     /// `[rank, inputs]`.
     a: Linear<B>,
-    /// `[outputs, rank]`.
-    b: Linear<B>,
+    b: WayUp<B>,
     factor: f32,
+}
+
+/// `B`, whose inner dimension is a few numbers.
+enum WayUp<B: Backend + ?Sized> {
+    /// `[outputs, rank]`, to multiply with.
+    Rows(Linear<B>),
+    /// `[rank, outputs]`, to add up: long stretches instead of short ones.
+    Columns(Vec<f32>),
 }
 
 impl<B: Backend> LowRank<B> {
@@ -51,8 +58,18 @@ impl<B: Backend> LowRank<B> {
                 adapters: Vec::new(),
             })
         };
-        Ok(Self { a: linear(&product.a)?, b: linear(&rows(&product.b, outputs)?)?, factor: product.factor })
+        let b = rows(&product.b, outputs)?;
+        let b = if B::ADDS_COLUMNS { WayUp::Columns(columns(&b)?) } else { WayUp::Rows(linear(&b)?) };
+        Ok(Self { a: linear(&product.a)?, b, factor: product.factor })
     }
+}
+
+/// A matrix by columns, in single precision.
+fn columns(matrix: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let mut values = vec![0.0; matrix.elements()];
+    moli_kernels::dequantize(matrix.ttype, &matrix.data, &mut values)?;
+    let cols = matrix.cols();
+    Ok((0..cols).flat_map(|col| values.iter().skip(col).step_by(cols).copied()).collect())
 }
 
 /// The adapters of a model, and which rows of the current batch have which.
@@ -69,7 +86,7 @@ struct Loaded<B: Backend> {
     x: B::Buffer,
     /// `A · x`, `[rank]`, of each product.
     low: [B::Buffer; TOGETHER],
-    /// `B · A · x`, `[outputs]`.
+    /// `B · A · x`, `[outputs]`, where that is not added up by columns.
     high: B::Buffer,
 }
 
@@ -79,17 +96,15 @@ struct Sizes {
     rank: usize,
     /// But for the logits, whose rows are few.
     outputs: usize,
-    logits: usize,
 }
 
 impl Sizes {
     fn of(adapters: &[Adapter], config: &Config) -> Self {
-        let mut sizes = Self { inputs: config.widest_input(), rank: 1, outputs: 1, logits: 0 };
+        let mut sizes = Self { inputs: config.widest_input(), rank: 1, outputs: 1 };
         for product in adapters.iter().flat_map(Adapter::products) {
             sizes.rank = sizes.rank.max(product.rank());
-            match product.name.as_str() {
-                "output.weight" => sizes.logits = product.b.rows(),
-                _ => sizes.outputs = sizes.outputs.max(product.b.rows()),
+            if product.name != "output.weight" {
+                sizes.outputs = sizes.outputs.max(product.b.rows());
             }
         }
         sizes
@@ -97,9 +112,9 @@ impl Sizes {
 }
 
 /// Bytes that adapters take on the CPU beside their model: their matrices, and what they are computed in, for batches of `max_rows`
-/// rows of which the logits of `outputs` are wanted. Sums saturate.
+/// rows. Sums saturate.
 #[must_use]
-pub fn adapter_bytes(adapters: &[Adapter], config: &Config, max_rows: usize, outputs: usize) -> u64 {
+pub fn adapter_bytes(adapters: &[Adapter], config: &Config, max_rows: usize) -> u64 {
     if adapters.is_empty() {
         return 0;
     }
@@ -108,11 +123,15 @@ pub fn adapter_bytes(adapters: &[Adapter], config: &Config, max_rows: usize, out
         (rows as u64).saturating_mul(cols as u64).saturating_mul(size_of::<f32>() as u64)
     };
     let lists = floats(max_rows, adapters.len() + 3);
-    let high = floats(max_rows, sizes.outputs).max(floats(outputs.clamp(1, max_rows.max(1)), sizes.logits));
+    // By columns in single precision.
+    let products = adapters.iter().flat_map(Adapter::products);
+    let columns =
+        products.fold(0u64, |sum, product| sum.saturating_add(floats(product.b.rows(), product.rank())));
     let wider = Activations::bytes(max_rows, sizes.inputs.max(sizes.rank))
         .saturating_sub(Activations::bytes(max_rows, sizes.inputs));
     let low = floats(max_rows, sizes.rank.saturating_mul(TOGETHER));
-    let scratch = [lists, floats(max_rows, sizes.inputs), low, high, wider];
+    let high = floats(1, sizes.outputs);
+    let scratch = [lists, floats(max_rows, sizes.inputs), low, columns, high, wider];
     let matrices = adapters.iter().fold(0u64, |sum, adapter| sum.saturating_add(adapter.bytes()));
     scratch.iter().fold(matrices, |sum, &part| sum.saturating_add(part))
 }
@@ -136,7 +155,7 @@ impl<B: Backend> Adapters<B> {
             factors: Vec::with_capacity(max_rows),
             x: backend.buffer(max_rows, sizes.inputs)?,
             low: [low()?, low()?, low()?, low()?],
-            high: backend.buffer(max_rows, sizes.outputs)?,
+            high: backend.buffer(if B::ADDS_COLUMNS { 1 } else { max_rows }, sizes.outputs)?,
         })))
     }
 
@@ -253,8 +272,15 @@ impl<B: Backend> Loaded<B> {
                     let Some(Some(product)) = linear.adapters.get(number) else { continue };
                     self.factors.clear();
                     self.factors.extend(self.weights.iter().map(|weight| weight * product.factor));
-                    b.project(low, &mut [(&product.b, &mut self.high)])?;
-                    b.scatter_add(&self.high, &self.rows, &self.factors, out)?;
+                    match &product.b {
+                        WayUp::Rows(up) => {
+                            b.project(low, &mut [(up, &mut self.high)])?;
+                            b.scatter_add(&self.high, &self.rows, &self.factors, out)?;
+                        }
+                        WayUp::Columns(columns) => {
+                            b.add_columns(low, columns, &self.rows, &self.factors, out)?;
+                        }
+                    }
                 }
             }
         }

@@ -348,14 +348,38 @@ impl Backend for CpuBackend {
         to: &mut Self::Buffer,
     ) -> Result<(), ModelError> {
         let cols = from.cols;
-        // All rows in their order, as of a batch that is of one adapter: threads share them.
-        if to.rows == rows.len() && rows.iter().zip(0..).all(|(&row, place)| row == place) {
-            self.kernels.add_scaled_rows(&self.pool, to.data_mut(), from.data(), weights);
-            return Ok(());
-        }
         for ((from, &row), &weight) in from.data().chunks_exact(cols).zip(rows).zip(weights) {
             let start = row as usize * cols;
             self.kernels.add_scaled(&mut to.data_mut()[start..start + cols], from, weight);
+        }
+        Ok(())
+    }
+
+    const ADDS_COLUMNS: bool = true;
+
+    fn add_columns(
+        &mut self,
+        low: &Self::Buffer,
+        columns: &[f32],
+        rows: &[u32],
+        weights: &[f32],
+        to: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let (rank, cols) = (low.cols, to.cols);
+        // All rows in their order, as of a batch that is of one adapter: threads share them.
+        if to.rows == rows.len() && rows.iter().zip(0..).all(|(&row, place)| row == place) {
+            self.kernels.add_columns(&self.pool, to.data_mut(), low.data(), columns, weights);
+            return Ok(());
+        }
+        for ((low, &row), weight) in low.data().chunks_exact(rank).zip(rows).zip(weights.chunks_exact(1)) {
+            let start = row as usize * cols;
+            self.kernels.add_columns(
+                &self.pool,
+                &mut to.data_mut()[start..start + cols],
+                low,
+                columns,
+                weight,
+            );
         }
         Ok(())
     }

@@ -212,7 +212,7 @@ impl Loaded {
         let pages = page.saturating_mul((setup.pool / PAGE_TOKENS) as u64);
         let states = self.config.state_bytes().saturating_mul(setup.sequences.max(1) as u64);
         let weights = if self.on_gpu() { 0 } else { footprint.weights + footprint.embeddings };
-        let adapters = adapter_bytes(&self.adapters, &self.config, rows(setup), setup.sequences);
+        let adapters = adapter_bytes(&self.adapters, &self.config, rows(setup));
         let parts = [pages, states, adapters];
         parts.iter().fold(footprint.total() - weights, |sum, &part| sum.saturating_add(part))
     }

@@ -366,17 +366,20 @@ impl Kernels {
         (self.float.add_scaled)(to, from, factor);
     }
 
-    /// As [`add_scaled`](Self::add_scaled), each row with a factor of its own: to, from: `[factors.len(), cols]`.
-    pub fn add_scaled_rows(&self, pool: &Pool, to: &mut [f32], from: &[f32], factors: &[f32]) {
-        debug_assert_eq!(to.len(), from.len());
-        let cols = to.len().checked_div(factors.len()).unwrap_or(0);
+    /// Adds columns to rows: to\[t\] += factors\[t\] * low\[t\]\[r\] * columns\[r\], r rising, each product and sum rounded once.
+    /// to: `[tokens, cols]`, low: `[tokens, rank]`, columns: `[rank, cols]`, factors: `[tokens]`.
+    pub fn add_columns(&self, pool: &Pool, to: &mut [f32], low: &[f32], columns: &[f32], factors: &[f32]) {
+        let tokens = factors.len().max(1);
+        let (cols, rank) = ((to.len() / tokens).max(1), (low.len() / tokens).max(1));
+        debug_assert_eq!((to.len(), low.len(), columns.len()), (tokens * cols, tokens * rank, rank * cols));
         parallel::pieces(pool, to, cols, &|start, to| {
-            let from = from.get(start..).unwrap_or_default();
-            let factors = factors.get(start.checked_div(cols).unwrap_or(0)..).unwrap_or_default();
-            for ((to, from), &factor) in
-                to.chunks_exact_mut(cols.max(1)).zip(from.chunks_exact(cols.max(1))).zip(factors)
-            {
-                (self.float.add_scaled)(to, from, factor);
+            let first = start / cols;
+            let low = low.get(first * rank..).unwrap_or_default();
+            let factors = factors.get(first..).unwrap_or_default();
+            for ((to, low), factor) in to.chunks_exact_mut(cols).zip(low.chunks_exact(rank)).zip(factors) {
+                for (low, column) in low.iter().zip(columns.chunks_exact(cols)) {
+                    (self.float.add_scaled)(to, column, factor * low);
+                }
             }
         });
     }

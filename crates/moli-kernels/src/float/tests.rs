@@ -114,21 +114,23 @@ fn row_operations_agree_between_instruction_sets() {
 }
 
 #[test]
-fn rows_are_added_each_with_its_factor() {
+fn columns_are_added_to_rows() {
     let (plain, others) = kernels();
     let k = others.first().unwrap_or(&plain);
     let mut random = Random(17);
     // Rows that end within a register, and as many as threads share.
-    for (rows, cols) in [(0, 5), (1, 1), (3, 67), (40, 577), (512, 64)] {
-        let (to, from) = (random.floats(rows * cols, 2.0), random.floats(rows * cols, 2.0));
-        let factors = random.floats(rows, 1.0);
+    for (rows, cols, rank) in [(1, 1, 1), (3, 67, 2), (40, 577, 16), (512, 64, 5)] {
+        let (to, columns) = (random.floats(rows * cols, 2.0), random.floats(rank * cols, 2.0));
+        let (low, factors) = (random.floats(rows * rank, 1.0), random.floats(rows, 1.0));
         let mut want = to.clone();
-        for ((to, from), &factor) in want.chunks_mut(cols).zip(from.chunks(cols)).zip(&factors) {
-            plain.add_scaled(to, from, factor);
+        for ((to, low), factor) in want.chunks_mut(cols).zip(low.chunks(rank)).zip(&factors) {
+            for (low, column) in low.iter().zip(columns.chunks(cols)) {
+                plain.add_scaled(to, column, factor * low);
+            }
         }
         for threads in [1, 3] {
             let mut got = to.clone();
-            k.add_scaled_rows(&Pool::new(threads), &mut got, &from, &factors);
+            k.add_columns(&Pool::new(threads), &mut got, &low, &columns, &factors);
             assert_same(&want, &got, &format!("{rows} rows of {cols}, {threads} threads"));
         }
     }
