@@ -5,6 +5,7 @@
 
 #[path = "../../benches/common/mod.rs"]
 mod common;
+mod convert;
 mod engine;
 mod golden;
 mod invariance;
@@ -74,10 +75,16 @@ fn main() -> ExitCode {
         }
         Ok(())
     };
+    let convert = || {
+        let (model, golden) = MODELS[0];
+        Ok(convert::a_folder_and_back(&moli_testkit::real_model(model)?, golden)?)
+    };
     let speed = || Ok(speed::faster_than_candle(&moli_testkit::real_model(MODELS[0].0)?)?);
     trials.extend([
         Trial::test("smollm2-135m-instruct::faster_than_candle", speed).with_ignored_flag(left_out),
         Trial::test("smollm2-135m-instruct::chat_prompts_equal_the_reference", chats)
+            .with_ignored_flag(left_out),
+        Trial::test("smollm2-135m-instruct::a_folder_and_back_keeps_its_bits", convert)
             .with_ignored_flag(left_out),
         Trial::test("smollm2-135m-instruct::answers_do_not_depend_on_the_company", company)
             .with_ignored_flag(left_out),

@@ -109,7 +109,5 @@ pub(crate) fn context(gguf: &Gguf, context: Option<usize>) -> Result<Option<usiz
     if context != Some(0) {
         return Ok(context);
     }
-    let metadata = gguf.metadata();
-    let key = format!("{}.context_length", metadata.architecture()?);
-    Ok(metadata.u64_opt(&key)?.and_then(|n| usize::try_from(n).ok()))
+    Ok(gguf.metadata().context_length()?.and_then(|n| usize::try_from(n).ok()))
 }

@@ -25,12 +25,6 @@ pub enum ConvertError {
         /// Both.
         path: PathBuf,
     },
-    /// The model that adapters are to be merged into is a folder, not a file.
-    #[error("{}: adapters are merged into a GGUF file: convert the model first", path.display())]
-    MergeIntoFolder {
-        /// A file of the folder.
-        path: PathBuf,
-    },
     /// An adapter's scale that is negative or no finite number.
     #[error("the scale of an adapter is {scale}, but must be finite and at least 0")]
     Scale {

@@ -37,7 +37,7 @@ fn split(
     watch: Arc<Watch>,
     limit: u64,
 ) -> Result<Report, ConvertError> {
-    let HuggingFaceFolder { mut config, tensors } = HuggingFaceFolder::of(model)?;
+    let HuggingFaceFolder { mut config, files: about, tensors } = HuggingFaceFolder::of(model)?;
     let dtype = options.dtype.map(Into::into);
     let planned: Vec<Planned> = tensors.into_iter().map(|tensor| Planned::new(tensor, dtype)).collect();
     let largest = planned.iter().max_by_key(|tensor| tensor.bytes);
@@ -50,8 +50,13 @@ fn split(
         for (name, text) in &files {
             write_file(&folder.join(name), |out| out.write_all(text.as_bytes()).map_err(failed))?;
         }
-        let pretty = serde_json::to_string_pretty(&config).unwrap_or_default();
-        write_file(&folder.join("config.json"), |out| out.write_all(pretty.as_bytes()).map_err(failed))?;
+        let config = Value::Object(config.clone());
+        for (name, json) in about.iter().map(|(name, json)| (*name, json)).chain([("config.json", &config)]) {
+            let (path, pretty) = (folder.join(name), format!("{json:#}"));
+            let above = path.parent().unwrap_or(folder);
+            fs::create_dir_all(above).map_err(|source| FormatError::from_io(above, source))?;
+            write_file(&path, |out| out.write_all(pretty.as_bytes()).map_err(failed))?;
+        }
         weights(folder, &planned, limit, &*watch)
     })?;
     Ok(report)
@@ -111,8 +116,18 @@ impl Planned {
         if tensor.transposed {
             return self.write_transposed(out, watch);
         }
+        let mut columns = Vec::new();
         each_row(tensor, |ttype, row| {
-            if recoder.keeps(ttype) {
+            if !tensor.columns.is_empty() {
+                columns.clear();
+                elements::floats(ttype, row, 0.0, &mut columns)?;
+                let width = (columns.len() / tensor.columns.len()).max(1);
+                let stretch = |&at: &usize| columns.chunks_exact(width).nth(at).unwrap_or_default();
+                let row: Vec<f32> = tensor.columns.iter().flat_map(stretch).copied().collect();
+                let mut bytes = Vec::with_capacity(row.len() * 4);
+                elements::encode(&tensor.name, self.ttype, &row, &mut bytes)?;
+                out.write_all(&bytes).map_err(failed)?;
+            } else if recoder.keeps(ttype) {
                 out.write_all(row).map_err(failed)?;
             } else {
                 out.write_all(recoder.row(&tensor.name, ttype, row)?).map_err(failed)?;

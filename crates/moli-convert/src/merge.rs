@@ -4,12 +4,15 @@
 //! copied byte for byte.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use moli_format::{Adapter, Gguf, GgufWriter, LowRank, Tensor, TensorType};
+use moli_format::{Adapter, Gguf, GgufWriter, LowRank, ReadMode, Tensor, TensorType};
 use moli_kernels::{QUANTIZABLE, dequantize, quantize_rows};
 
-use crate::{ConvertError, Output};
+use crate::{ConvertError, Options, Output, to_folder, to_gguf};
 
 /// The head of models that tie it to the embeddings: merging into it unties it.
 const OUTPUT: &str = "output.weight";
@@ -24,20 +27,51 @@ pub struct Merged {
     pub requantized: BTreeMap<&'static str, usize>,
     /// Whether the head was tied to the embeddings, and is a tensor of its own now.
     pub untied: bool,
+    /// Sentences about what other programs do otherwise with this model, or can't do.
+    pub notes: Vec<String>,
 }
 
-/// Writes a model with adapters merged into it, each scaled by its number.
+/// Writes a model with adapters merged into it, each scaled by its number: a GGUF file where the output's name ends so, else a
+/// Hugging Face folder. Where model and output are not both files, the merged model is a file beside the output before it is
+/// converted, and needs the room of one.
 ///
 /// # Errors
-/// [`ConvertError::MergeIntoFolder`] where `base` was opened from a folder: what is particular to that is not for a file;
 /// [`ConvertError::Scale`] for a scale that is negative or no finite number; [`ConvertError::NoQuantizer`] for a tensor of a type that
-/// can't be written; whatever writing says.
+/// can't be written; what [`to_gguf`] and [`to_folder`] refuse; whatever writing says.
 pub fn merge(base: &Gguf, adapters: &[(Adapter, f32)], output: &Output) -> Result<Merged, ConvertError> {
-    if let Some(path) =
-        base.paths().iter().find(|path| path.extension().is_some_and(|end| end == "safetensors"))
-    {
-        return Err(ConvertError::MergeIntoFolder { path: path.clone() });
+    let is_folder = base.metadata().get("tokenizer.huggingface.folder").is_some();
+    let to_file = output.path().extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+    if to_file && !is_folder {
+        return merge_files(base, adapters, output);
     }
+    let between = Between::new(output)?;
+    let mut merged = merge_files(base, adapters, &between.0)?;
+    let model = Gguf::open(between.0.path(), ReadMode::Map)?;
+    let convert = if to_file { to_gguf } else { to_folder };
+    merged.notes = convert(&model, output, &Options::default(), Arc::new(|_| true))?.notes;
+    Ok(merged)
+}
+
+/// A file that is gone in the end, however it goes.
+struct Between(Output);
+
+impl Between {
+    fn new(output: &Output) -> Result<Self, ConvertError> {
+        let mut name = output.path().file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{}.merged", std::process::id()));
+        let path: PathBuf = output.path().with_file_name(name);
+        Ok(Self(Output::new(&path, &[], false)?))
+    }
+}
+
+impl Drop for Between {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0.path());
+    }
+}
+
+/// As [`merge`], in the form in which the model is.
+fn merge_files(base: &Gguf, adapters: &[(Adapter, f32)], output: &Output) -> Result<Merged, ConvertError> {
     if let Some(&(_, scale)) = adapters.iter().find(|(_, scale)| !(scale.is_finite() && *scale >= 0.0)) {
         return Err(ConvertError::Scale { scale });
     }
@@ -45,7 +79,7 @@ pub fn merge(base: &Gguf, adapters: &[(Adapter, f32)], output: &Output) -> Resul
         && adapters.iter().any(|(adapter, _)| adapter.product(OUTPUT).is_some());
     let head = base.tensor(EMBEDDINGS).filter(|_| untied);
     let head = head.map(|tensor| Tensor { name: OUTPUT.to_owned(), ..tensor.clone() });
-    let mut merged = Merged { changed: 0, requantized: BTreeMap::new(), untied };
+    let mut merged = Merged { changed: 0, requantized: BTreeMap::new(), untied, notes: Vec::new() };
     let mut writer = GgufWriter::new();
     // What a file was a part of says nothing of the whole.
     for (key, value) in base.metadata().iter().filter(|(key, _)| !key.starts_with("split.")) {

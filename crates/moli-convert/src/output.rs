@@ -1,5 +1,6 @@
 //! Where a model is written to.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -56,12 +57,22 @@ impl Output {
     }
 }
 
-/// Whether a folder is a model and nothing more.
+/// Whether a folder is a model and nothing more: files, and what sentence-transformers has of each of its steps.
 fn is_model(folder: &Path) -> bool {
-    let Ok(mut entries) = fs::read_dir(folder) else { return false };
-    let flat =
-        entries.all(|entry| entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir())));
-    flat && folder.join("config.json").is_file()
+    let of_a_step = |name: &OsStr| name == "1_Pooling" || name == "2_Normalize";
+    let belongs = |entry: &fs::DirEntry| {
+        is_file(entry) || of_a_step(&entry.file_name()) && holds(&entry.path(), is_file)
+    };
+    holds(folder, belongs) && folder.join("config.json").is_file()
+}
+
+fn is_file(entry: &fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| !kind.is_dir())
+}
+
+/// Whether all that is in a folder is of a kind.
+fn holds(folder: &Path, kind: impl Fn(&fs::DirEntry) -> bool) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut all| all.all(|entry| entry.is_ok_and(|entry| kind(&entry))))
 }
 
 #[cfg(test)]

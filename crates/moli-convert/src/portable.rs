@@ -109,7 +109,8 @@ impl Portable {
             },
         };
         let kept = |key: &str| {
-            let of_text = key.starts_with("tokenizer.") || key.starts_with("moli.tokenizer.");
+            let of_text =
+                (key.starts_with("tokenizer.") || key.starts_with("moli.tokenizer.")) && key != KINDS;
             let replaced = match (of_text, text) {
                 (true, Text::LeaveOut) => true,
                 (true, Text::Convert) => tokenizer.is_some() && key != TEMPLATE,
@@ -125,13 +126,25 @@ impl Portable {
             .filter(|(key, _)| kept(key))
             .map(|(key, value)| (key.to_owned(), value.clone()))
             .collect();
+        let own = |key: &&str| key.ends_with(".hidden_activation") || OWN.contains(key);
+        notes.extend(
+            entries
+                .iter()
+                .map(|(key, _)| key.as_str())
+                .filter(own)
+                .map(|key| format!("{key} is read by Moli alone: other programs compute another model")),
+        );
         entries.extend(tokenizer.into_iter().flatten());
         Ok(Self { entries, tensors, notes })
     }
 }
 
+/// Keys of Moli's own for what changes a model's logits and has none in the convention.
+const OWN: [&str; 3] = ["moli.qkv_bias", "moli.latent_norm_epsilon", "moli.rope.yarn_whole"];
 const FOLDER: &str = "tokenizer.huggingface.folder";
 const TEMPLATE: &str = "tokenizer.chat_template";
+/// Kinds of tokens that an encoder has, which is said of its tensors.
+const KINDS: &str = "tokenizer.ggml.token_type_count";
 
 /// Where a tensor belongs: before the blocks, in one of them, or behind them.
 fn block(name: &str) -> u64 {

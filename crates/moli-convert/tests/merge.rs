@@ -17,10 +17,11 @@ fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(folder)
 }
 
-/// A model in memory, with these tensors.
+/// A model as a file, in memory, with these tensors.
 fn with_tensors(gguf: &Gguf, tensors: impl IntoIterator<Item = Tensor>) -> Gguf {
     let mut writer = GgufWriter::new();
-    for (key, value) in gguf.metadata().iter() {
+    let of_folder = |key: &str| key.starts_with("tokenizer.huggingface.");
+    for (key, value) in gguf.metadata().iter().filter(|(key, _)| !of_folder(key)) {
         writer.meta(key, value.clone());
     }
     for tensor in tensors {
@@ -208,8 +209,29 @@ fn what_cannot_be_merged_writes_nothing() {
     let odd = with_tensors(&base, others.chain([coded]));
     let error = merge(&odd, &[(handmade(&odd, queries, [256, 2, 60]), 1.0)], &output).unwrap_err();
     assert!(matches!(&error, ConvertError::NoQuantizer { tensor, .. } if tensor == queries), "{error}");
-    let folder = folder("llama");
-    let error = merge(&folder, &[(adapter(&folder, "llama", "wide"), 1.0)], &output).unwrap_err();
-    assert!(matches!(error, ConvertError::MergeIntoFolder { .. }), "{error}");
     assert_eq!(place.path().read_dir().unwrap().count(), 0);
+}
+
+/// A folder as the model, and files and folders as what is made: the same logits, and nothing else beside them.
+#[test]
+fn folders_are_merged_into_and_made() {
+    let place = tempfile::tempdir().unwrap();
+    for name in ["llama", "gemma3", "qwen3_moe"] {
+        for (base, end) in [(folder(name), ""), (folder(name), ".gguf"), (file(name), "-of-file")] {
+            let own = match name {
+                "qwen3_moe" => handmade(&base, "blk.0.ffn_gate.1.weight", [40, 2, 20]),
+                _ => adapter(&base, name, "wide"),
+            };
+            let path = place.path().join(format!("{name}{end}"));
+            let output = Output::new(&path, &[], false).unwrap();
+            let told = merge(&base, &[(own.clone(), 1.0)], &output).unwrap();
+            assert!(told.changed > 0, "{name}: {told:?}");
+            let expected = logits(&base, std::slice::from_ref(&own), &IDS);
+            let made = Gguf::open(&path, ReadMode::Read).unwrap();
+            let worst = difference(&logits(&made, &[], &IDS), &expected);
+            let plain = difference(&logits(&base, &[], &IDS), &expected);
+            assert!(worst < 5e-6 && plain > 1e-3, "{name}{end}: off by {worst:e}, without by {plain:e}");
+        }
+    }
+    assert_eq!(place.path().read_dir().unwrap().count(), 9);
 }

@@ -15,8 +15,8 @@ use moli_format::{
 use moli_model::{BackendKind, Batch, KvType, LoadOptions, load, pages_of};
 use serde_json::Value;
 
-/// Folders of gated delta nets, to which there is no way back yet.
-const ONE_WAY: &[&str] = &["qwen3_5", "qwen3_5_moe", "qwen3_next"];
+/// Folders of a model that sees, to which there is no way back.
+const ONE_WAY: &[&str] = &["qwen2_5_vl"];
 
 fn fixtures() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/architectures");
@@ -62,11 +62,11 @@ fn logits(gguf: &Gguf, context: usize) -> Vec<u32> {
     runtime.forward(&batch).unwrap().logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
-/// The model's type as the folder says it.
+/// The model's type as the folder says it; of one that also sees, that of its language model.
 fn model_type(folder: &Path) -> String {
     let config = std::fs::read(folder.join("config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
-    config["model_type"].as_str().unwrap().to_owned()
+    config.get("text_config").unwrap_or(&config)["model_type"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -96,6 +96,14 @@ fn every_architecture_keeps_its_logits_to_gguf_and_back() {
             assert!(known, "{name}: {error}");
             continue;
         }
+        if name == "glm4_odd" {
+            // No field says the factors that an odd number of turned elements makes.
+            let error = HuggingFaceFolder::of(&gguf).unwrap_err();
+            let named = matches!(&error, FormatError::HuggingFace(HuggingFaceError::NoName { tensor })
+                if tensor == "rope_freqs.weight");
+            assert!(named, "{error}");
+            continue;
+        }
         to(to_folder, &file, &back, None);
         assert_eq!(model_type(&back), model_type(&source), "{name}");
         assert!(wanted == logits(&open(&back), context), "{name}: back in a folder");
@@ -105,7 +113,7 @@ fn every_architecture_keeps_its_logits_to_gguf_and_back() {
         assert!(wanted == logits(&open(&again), context), "{name}: as GGUF again");
         types.insert(model_type(&back));
     }
-    assert!(types.len() >= 26, "{types:?}");
+    assert!(types.len() >= 29, "{types:?}");
 }
 
 /// What GPTQ and AWQ have packed is in a GGUF what it is unpacked to, and computes the same.

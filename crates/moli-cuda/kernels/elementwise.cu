@@ -99,9 +99,18 @@ __device__ __forceinline__ float gelu_erf(float x) {
     return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, erff(__fmul_rn(0.70710678118f, x))));
 }
 
-// Kind 0: SiLU; 1: GELU by tanh; 2: GELU by erf.
+// A NaN stays one.
+__device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
+
+// Kind 0: SiLU; 1: GELU by tanh; 2: GELU by erf; 4: ReLU; 5: its square.
 __device__ __forceinline__ float activation(float x, int kind) {
-    return kind == 0 ? silu(x) : kind == 1 ? gelu_tanh(x) : gelu_erf(x);
+    switch (kind) {
+        case 0: return silu(x);
+        case 1: return gelu_tanh(x);
+        case 2: return gelu_erf(x);
+        case 4: return relu(x);
+        default: return __fmul_rn(relu(x), relu(x));
+    }
 }
 
 // gate = activation(gate) * up; kind 3: min(gate, 7) * sigmoid(1.702 gate) * (clamp(up, -7, 7) + 1).
@@ -109,7 +118,7 @@ extern "C" __global__ void __launch_bounds__(256) gated(float* gate, const float
     const size_t i = element();
     if (i >= count) return;
     const float g = gate[i], u = up[i];
-    if (kind < 3) {
+    if (kind != 3) {
         gate[i] = __fmul_rn(activation(g, kind), u);
         return;
     }

@@ -75,6 +75,10 @@ pub enum Function {
     GeluErf = 2,
     /// `min(x, 7) * sigmoid(1.702 x)`, whose partner is between -7 and 7 and has 1 added; with a partner only.
     SwigluClamped = 3,
+    /// `max(x, 0)`.
+    Relu = 4,
+    /// `max(x, 0)²`.
+    ReluSquared = 5,
 }
 
 impl Gpu {

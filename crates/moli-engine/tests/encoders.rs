@@ -6,7 +6,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use moli_convert::{Options, Output, to_folder, to_gguf};
 use moli_engine::{
     CancelToken, EmbedOptions, Engine, EngineError, EngineOptions, GenerateParams, KvType, Pooling,
 };
@@ -406,4 +408,42 @@ fn a_gguf_of_the_convention_gives_what_its_folder_gives() {
     assert_eq!(same, ids);
     let cosine: f64 = near.iter().zip(&expected).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
     assert!(cosine > 0.999 && cosine < 0.999_999_99, "{cosine}");
+}
+
+/// Each folder as a GGUF, as a folder of that and as a GGUF again: the same bits, and the same kind of model.
+#[test]
+fn there_and_back() {
+    let place = tempfile::tempdir().unwrap();
+    let options = Options { tokenizer: false, ..Options::default() };
+    let mut kinds = Vec::new();
+    for name in folders() {
+        let expected = Expected::of(&name);
+        let states = |path: &Path| {
+            let mut runtime = load(&Gguf::open(path, ReadMode::Map).unwrap(), None, 1);
+            bits(&states(runtime.as_mut(), &[(&expected.ids, &expected.types())]))
+        };
+        let convert = |from: &Path, to: &Path| {
+            let output = Output::new(to, &[from], false).unwrap();
+            let convert = if to.extension().is_some() { to_gguf } else { to_folder };
+            convert(&Gguf::open(from, ReadMode::Map).unwrap(), &output, &options, Arc::new(|_| true))
+                .unwrap();
+        };
+        let [file, folder, again] = [format!("{name}.gguf"), name.clone(), format!("{name}.again.gguf")]
+            .map(|name| place.path().join(name));
+        let wanted = states(&fixtures().join(&name));
+        convert(&fixtures().join(&name), &file);
+        convert(&file, &folder);
+        convert(&folder, &again);
+        for path in [&file, &folder, &again] {
+            assert!(states(path) == wanted, "{name} as {}", path.display());
+        }
+        let config: Json = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let sorts = config["architectures"][0].as_str().unwrap().ends_with("ForSequenceClassification");
+        assert_eq!(sorts, Gguf::open(&file, ReadMode::Map).unwrap().tensor("cls.output.weight").is_some());
+        assert_eq!(sorts, expected.logit.is_some() || name == "bert_sorts", "{name}");
+        kinds.push(config["model_type"].as_str().unwrap().to_owned());
+    }
+    kinds.dedup();
+    // Without a tokenizer, RoBERTa is BERT whose positions begin elsewhere.
+    assert_eq!(kinds, ["bert", "modernbert", "nomic_bert", "bert"]);
 }

@@ -3,11 +3,15 @@
 //! They are in `tests/fixtures/minilm.json`, made by `minilm.py` beside it. The model is pulled once into the cache;
 //! `MOLI_TEST_MODELS=off` leaves these tests out.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use half::f16;
 use libtest_mimic::{Arguments, Failed, Trial};
+use moli_convert::{Options, Output, to_folder, to_gguf};
 use moli_engine::{CancelToken, EmbedOptions, Engine, EngineError, EngineOptions, Scheduling};
+use moli_format::{Gguf, ReadMode};
 use serde_json::Value;
 
 const MODEL: &str = "all-minilm-l6-v2";
@@ -22,6 +26,7 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("embeddings_are_those_of_sentence_transformers", same_vectors),
         trial("the_same_bits_together_and_on_any_threads", same_bits),
+        trial("the_same_bits_as_a_gguf_and_as_a_folder_again", converted),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -54,9 +59,13 @@ fn cases() -> Result<Vec<Case>, Failed> {
 }
 
 fn engine(threads: usize) -> Result<Engine, Failed> {
+    engine_of(&moli_testkit::real_model(MODEL)?, threads)
+}
+
+fn engine_of(path: &Path, threads: usize) -> Result<Engine, Failed> {
     let scheduling = Scheduling { max_batch: 16, ..Scheduling::default() };
     let options = EngineOptions { threads: Some(threads), scheduling, ..EngineOptions::default() };
-    Ok(Engine::load(&moli_testkit::real_model(MODEL)?, &options)?)
+    Ok(Engine::load(path, &options)?)
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -117,6 +126,42 @@ fn same_bits() -> Result<(), Failed> {
     }
     if all.iter().any(|made| *made != all[0]) {
         return Err("the embeddings differ".into());
+    }
+    Ok(())
+}
+
+/// `moli convert` to GGUF and back: ids, context, pooling and vectors stay what they are.
+fn converted() -> Result<(), Failed> {
+    let place = tempfile::tempdir()?;
+    let source = moli_testkit::real_model(MODEL)?;
+    let [file, folder] = ["minilm.gguf", "minilm"].map(|name| place.path().join(name));
+    for (from, to) in [(&source, &file), (&file, &folder)] {
+        let output = Output::new(to, &[from], false)?;
+        let convert = if to.extension().is_some() { to_gguf } else { to_folder };
+        let gguf = Gguf::open(from, ReadMode::Map)?;
+        let report = convert(&gguf, &output, &Options::default(), Arc::new(|_| true))?;
+        if !report.notes.is_empty() {
+            return Err(report.notes.join("; ").into());
+        }
+    }
+    let engines = [&source, &file, &folder].map(|path| engine_of(path, 2));
+    let [source, file, folder] = engines;
+    let (source, others) = (source?, [("the GGUF", file?), ("the folder", folder?)]);
+    let options = EmbedOptions { truncate: true, ..EmbedOptions::default() };
+    for case in cases()? {
+        let embed = |engine: &Engine| -> Result<(Vec<u32>, Vec<u32>), Failed> {
+            let ids = engine.encode_for_embedding(&case.text)?;
+            let values = engine.embed(&ids, &options, &CancelToken::new())?.values;
+            Ok((ids, values.iter().map(|x| x.to_bits()).collect()))
+        };
+        let expected = embed(&source)?;
+        for (name, engine) in &others {
+            if embed(engine)? != expected
+                || (engine.context(), engine.pooling()) != (CONTEXT, source.pooling())
+            {
+                return Err(format!("{name}: {:?}", case.text).into());
+            }
+        }
     }
     Ok(())
 }

@@ -7,9 +7,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use moli_convert::{Options, Output, to_folder, to_gguf};
 use moli_engine::{CancelToken, EmbedOptions, Engine, EngineOptions, KvType, Pooling};
 use moli_format::{Gguf, GgufWriter, ReadMode, Value};
 use serde_json::Value as Json;
@@ -118,6 +120,25 @@ fn as_gguf(folder: &Path, to: &Path) {
     writer.write_file(to).unwrap();
 }
 
+/// As Moli writes it: a GGUF of the folder, and a folder of that.
+fn converted(folder: &Path, place: &Path) -> [PathBuf; 2] {
+    let paths = ["converted.gguf", "converted"].map(|name| place.join(name));
+    let convert = |from: &Path, to: &Path| {
+        let output = Output::new(to, &[from], false).unwrap();
+        let convert = if to.extension().is_some() { to_gguf } else { to_folder };
+        let model = Gguf::open(from, ReadMode::Map).unwrap();
+        convert(&model, &output, &Options::default(), Arc::new(|_| true)).unwrap();
+    };
+    convert(folder, &paths[0]);
+    convert(&paths[0], &paths[1]);
+    let config: Json = serde_json::from_slice(&fs::read(paths[1].join("config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&config["model_type"], &config["max_position_embeddings"]),
+        (&"xlm-roberta".into(), &66.into())
+    );
+    paths
+}
+
 #[test]
 fn embeddings_are_those_of_sentence_transformers() {
     let expected = expected();
@@ -132,7 +153,11 @@ fn embeddings_are_those_of_sentence_transformers() {
     fs::write(folder.path().join("1_Pooling/config.json"), expected.mean_pooling.to_string()).unwrap();
     let gguf = folder.path().join("embeds.gguf");
     as_gguf(&fixtures().join("embeds"), &gguf);
+    let [made, back] = converted(&fixtures().join("embeds"), folder.path());
+    assert!(back.join("modules.json").is_file());
     for (path, pooling, vectors) in [
+        (&*made, Pooling::Cls, &expected.cls),
+        (&back, Pooling::Cls, &expected.cls),
         (fixtures().join("embeds").as_path(), Pooling::Cls, &expected.cls),
         (folder.path(), Pooling::Mean, &expected.mean),
         (&gguf, Pooling::Cls, &expected.cls),
@@ -152,7 +177,8 @@ fn scores_are_those_of_a_cross_encoder() {
     let folder = tempfile::tempdir().unwrap();
     let gguf = folder.path().join("ranks.gguf");
     as_gguf(&fixtures().join("ranks"), &gguf);
-    for path in [fixtures().join("ranks"), gguf] {
+    let [made, back] = converted(&fixtures().join("ranks"), folder.path());
+    for path in [fixtures().join("ranks"), gguf, made, back] {
         let engine = engine(&path);
         assert!(engine.is_reranker());
         assert_near(&scores(&engine, &expected.pairs), &expected.scores, &path.display().to_string());

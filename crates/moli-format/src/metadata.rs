@@ -5,6 +5,9 @@ use std::borrow::Cow;
 use crate::value::{Array, StringArray, Value};
 use crate::{Bytes, FormatError, Scalars};
 
+/// Tokens of a text at most, where a model has positions for more.
+pub(crate) const MAX_TOKENS: &str = "moli.max_seq_length";
+
 /// The metadata of a model: keys with typed values, in the order of the file.
 ///
 /// For each kind of value there are two readers: `u32(key)`, which wants the key, and `u32_opt(key)`, which gives
@@ -55,6 +58,16 @@ impl Metadata {
     /// If it is absent or not a string.
     pub fn architecture(&self) -> Result<&str, FormatError> {
         self.str("general.architecture")
+    }
+
+    /// How many tokens the model reads at most: `context_length` of its architecture, or fewer where `moli.max_seq_length` says so.
+    ///
+    /// # Errors
+    /// If a key is not a count, or there is no architecture.
+    pub fn context_length(&self) -> Result<Option<u64>, FormatError> {
+        let positions = self.u64_opt(&format!("{}.context_length", self.architecture()?))?;
+        let most = self.u64_opt(MAX_TOKENS)?.filter(|&most| most > 0);
+        Ok(positions.map(|positions| most.map_or(positions, |most| most.min(positions))))
     }
 
     fn typed<'a, T>(

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use moli_format::safetensors::Dtype;
-use moli_format::{FormatError, Gguf, HuggingFaceError, ReadMode, TensorType};
+use moli_format::{FormatError, Gguf, HuggingFaceConfig, HuggingFaceError, ReadMode, TensorType};
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -554,8 +554,118 @@ fn windows() {
     let qwen = json!({ "model_type": "qwen2", "sliding_window": 16, "max_window_layers": 1, "use_sliding_window": true });
     assert_eq!(window(qwen), (Some(16), Some(vec![false, true, true, true])));
     let kinds = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"];
+    // From the 28th layer on, where nothing says it.
+    assert_eq!(
+        window(json!({ "model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true })),
+        no
+    );
     let exaone = json!({ "model_type": "mistral", "sliding_window": 16, "layer_types": kinds });
     assert_eq!(window(exaone), (Some(16), Some(vec![true, false, false, true])));
+}
+
+/// A field that is absent is what transformers takes for it.
+#[test]
+fn what_a_configuration_leaves_out() {
+    let parsed = |model_type: &str, fields: Value| {
+        let mut config =
+            with(llama(), &json!({ "model_type": model_type, "num_hidden_layers": 4, "head_dim": 4 }));
+        config.as_object_mut().unwrap().remove("max_position_embeddings");
+        config.as_object_mut().unwrap().remove("rope_theta");
+        HuggingFaceConfig::parse(&with(config, &fields).to_string()).unwrap().metadata
+    };
+    let metadata = parsed("qwen3_moe", json!({ "num_experts": 4, "use_sliding_window": true }));
+    for (key, value) in
+        [("context_length", 32_768), ("expert_used_count", 8), ("attention.sliding_window", 4096)]
+    {
+        assert_eq!(metadata.u64(&format!("qwen3moe.{key}")).unwrap(), value, "{key}");
+    }
+    assert!(!metadata.bool("qwen3moe.expert_weights_norm").unwrap());
+    let moe =
+        json!({ "num_experts": 4, "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 3 });
+    let metadata = parsed("qwen2_moe", moe);
+    let slides = metadata.bools("qwen2moe.attention.sliding_window_pattern").unwrap();
+    assert_eq!(slides, [true, false, true, false]);
+    let metadata = parsed("smollm3", json!({ "use_sliding_window": true, "sliding_window": 8 }));
+    let slides = metadata.bools("smollm3.attention.sliding_window_pattern").unwrap();
+    assert_eq!(slides, [false, false, false, true]);
+    let metadata = parsed("exaone4", json!({ "sliding_window": 16, "sliding_window_pattern": "LG" }));
+    let slides = metadata.bools("exaone4.attention.sliding_window_pattern").unwrap();
+    assert_eq!(slides, [true, false, true, false]);
+    let metadata = parsed("gpt_oss", json!({ "num_local_experts": 4, "layer_types": null }));
+    assert_eq!(metadata.str("gpt-oss.rope.scaling.type").unwrap(), "yarn");
+    assert_eq!(metadata.f32("gpt-oss.rope.freq_base").unwrap(), 150_000.0);
+    let metadata = parsed("deepseek_v3", json!({}));
+    for (key, value) in [
+        ("attention.kv_lora_rank", 512),
+        ("expert_count", 256),
+        ("expert_group_used_count", 4),
+        ("leading_dense_block_count", 3),
+    ] {
+        assert_eq!(metadata.u64(&format!("deepseek2.{key}")).unwrap(), value, "{key}");
+    }
+    assert!(metadata.bool("deepseek2.expert_weights_norm").unwrap());
+    let scaling = json!({ "type": "yarn", "factor": null, "original_max_position_embeddings": 512 });
+    let metadata = parsed("llama", json!({ "rope_scaling": scaling }));
+    assert_eq!(metadata.f32("llama.rope.scaling.factor").unwrap(), 4.0);
+}
+
+#[test]
+fn biases_that_contradict_the_configuration() {
+    let mut tensors = llama_tensors("model.");
+    let config = with(llama(), &json!({ "attention_bias": true }));
+    let error = refused_as(folder(&config, &tensors).path());
+    assert!(
+        matches!(&error, HuggingFaceError::Biases { field: "attention_bias", value: true, tensor }
+            if tensor.ends_with("_proj.bias")),
+        "{error:?}"
+    );
+    let weight = tensors.iter().find(|raw| raw.name.ends_with("q_proj.weight")).unwrap();
+    let (name, rows) = (weight.name.replace("weight", "bias"), weight.shape[0]);
+    tensors.push(floats(&name, &[rows]));
+    open(folder(&config, &tensors).path());
+    // A configuration that says nothing leaves it to the tensors.
+    open(folder(&llama(), &tensors).path());
+    let config = with(llama(), &json!({ "attention_bias": false }));
+    let error = refused_as(folder(&config, &tensors).path());
+    assert!(
+        matches!(&error, HuggingFaceError::Biases { field: "attention_bias", value: false, tensor }
+            if *tensor == name),
+        "{error:?}"
+    );
+    // What packs weights may add biases of zeros.
+    let packed = json!({ "attention_bias": false, "quantization_config": { "quant_method": "gptq", "bits": 4, "group_size": 8 } });
+    let error = HuggingFaceConfig::parse(&with(llama(), &packed).to_string()).err();
+    assert!(error.is_none(), "{error:?}");
+}
+
+#[test]
+fn output_layers_that_contradict_the_configuration() {
+    let mut tensors = llama_tensors("model.");
+    let embeddings = tensors.iter().find(|raw| raw.name.contains("embed_tokens")).unwrap().clone();
+    let head = |raw: Raw| Raw { name: "lm_head.weight".to_owned(), ..raw };
+    let has_output =
+        |tensors: &[Raw]| open(folder(&llama(), tensors).path()).tensor("output.weight").is_some();
+    tensors.push(head(embeddings.clone()));
+    assert!(!has_output(&tensors), "saved twice");
+    let mut other = floats("other", &embeddings.shape);
+    other.data.reverse();
+    assert_ne!(other.data, embeddings.data);
+    tensors.pop();
+    tensors.push(head(other));
+    assert!(has_output(&tensors), "not tied, whatever the configuration says");
+}
+
+#[test]
+fn activations() {
+    let key = |fields: Value| {
+        let config = HuggingFaceConfig::parse(&with(llama(), &fields).to_string()).unwrap();
+        config.metadata.str_opt("llama.hidden_activation").unwrap().map(str::to_owned)
+    };
+    assert_eq!(key(json!({})), None);
+    assert_eq!(key(json!({ "hidden_act": "swish" })), None);
+    assert_eq!(key(json!({ "hidden_act": "gelu" })).as_deref(), Some("gelu"));
+    assert_eq!(key(json!({ "hidden_act": "gelu_new" })).as_deref(), Some("gelu_tanh"));
+    assert_eq!(key(json!({ "hidden_act": "relu2" })).as_deref(), Some("relu2"));
 }
 
 #[test]

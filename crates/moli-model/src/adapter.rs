@@ -9,11 +9,14 @@
 
 use std::ops::Range;
 
-use moli_format::Adapter;
+use moli_format::{Adapter, Tensor};
 use moli_kernels::Activations;
 
 use crate::weights::{Linear, rows};
 use crate::{Backend, Batch, Config, ModelError};
+
+/// Products with one input that are computed together: more than any layer has.
+const TOGETHER: usize = 4;
 
 /// An adapter of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,9 +31,16 @@ pub struct Adapted {
 pub struct LowRank<B: Backend + ?Sized> {
     /// `[rank, inputs]`.
     a: Linear<B>,
-    /// `[outputs, rank]`.
-    b: Linear<B>,
+    b: WayUp<B>,
     factor: f32,
+}
+
+/// `B`, whose inner dimension is a few numbers.
+enum WayUp<B: Backend + ?Sized> {
+    /// `[outputs, rank]`, to multiply with.
+    Rows(Linear<B>),
+    /// `[rank, outputs]`, to add up: long stretches instead of short ones.
+    Columns(Vec<f32>),
 }
 
 impl<B: Backend> LowRank<B> {
@@ -41,10 +51,25 @@ impl<B: Backend> LowRank<B> {
         backend: &B,
     ) -> Result<Self, ModelError> {
         let linear = |tensor| {
-            Ok::<_, ModelError>(Linear { weight: backend.matrix(tensor)?, bias: None, adapters: Vec::new() })
+            Ok::<_, ModelError>(Linear {
+                weight: backend.matrix(tensor)?,
+                bias: None,
+                scale: None,
+                adapters: Vec::new(),
+            })
         };
-        Ok(Self { a: linear(&product.a)?, b: linear(&rows(&product.b, outputs)?)?, factor: product.factor })
+        let b = rows(&product.b, outputs)?;
+        let b = if B::ADDS_COLUMNS { WayUp::Columns(columns(&b)?) } else { WayUp::Rows(linear(&b)?) };
+        Ok(Self { a: linear(&product.a)?, b, factor: product.factor })
     }
+}
+
+/// A matrix by columns, in single precision.
+fn columns(matrix: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let mut values = vec![0.0; matrix.elements()];
+    moli_kernels::dequantize(matrix.ttype, &matrix.data, &mut values)?;
+    let cols = matrix.cols();
+    Ok((0..cols).flat_map(|col| values.iter().skip(col).step_by(cols).copied()).collect())
 }
 
 /// The adapters of a model, and which rows of the current batch have which.
@@ -53,14 +78,15 @@ pub(crate) struct Adapters<B: Backend>(Option<Loaded<B>>);
 struct Loaded<B: Backend> {
     /// Of each adapter the scale of each row of the batch, 0 where the row does not have it; empty where none does.
     scales: Vec<Vec<f32>>,
-    /// The rows that have one, and their scales.
+    /// The rows that have one, their scales, and these times the factor of a product.
     rows: Vec<u32>,
     weights: Vec<f32>,
+    factors: Vec<f32>,
     /// The inputs of those rows, `[inputs]`.
     x: B::Buffer,
-    /// `A · x`, `[rank]`.
-    low: B::Buffer,
-    /// `B · A · x`, `[outputs]`.
+    /// `A · x`, `[rank]`, of each product.
+    low: [B::Buffer; TOGETHER],
+    /// `B · A · x`, `[outputs]`, where that is not added up by columns.
     high: B::Buffer,
 }
 
@@ -70,17 +96,15 @@ struct Sizes {
     rank: usize,
     /// But for the logits, whose rows are few.
     outputs: usize,
-    logits: usize,
 }
 
 impl Sizes {
     fn of(adapters: &[Adapter], config: &Config) -> Self {
-        let mut sizes = Self { inputs: config.widest_input(), rank: 1, outputs: 1, logits: 0 };
+        let mut sizes = Self { inputs: config.widest_input(), rank: 1, outputs: 1 };
         for product in adapters.iter().flat_map(Adapter::products) {
             sizes.rank = sizes.rank.max(product.rank());
-            match product.name.as_str() {
-                "output.weight" => sizes.logits = product.b.rows(),
-                _ => sizes.outputs = sizes.outputs.max(product.b.rows()),
+            if product.name != "output.weight" {
+                sizes.outputs = sizes.outputs.max(product.b.rows());
             }
         }
         sizes
@@ -88,9 +112,9 @@ impl Sizes {
 }
 
 /// Bytes that adapters take on the CPU beside their model: their matrices, and what they are computed in, for batches of `max_rows`
-/// rows of which the logits of `outputs` are wanted. Sums saturate.
+/// rows. Sums saturate.
 #[must_use]
-pub fn adapter_bytes(adapters: &[Adapter], config: &Config, max_rows: usize, outputs: usize) -> u64 {
+pub fn adapter_bytes(adapters: &[Adapter], config: &Config, max_rows: usize) -> u64 {
     if adapters.is_empty() {
         return 0;
     }
@@ -98,11 +122,16 @@ pub fn adapter_bytes(adapters: &[Adapter], config: &Config, max_rows: usize, out
     let floats = |rows: usize, cols: usize| {
         (rows as u64).saturating_mul(cols as u64).saturating_mul(size_of::<f32>() as u64)
     };
-    let lists = floats(max_rows, adapters.len() + 2);
-    let high = floats(max_rows, sizes.outputs).max(floats(outputs.clamp(1, max_rows.max(1)), sizes.logits));
+    let lists = floats(max_rows, adapters.len() + 3);
+    // By columns in single precision.
+    let products = adapters.iter().flat_map(Adapter::products);
+    let columns =
+        products.fold(0u64, |sum, product| sum.saturating_add(floats(product.b.rows(), product.rank())));
     let wider = Activations::bytes(max_rows, sizes.inputs.max(sizes.rank))
         .saturating_sub(Activations::bytes(max_rows, sizes.inputs));
-    let scratch = [lists, floats(max_rows, sizes.inputs), floats(max_rows, sizes.rank), high, wider];
+    let low = floats(max_rows, sizes.rank.saturating_mul(TOGETHER));
+    let high = floats(1, sizes.outputs);
+    let scratch = [lists, floats(max_rows, sizes.inputs), low, columns, high, wider];
     let matrices = adapters.iter().fold(0u64, |sum, adapter| sum.saturating_add(adapter.bytes()));
     scratch.iter().fold(matrices, |sum, &part| sum.saturating_add(part))
 }
@@ -118,13 +147,15 @@ impl<B: Backend> Adapters<B> {
             return Ok(Self(None));
         }
         let sizes = Sizes::of(adapters, config);
+        let low = || backend.buffer(max_rows, sizes.rank);
         Ok(Self(Some(Loaded {
             scales: adapters.iter().map(|_| Vec::with_capacity(max_rows)).collect(),
             rows: Vec::with_capacity(max_rows),
             weights: Vec::with_capacity(max_rows),
+            factors: Vec::with_capacity(max_rows),
             x: backend.buffer(max_rows, sizes.inputs)?,
-            low: backend.buffer(max_rows, sizes.rank)?,
-            high: backend.buffer(max_rows, sizes.outputs)?,
+            low: [low()?, low()?, low()?, low()?],
+            high: backend.buffer(if B::ADDS_COLUMNS { 1 } else { max_rows }, sizes.outputs)?,
         })))
     }
 
@@ -188,6 +219,11 @@ impl<B: Backend> Adapters<B> {
         into: &mut [(&Linear<B>, &mut B::Buffer)],
     ) -> Result<(), ModelError> {
         b.project(x, into)?;
+        for (linear, out) in &mut *into {
+            if let Some(scale) = linear.scale {
+                b.scale(out, scale)?;
+            }
+        }
         match &mut self.0 {
             Some(loaded) => loaded.add(b, x, rows, into),
             None => Ok(()),
@@ -228,14 +264,42 @@ impl<B: Backend> Loaded<B> {
                     &self.x
                 }
             };
-            for (linear, out) in &mut *into {
-                let Some(Some(product)) = linear.adapters.get(number) else { continue };
-                b.project(own, &mut [(&product.a, &mut self.low)])?;
-                b.scale(&mut self.low, product.factor)?;
-                b.project(&self.low, &mut [(&product.b, &mut self.high)])?;
-                b.scatter_add(&self.high, &self.rows, &self.weights, out)?;
+            for some in into.chunks_mut(TOGETHER) {
+                let products = some.iter().map(|(linear, _)| linear.adapters.get(number)?.as_ref());
+                let ways_down = products.zip(&mut self.low);
+                project_all(b, own, ways_down.filter_map(|(product, low)| Some((&product?.a, low))))?;
+                for ((linear, out), low) in some.iter_mut().zip(&self.low) {
+                    let Some(Some(product)) = linear.adapters.get(number) else { continue };
+                    self.factors.clear();
+                    self.factors.extend(self.weights.iter().map(|weight| weight * product.factor));
+                    match &product.b {
+                        WayUp::Rows(up) => {
+                            b.project(low, &mut [(up, &mut self.high)])?;
+                            b.scatter_add(&self.high, &self.rows, &self.factors, out)?;
+                        }
+                        WayUp::Columns(columns) => {
+                            b.add_columns(low, columns, &self.rows, &self.factors, out)?;
+                        }
+                    }
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Products with one input, as many together as there are.
+fn project_all<'a, B: Backend + 'a>(
+    b: &mut B,
+    x: &B::Buffer,
+    mut into: impl Iterator<Item = (&'a Linear<B>, &'a mut B::Buffer)>,
+) -> Result<(), ModelError> {
+    loop {
+        match (into.next(), into.next(), into.next()) {
+            (Some(one), Some(two), Some(three)) => b.project(x, &mut [one, two, three])?,
+            (Some(one), Some(two), None) => return b.project(x, &mut [one, two]),
+            (Some(one), None, _) => return b.project(x, &mut [one]),
+            (None, ..) => return Ok(()),
+        }
     }
 }

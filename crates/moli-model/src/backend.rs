@@ -255,6 +255,27 @@ pub trait Backend: Send {
         to: &mut Self::Buffer,
     ) -> Result<(), ModelError>;
 
+    /// Whether [`add_columns`](Self::add_columns) is faster here than a product with the same matrix and
+    /// [`scatter_add`](Self::scatter_add).
+    const ADDS_COLUMNS: bool = false;
+
+    /// `to[rows[i]] += weights[i] * low[i][r] * columns[r]`, r rising; columns: `[low's, to's]`. Only where
+    /// [`ADDS_COLUMNS`](Self::ADDS_COLUMNS) says so.
+    ///
+    /// # Errors
+    /// [`ModelError::UnsupportedOperation`] where it does not.
+    fn add_columns(
+        &mut self,
+        _low: &Self::Buffer,
+        _columns: &[f32],
+        _rows: &[u32],
+        _weights: &[f32],
+        _to: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let operation = "adding columns";
+        Err(ModelError::UnsupportedOperation { backend: self.description(), operation })
+    }
+
     /// `x += y`.
     fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError>;
 

@@ -446,6 +446,8 @@ impl Backend for CandleBackend {
             Activation::Silu => gate.silu()? * up,
             Activation::GeluTanh => gate.gelu()? * up,
             Activation::GeluErf => gate.gelu_erf()? * up,
+            Activation::Relu => gate.relu()? * up,
+            Activation::ReluSquared => gate.relu()?.sqr()? * up,
             Activation::SwigluClamped => {
                 let clamped = gate.minimum(7.0)?;
                 let factor = ((&clamped * -1.702)?.exp()? + 1.0)?.recip()?;
@@ -461,6 +463,8 @@ impl Backend for CandleBackend {
             Activation::Silu => x.silu(),
             Activation::GeluTanh => x.gelu(),
             Activation::GeluErf => x.gelu_erf(),
+            Activation::Relu => x.relu(),
+            Activation::ReluSquared => x.relu().and_then(|x| x.sqr()),
             Activation::SwigluClamped => return Err(ModelError::NoGate),
         };
         *x = activated.during("activation")?;

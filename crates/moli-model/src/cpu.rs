@@ -291,6 +291,10 @@ impl Backend for CpuBackend {
             Activation::Silu => self.kernels.swiglu(&self.pool, gate.data_mut(), up.data()),
             Activation::GeluTanh => self.kernels.geglu(&self.pool, gate.data_mut(), up.data()),
             Activation::GeluErf => self.kernels.geglu_erf(&self.pool, gate.data_mut(), up.data()),
+            Activation::Relu | Activation::ReluSquared => {
+                self.activate(gate, activation)?;
+                self.kernels.multiply(&self.pool, gate.data_mut(), up.data());
+            }
             Activation::SwigluClamped => {
                 self.kernels.swiglu_clamped(&self.pool, gate.data_mut(), up.data());
             }
@@ -303,6 +307,8 @@ impl Backend for CpuBackend {
             Activation::Silu => self.kernels.silu(&self.pool, x.data_mut()),
             Activation::GeluTanh => self.kernels.gelu(&self.pool, x.data_mut()),
             Activation::GeluErf => self.kernels.gelu_erf(&self.pool, x.data_mut()),
+            Activation::Relu => self.kernels.relu(&self.pool, x.data_mut()),
+            Activation::ReluSquared => self.kernels.relu_squared(&self.pool, x.data_mut()),
             Activation::SwigluClamped => return Err(ModelError::NoGate),
         }
         Ok(())
@@ -345,6 +351,35 @@ impl Backend for CpuBackend {
         for ((from, &row), &weight) in from.data().chunks_exact(cols).zip(rows).zip(weights) {
             let start = row as usize * cols;
             self.kernels.add_scaled(&mut to.data_mut()[start..start + cols], from, weight);
+        }
+        Ok(())
+    }
+
+    const ADDS_COLUMNS: bool = true;
+
+    fn add_columns(
+        &mut self,
+        low: &Self::Buffer,
+        columns: &[f32],
+        rows: &[u32],
+        weights: &[f32],
+        to: &mut Self::Buffer,
+    ) -> Result<(), ModelError> {
+        let (rank, cols) = (low.cols, to.cols);
+        // All rows in their order, as of a batch that is of one adapter: threads share them.
+        if to.rows == rows.len() && rows.iter().zip(0..).all(|(&row, place)| row == place) {
+            self.kernels.add_columns(&self.pool, to.data_mut(), low.data(), columns, weights);
+            return Ok(());
+        }
+        for ((low, &row), weight) in low.data().chunks_exact(rank).zip(rows).zip(weights.chunks_exact(1)) {
+            let start = row as usize * cols;
+            self.kernels.add_columns(
+                &self.pool,
+                &mut to.data_mut()[start..start + cols],
+                low,
+                columns,
+                weight,
+            );
         }
         Ok(())
     }

@@ -52,6 +52,8 @@ fn function(activation: Activation) -> Function {
         Activation::Silu => Function::Silu,
         Activation::GeluTanh => Function::GeluTanh,
         Activation::GeluErf => Function::GeluErf,
+        Activation::Relu => Function::Relu,
+        Activation::ReluSquared => Function::ReluSquared,
         Activation::SwigluClamped => Function::SwigluClamped,
     }
 }

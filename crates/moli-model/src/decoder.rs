@@ -49,6 +49,8 @@ struct Scratch<B: Backend> {
     h: B::Buffer,
     /// What attention or the feed-forward network gives, or the second norm makes of that, `[hidden]`.
     normed: B::Buffer,
+    /// What attention gives while the feed-forward network beside it computes, `[hidden]`.
+    beside: Option<B::Buffer>,
     q: B::Buffer,
     /// Of each head its query and its gate; the gates, `[heads * head_dim]`.
     gated_q: Option<[B::Buffer; 2]>,
@@ -126,6 +128,7 @@ impl<B: Backend> Scratch<B> {
             x: buffer(hidden)?,
             h: buffer(hidden)?,
             normed: buffer(hidden)?,
+            beside: config.parallel.then(|| buffer(hidden)).transpose()?,
             q: buffer(q)?,
             gated_q: match config.gated_attention {
                 true => Some([buffer(2 * q)?, buffer(q)?]),
@@ -144,6 +147,15 @@ impl<B: Backend> Scratch<B> {
             downloaded: Vec::new(),
             downloaded_states: Vec::new(),
         })
+    }
+}
+
+impl<B: Backend> Scratch<B> {
+    /// Has `normed` and `beside` change places.
+    fn turn(&mut self) {
+        if let Some(beside) = &mut self.beside {
+            std::mem::swap(&mut self.normed, beside);
+        }
     }
 }
 
@@ -245,6 +257,16 @@ impl<B: Backend> Decoder<B> {
                 }
             };
             a.project(b, found, None, &mut [(&layer.o, &mut s.normed)])?;
+            if c.parallel && layer.ffn_norm.is_none() {
+                // The feed-forward network reads what attention read, so that what attention gives has to wait.
+                s.turn();
+                feed_forward((b, a), c, layer, s)?;
+                s.turn();
+                add_to_stream(b, c, None, s)?;
+                s.turn();
+                add_to_stream(b, c, None, s)?;
+                continue;
+            }
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
 
             // Feed-forward: what each token makes of it by itself.
@@ -272,7 +294,6 @@ impl<B: Backend> Decoder<B> {
             }
             computed.logits = b.download(&s.logits, &mut s.downloaded)?;
         }
-        let odd = |values: &[f32]| values.iter().position(|value| !value.is_finite());
         if let Some(i) = odd(computed.logits) {
             return Err(ModelError::NotFinite { token: i % c.vocab, value: computed.logits[i] });
         }
@@ -476,6 +497,15 @@ impl<B: Backend> Runtime for Decoder<B> {
     }
 }
 
+/// The first value that is not finite.
+fn odd(values: &[f32]) -> Option<usize> {
+    let is_odd = |value: &f32| !value.is_finite();
+    // A chunk is looked through without a branch for each value: there are hundreds of thousands.
+    let chunk = |chunk: &[f32]| chunk.iter().map(|value| u32::from(is_odd(value))).sum::<u32>() > 0;
+    let start = values.chunks(64).position(chunk)? * 64;
+    values[start..].iter().position(is_odd).map(|at| start + at)
+}
+
 /// Attention of a layer into `s.attended`; `kv`: the cache, and which of its layers this one is.
 #[allow(clippy::too_many_arguments, reason = "they are what attention is of")]
 fn attend<B: Backend>(
@@ -506,10 +536,13 @@ fn attend<B: Backend>(
                 }
             }
             for (x, gain) in [(&mut s.q, q_norm), (&mut s.k, k_norm)] {
+                if let Some(angles) = angles.filter(|_| c.rope_first) {
+                    b.rope(x, angles, c.rope.style, c.head_dim)?;
+                }
                 if let Some(gain) = gain {
                     b.rms_norm_heads(x, gain, c.norm_eps)?;
                 }
-                if let Some(angles) = angles {
+                if let Some(angles) = angles.filter(|_| !c.rope_first) {
                     b.rope(x, angles, c.rope.style, c.head_dim)?;
                 }
             }
@@ -587,7 +620,10 @@ fn feed_forward<B: Backend>(
     s: &mut Scratch<B>,
 ) -> Result<(), ModelError> {
     let Scratch { x, h, normed: out, gate, up, experts, downloaded, .. } = s;
-    let input = normed(b, x, layer.ffn_norm.as_ref(), c.norm_eps, h)?;
+    let input = match &layer.ffn_norm {
+        None if c.parallel => &*h,
+        norm => normed(b, x, norm.as_ref(), c.norm_eps, h)?,
+    };
     match (&layer.ffn, experts) {
         (FeedForward::Dense(network), _) => mlp((b, a), c, network, (input, None), (gate, up), out),
         (FeedForward::Experts(mixture), Some(scratch)) => {

@@ -22,8 +22,10 @@ pub use recurrent::{DeltaNet, ShortConv};
 pub struct Linear<B: Backend + ?Sized> {
     /// The matrix.
     pub weight: B::Matrix,
-    /// The bias.
+    /// The bias, divided by `scale`.
     pub bias: Option<B::Vector>,
+    /// Factor on what both give: NVFP4 has one for the whole matrix beside those of its blocks.
+    pub scale: Option<f32>,
     /// What each adapter adds, by its number; empty where the model has none.
     pub adapters: Vec<Option<Box<LowRank<B>>>>,
 }
@@ -179,7 +181,9 @@ impl<B: Backend> Weights<B> {
             loader.linear("output", vocab, hidden, Bias::Optional)?
         } else {
             let adapters = loader.adapted("output", 0..vocab)?;
-            Linear { weight: token_embd.clone(), bias: None, adapters }
+            let name = "output.bias";
+            let bias = loader.has(name).then(|| loader.vector(name, vocab)).transpose()?;
+            Linear { weight: token_embd.clone(), bias, scale: None, adapters }
         };
         let rope_factors = loader.rope_factors(context)?;
         let classifier = loader.classifier()?;
@@ -221,6 +225,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let name = |suffix: &str| format!("blk.{i}.{suffix}");
         // What gpt-oss calls the norm after attention is the one before the feed-forward network.
         let before_ffn = if self.has(&name("ffn_norm.weight")) { "ffn_norm" } else { "post_attention_norm" };
+        let no_ffn_norm = !self.has(&name(&format!("{before_ffn}.weight")));
         let norm = |loader: &mut Self, wanted: bool, stem: &str| {
             wanted.then(|| loader.norm(&name(stem), hidden)).transpose()
         };
@@ -245,7 +250,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             sinks: config.sinks.then(|| self.vector(&name("attn_sinks.weight"), config.heads)).transpose()?,
             o: self.linear(&name(out), hidden, width, Bias::Optional)?,
             post_attn_norm: norm(self, behind, behind_attn)?,
-            ffn_norm: norm(self, config.pre_norm, before_ffn)?,
+            ffn_norm: norm(self, config.pre_norm && !(config.parallel && no_ffn_norm), before_ffn)?,
             ffn: match &config.experts {
                 Some(experts) if self.has(&name("ffn_gate_inp.weight")) => {
                     FeedForward::Experts(Box::new(self.mixture(i, experts)?))
@@ -287,7 +292,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         let mut norm = |stem: &str, row: usize| {
             let len = match config.qk_norm {
                 QkNorm::None => return Ok(None),
-                QkNorm::Head => config.head_dim,
+                QkNorm::HeadOrNone if !self.has(&name(stem)) => return Ok(None),
+                QkNorm::Head | QkNorm::HeadOrNone => config.head_dim,
                 QkNorm::Row => row,
             };
             self.vector(&name(stem), len).map(Some)
@@ -456,8 +462,10 @@ impl<'a, B: Backend> Loader<'a, B> {
         let weight = self.matrix(&format!("{stem}.weight"), rows, cols)?;
         let name = format!("{stem}.bias");
         let present = bias == Bias::Required || self.gguf.tensor(&name).is_some();
-        let bias = present.then(|| self.vector(&name, rows)).transpose()?;
-        Ok(Linear { weight, bias, adapters: self.adapted(stem, 0..rows)? })
+        let scale = self.scale(stem, 0, 1)?;
+        let bias = present.then(|| self.floats(&name, rows)).transpose()?;
+        let bias = bias.map(|bias| self.backend.vector(divided(bias, scale))).transpose()?;
+        Ok(Linear { weight, bias, scale, adapters: self.adapted(stem, 0..rows)? })
     }
 
     /// Some of the `all` rows of a matrix, and of its bias.
@@ -472,11 +480,15 @@ impl<'a, B: Backend> Loader<'a, B> {
         let tensor = self.tensor(&format!("{stem}.weight"), &[cols, all])?;
         let weight = self.backend.matrix(&rows(tensor, range.clone())?)?;
         let name = format!("{stem}.bias");
+        let scale = self.scale(stem, 0, 1)?;
         let bias = match bias == Bias::Required || self.has(&name) {
-            true => Some(self.backend.vector(part(self.floats(&name, all)?, range.clone()))?),
+            true => {
+                let values = part(self.floats(&name, all)?, range.clone());
+                Some(self.backend.vector(divided(values, scale))?)
+            }
             false => None,
         };
-        Ok(Linear { weight, bias, adapters: self.adapted(stem, range)? })
+        Ok(Linear { weight, bias, scale, adapters: self.adapted(stem, range)? })
     }
 
     /// The `index`-th `rows` rows of all matrices of a tensor `[cols, rows of each, matrices]`, and of its biases.
@@ -490,16 +502,44 @@ impl<'a, B: Backend> Loader<'a, B> {
         let range = index * rows..(index + 1) * rows;
         let tensor = self.tensor(&format!("{stem}.weight"), &dims)?;
         let weight = self.backend.matrix(&self::rows(tensor, range.clone())?)?;
+        // Gates and what they gate in one tensor have one for both.
+        let scale = match (stem.ends_with("_exps"), stem.ends_with("gate_up_exps")) {
+            (true, true) => self.scale(stem, index / 2, dims[2])?,
+            (true, false) => self.scale(stem, index, dims[2])?,
+            (false, _) => None,
+        };
         let name = format!("{stem}.bias");
         let bias = match self.has(&name) {
             true => {
                 self.tensor(&name, &dims[1..])?;
-                Some(self.backend.vector(part(self.all_floats(&name)?, range))?)
+                let values = part(self.all_floats(&name)?, range);
+                Some(self.backend.vector(divided(values, scale))?)
             }
             false => None,
         };
         let one = format!("{}.{index}", stem.strip_suffix("_exps").unwrap_or(stem));
-        Ok(Linear { weight, bias, adapters: self.adapted(&one, 0..rows)? })
+        Ok(Linear { weight, bias, scale, adapters: self.adapted(&one, 0..rows)? })
+    }
+
+    /// The factor on what the matrix `{stem}.weight` gives, of several matrices in it the `index`-th's.
+    fn scale(&mut self, stem: &str, index: usize, matrices: usize) -> Result<Option<f32>, ModelError> {
+        // What activations would be quantised with, which they are not.
+        let unused = format!("{stem}.input_scale");
+        if self.has(&unused) {
+            self.used.insert(unused);
+        }
+        let name = format!("{stem}.scale");
+        if !self.has(&name) {
+            return Ok(None);
+        }
+        match self.floats(&name, matrices)?.get(index) {
+            Some(&scale) if scale != 0.0 => Ok(Some(scale).filter(|&scale| scale != 1.0)),
+            scale => Err(ModelError::OutOfRange {
+                key: name,
+                value: scale.copied().unwrap_or_default().to_string(),
+                allowed: "anything but 0".to_owned(),
+            }),
+        }
     }
 
     /// What each adapter adds to these rows of the matrix `{stem}.weight`.
@@ -601,6 +641,14 @@ pub(crate) fn finite(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
         }
         None => Ok(values),
     }
+}
+
+/// A bias such that the factor on it leaves it as it was.
+fn divided(mut bias: Vec<f32>, scale: Option<f32>) -> Vec<f32> {
+    if let Some(scale) = scale {
+        bias.iter_mut().for_each(|value| *value /= scale);
+    }
+    bias
 }
 
 /// A part of a vector.

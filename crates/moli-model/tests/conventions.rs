@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use moli_format::{Bytes, Gguf, GgufWriter, ReadMode, Tensor, TensorType};
-use moli_model::{BackendKind, Batch, KvType, LoadOptions, load, pages_of};
+use moli_model::{BackendKind, Batch, Config, KvType, LoadOptions, load, pages_of};
 
 fn folder(name: &str) -> Gguf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/architectures");
@@ -95,6 +95,120 @@ fn rows_of_q_and_k_in_the_order_of_converted_files() {
         let wrong = rewritten(&gguf, &[], converted.tensors().cloned().collect());
         assert_ne!(logits(&wrong), want, "{name}");
     }
+}
+
+#[test]
+fn architectures_that_are_others_by_another_name() {
+    for (name, other) in [
+        ("llama", "xverse"),
+        ("llama", "chatglm"),
+        ("llama", "mistral3"),
+        ("phi3_partial", "exaone"),
+        ("mixtral", "deepseek"),
+        ("qwen2", "qwen2vl"),
+        ("qwen3", "qwen3vl"),
+        ("qwen3_moe", "qwen3vlmoe"),
+        ("glm4_moe", "dots1"),
+        ("hunyuan_dense", "hunyuan-moe"),
+    ] {
+        let gguf = folder(name);
+        let prefix = format!("{}.", gguf.metadata().architecture().unwrap());
+        let mut writer = GgufWriter::new();
+        for (key, value) in gguf.metadata().iter() {
+            match key.strip_prefix(&prefix) {
+                Some(key) => writer.meta(format!("{other}.{key}"), value.clone()),
+                None if key == "general.architecture" => writer.meta(key, other),
+                None => writer.meta(key, value.clone()),
+            };
+        }
+        for tensor in gguf.tensors() {
+            writer.tensor(&tensor.name, tensor.ttype, tensor.dims.as_slice(), tensor.data.to_vec());
+        }
+        let mut file = Vec::new();
+        writer.write(&mut file).unwrap();
+        let renamed = Gguf::from_bytes(&Bytes::from_vec(file)).unwrap();
+        assert_eq!(logits(&renamed), logits(&gguf), "{name} as {other}");
+    }
+}
+
+/// NVFP4's factors on whole matrices: of a matrix that is divided by one, the model is the same.
+#[test]
+fn factors_on_matrices() {
+    for name in ["qwen2", "phi3", "qwen3_moe", "llama_bias"] {
+        let gguf = folder(name);
+        let mut tensors = Vec::new();
+        let stacks =
+            if name == "qwen3_moe" { stacked(&gguf, false) } else { gguf.tensors().cloned().collect() };
+        for tensor in stacks {
+            let scaled =
+                tensor.dims.len() > 1 && tensor.name.starts_with("blk.") || tensor.name == "output.weight";
+            if !scaled {
+                tensors.push(tensor);
+                continue;
+            }
+            // Powers of two, so that nothing is rounded. One for each expert.
+            let matrices = tensor.dims.get(2).map_or(1, |&experts| experts as usize);
+            let scales: Vec<f32> = (0..matrices).map(|i| 0.25 * 2f32.powi(i as i32)).collect();
+            let each = tensor.elements() / matrices;
+            let values = tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let divided = values.enumerate().map(|(at, value)| value / scales[at / each]);
+            let data = Bytes::from_vec(divided.flat_map(f32::to_le_bytes).collect());
+            let vector = |end: &str, values: &[f32]| Tensor {
+                name: tensor.name.replace(".weight", end),
+                ttype: TensorType::F32,
+                dims: vec![values.len() as u64],
+                data: Bytes::from_vec(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            };
+            tensors.push(vector(".scale", &scales));
+            tensors.push(vector(".input_scale", &[3.0]));
+            tensors.push(Tensor { data, ..tensor });
+        }
+        assert_eq!(logits(&rewritten(&gguf, &[], tensors)), logits(&gguf), "{name}");
+    }
+}
+
+#[test]
+fn keys_that_files_have_for_the_same_thing() {
+    let gguf = folder("llama");
+    let tensors = || gguf.tensors().cloned().collect::<Vec<_>>();
+    let mut ahead = tensors();
+    // A layer that guesses further ahead, and is left out.
+    let more = gguf.tensors().filter(|tensor| tensor.name.starts_with("blk.1."));
+    ahead.extend(
+        more.map(|tensor| Tensor { name: tensor.name.replace("blk.1.", "blk.2."), ..tensor.clone() }),
+    );
+    let keys = [("llama.block_count", Some(3)), ("llama.nextn_predict_layers", Some(1))];
+    assert_eq!(logits(&rewritten(&gguf, &keys, ahead)), logits(&gguf));
+
+    // Queries' temperature begins to rise behind this many tokens, which is as far as such a model goes.
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata().iter() {
+        writer.meta(key, value.clone());
+    }
+    writer.meta("llama.attention.temperature_scale", 0.1f32);
+    writer.meta("llama.rope.scaling.original_context_length", 20u32);
+    let metadata = |writer: &GgufWriter| {
+        let mut file = Vec::new();
+        writer.write(&mut file).unwrap();
+        Gguf::from_bytes(&Bytes::from_vec(file)).unwrap()
+    };
+    let config = Config::from_metadata(metadata(&writer).metadata(), 96).unwrap();
+    assert_eq!(config.context_train, 20);
+    // Granite's way to say that nothing is rotated, which in other files tells of how the model was made.
+    for (name, rotates) in [("granite", false), ("llama", true)] {
+        let gguf = folder(name);
+        let mut writer = GgufWriter::new();
+        for (key, value) in gguf.metadata().iter() {
+            writer.meta(key, value.clone());
+        }
+        writer.meta(format!("{name}.rope.scaling.finetuned"), false);
+        let config = Config::from_metadata(metadata(&writer).metadata(), 96).unwrap();
+        assert_eq!(config.rotated, [rotates; 2], "{name}");
+    }
+    // Whatever stretches the context, and where nothing does.
+    writer.meta("llama.rope.scaling.attn_factor", 1.25f32);
+    let config = Config::from_metadata(metadata(&writer).metadata(), 96).unwrap();
+    assert_eq!(config.rope.magnitude, 1.25);
 }
 
 /// Experts that are in tensors of their own, put into one for each part, or into one for gates and what they gate.

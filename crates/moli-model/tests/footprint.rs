@@ -159,7 +159,7 @@ fn adapters_take_what_was_said(path: &Path, what: Load) {
             }) as u64
         };
         let used = of(&adapters) - of(&[]);
-        let said = adapter_bytes(&adapters, &config, what.max_rows, what.outputs) - adapters[0].bytes();
+        let said = adapter_bytes(&adapters, &config, what.max_rows) - adapters[0].bytes();
         println!("{names:?}, {what:?}: said {said}, used {used}");
         // The lists of products, one for each matrix of the model, are not counted.
         assert!(used <= said + (4 << 10), "{names:?}, {what:?}: {used} bytes where {said} were said");

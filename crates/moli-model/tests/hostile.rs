@@ -109,7 +109,8 @@ fn an_unknown_architecture() {
 fn features_that_would_be_ignored() {
     for (key, value) in [
         ("llama.rope.scaling.type", Value::from("dynamic")),
-        ("llama.rope.scaling.attn_factor", Value::from(1.5f32)),
+        ("llama.rope.scaling.yarn_ext_factor", Value::from(0.5f32)),
+        ("llama.hidden_activation", Value::from("xielu")),
         ("llama.logit_scale", Value::from(0.5f32)),
         ("llama.residual_scale", Value::from(0.5f32)),
         ("llama.embedding_scale", Value::from(12.0f32)),

@@ -68,7 +68,7 @@ impl Facts {
             format: if folder { "safetensors" } else { "gguf" },
             parameters: gguf.tensors().map(|tensor| tensor.elements() as u64).sum(),
             quantization: quantization(&gguf),
-            context: number("context_length"),
+            context: metadata.context_length().ok().flatten(),
             hidden: number("embedding_length"),
             capabilities: capabilities(metadata, &architecture, template.as_ref()),
             template: template.map(|template| template.source().to_owned()).unwrap_or_default(),

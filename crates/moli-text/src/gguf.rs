@@ -67,6 +67,7 @@ fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
     };
     let bpe = RankedBpe::new(&vocab, merges(metadata)?.into_iter(), options)?;
     let (add_bos, add_eos) = special.flags(metadata, [spec.add_bos, false])?;
+    let closing = special.eos.filter(|_| add_eos);
     Ok(Inner {
         special: SpecialTokens::new(&vocab, strip(metadata, &vocab)?)?,
         merger: Merger::Pieces {
@@ -77,8 +78,8 @@ fn byte_level(metadata: &Metadata, pre: &str) -> Result<Inner, TextError> {
         bos: special.bos,
         eos: special.eos,
         add_bos,
-        closing: special.eos.filter(|_| add_eos),
-        between: None,
+        closing,
+        between: encoders::between(metadata, vocab.len(), closing)?,
         space_prefix: SpacePrefix::Never,
         ends,
         vocab,

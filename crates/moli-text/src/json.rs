@@ -50,9 +50,13 @@ pub(crate) fn read<'a>(root: &'a Value, config: &Value) -> Result<(Inner, Parts<
     match kind {
         "BPE" => {}
         "WordPiece" => {
-            return encoders::word_piece_of_json(root, model, config).map(|inner| (inner, Parts::default()));
+            let (inner, strip) = encoders::word_piece_of_json(root, model, config)?;
+            return Ok((inner, Parts { strip, ..Parts::default() }));
         }
-        "Unigram" => return unigram::of_json(root, model, config).map(|inner| (inner, Parts::default())),
+        "Unigram" => {
+            let (inner, strip) = unigram::of_json(root, model, config)?;
+            return Ok((inner, Parts { strip, ..Parts::default() }));
+        }
         _ => return Err(unsupported("tokenizer.json model", kind)),
     }
     for part in ["continuing_subword_prefix", "end_of_word_suffix"] {

@@ -301,6 +301,18 @@ fn unigram() {
         let from_gguf = fixture.load().unwrap();
         check(&format!("{name}, GGUF"), &from_gguf, PLAIN, &plain, &expected);
         round_trip(name, &from_gguf, PLAIN, &texts, |_| false);
+        let files = huggingface_tokenizer(fixture.gguf().metadata()).unwrap();
+        let from_json =
+            Tokenizer::from_json(files.tokenizer.as_bytes(), Some(files.config.as_bytes())).unwrap();
+        // The library that it is for replaces the shortest stretch, SentencePiece the longest: that is all that differs.
+        let oracle = tokenizers::Tokenizer::from_bytes(&files.tokenizer).unwrap();
+        let mut same = 0;
+        for (text, expected) in plain.iter().zip(&expected) {
+            let ids = from_json.encode(text, PLAIN).unwrap();
+            assert_eq!(ids, oracle.encode(text.as_str(), false).unwrap().get_ids(), "{name}, {text:?}");
+            same += usize::from(ids == *expected);
+        }
+        assert!(same * 100 >= plain.len() * 96, "{name}: {same} of {} texts", plain.len());
         for (form, family) in &model.forms {
             let expected: Vec<Vec<u32>> = read(&format!("{form}.ids.json"));
             let vocab: Vec<Value> =
@@ -311,6 +323,10 @@ fn unigram() {
             let from_json = Tokenizer::from_json(&file, None).unwrap();
             check(&format!("{form}, JSON"), &from_json, ALL, &texts, &expected);
             round_trip(form, &from_json, ALL, &texts, |_| false);
+            let (gguf, kind, json) = converted(&file);
+            assert_eq!(kind, "t5");
+            check(&format!("{form}, JSON to GGUF"), &gguf, ALL, &texts, &expected);
+            check(&format!("{form}, JSON to GGUF and back"), &json, ALL, &texts, &expected);
         }
     }
 }

@@ -6,8 +6,8 @@
 mod common;
 
 use common::Fixture;
-use moli_format::Value as Meta;
-use moli_text::{EncodeOptions, TextError, Tokenizer};
+use moli_format::{Bytes, Gguf, GgufWriter, Value as Meta};
+use moli_text::{EncodeOptions, TextError, Tokenizer, gguf_tokenizer, huggingface_tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -101,6 +101,72 @@ fn what_stands_around_texts() {
     let t5 = t5.load().unwrap();
     assert_eq!(t5.encode("a x", SPECIAL).unwrap(), [5, 4, 2, 1]);
     assert!(!t5.joins_pairs());
+}
+
+/// As GGUF and as a `tokenizer.json` again: what stands around texts and between them, and white space that a mask takes along.
+#[test]
+fn there_and_back() {
+    let json = file().to_string();
+    let own = of_json(&file()).unwrap();
+    let gguf = |entries: Vec<(String, Meta)>| {
+        let mut writer = GgufWriter::new();
+        writer.meta("general.architecture", "bert").meta("bert.attention.causal", false);
+        writer.meta("tokenizer.ggml.token_type_count", 1_u32);
+        for (key, value) in entries {
+            writer.meta(key, value);
+        }
+        let mut bytes = Vec::new();
+        writer.write(&mut bytes).unwrap();
+        Gguf::from_bytes(&Bytes::from_vec(bytes)).unwrap()
+    };
+    let keys = [("folder", "f"), ("json", json.as_str()), ("config", r#"{"mask_token": "<mask>"}"#)];
+    let folder = gguf(
+        keys.map(|(key, text)| (format!("tokenizer.huggingface.{key}"), text.into())).into_iter().collect(),
+    );
+    let made = gguf_tokenizer(folder.metadata(), Some(20)).unwrap().unwrap();
+    assert_eq!(made.notes.len(), 2, "{:?}", made.notes);
+    let file = gguf(made.entries);
+    let metadata = file.metadata();
+    assert_eq!(metadata.u32("tokenizer.ggml.mask_token_id").unwrap(), 11);
+    assert_eq!(metadata.f32s("tokenizer.ggml.scores").unwrap().len(), 20);
+    let back = huggingface_tokenizer(metadata).unwrap();
+    let from_json = Tokenizer::from_json(back.tokenizer.as_bytes(), Some(back.config.as_bytes())).unwrap();
+    let parsed: Value = serde_json::from_str(&back.tokenizer).unwrap();
+    // Rows without a token are none of its pieces, and an encoder with one kind of tokens has no other.
+    assert_eq!(parsed["model"]["vocab"].as_array().unwrap().len(), 12);
+    assert!(!back.tokenizer.contains(r#""type_id":1"#));
+    for tokenizer in [Tokenizer::from_gguf(metadata).unwrap(), from_json] {
+        for text in ["ab  b", "xy", "</s>", "a  <mask>", "", " é"] {
+            for options in [PLAIN, SPECIAL] {
+                assert_eq!(
+                    tokenizer.encode(text, options).unwrap(),
+                    own.encode(text, options).unwrap(),
+                    "{text}"
+                );
+            }
+        }
+        assert_eq!(tokenizer.encode_pair("a", "b").unwrap(), own.encode_pair("a", "b").unwrap());
+    }
+    // What SentencePiece can do and a `tokenizer.json` can't.
+    let behind = fixture().set("tokenizer.ggml.treat_whitespace_as_suffix", true).gguf();
+    let error = huggingface_tokenizer(behind.metadata()).unwrap_err();
+    assert!(matches!(&error, TextError::Inexpressible { form: "tokenizer.json", .. }), "{error}");
+    // Spaces that are kept, as a `tokenizer.json` keeps them.
+    for (trim, prefix) in [(false, true), (false, false), (true, false), (true, true)] {
+        let fixture = fixture()
+            .set("tokenizer.ggml.remove_extra_whitespaces", trim)
+            .set("tokenizer.ggml.add_space_prefix", prefix);
+        let files = huggingface_tokenizer(fixture.gguf().metadata()).unwrap();
+        let made = Tokenizer::from_json(files.tokenizer.as_bytes(), Some(files.config.as_bytes())).unwrap();
+        let kept = fixture.load().unwrap();
+        for text in ["a", " a", "a  b ", "   ", "  ab é", ""] {
+            assert_eq!(
+                made.encode(text, PLAIN).unwrap(),
+                kept.encode(text, PLAIN).unwrap(),
+                "{text:?} {trim} {prefix}"
+            );
+        }
+    }
 }
 
 #[test]

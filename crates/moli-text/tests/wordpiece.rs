@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use moli_format::{Bytes, Gguf, GgufWriter};
-use moli_text::{EncodeOptions, TextError, Tokenizer};
+use moli_text::{EncodeOptions, TextError, Tokenizer, gguf_tokenizer, huggingface_tokenizer};
 use serde_json::{Value, json};
 
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -138,6 +138,78 @@ fn a_gguf_gives_the_same_ids() {
     }
     let (ids, second) = converted.encode_pair("a", "b").unwrap();
     assert_eq!((ids.len(), second), (5, 3));
+}
+
+/// As GGUF and as a `tokenizer.json` again: the same ids, of two texts too, whatever is done with a text before.
+#[test]
+fn there_and_back() {
+    for (lowercase, strip_accents, longest, notes) in
+        [(true, None, 100, 0), (false, None, 100, 0), (true, Some(false), 100, 0), (false, Some(true), 7, 1)]
+    {
+        let json = file(lowercase, strip_accents, longest);
+        let own = Tokenizer::from_json(json.as_bytes(), None).unwrap();
+        let gguf = |entries: &mut dyn Iterator<Item = (String, moli_format::Value)>| {
+            let mut file = Vec::new();
+            let mut writer = GgufWriter::new();
+            writer.meta("general.architecture", "bert").meta("bert.attention.causal", false);
+            entries.for_each(|(key, value)| {
+                writer.meta(key, value);
+            });
+            writer.write(&mut file).unwrap();
+            Gguf::from_bytes(&Bytes::from_vec(file)).unwrap()
+        };
+        let config = r#"{"pad_token": "[PAD]", "mask_token": {"content": "[MASK]"}}"#;
+        let keys = [("folder", "f"), ("json", json.as_str()), ("config", config)];
+        let folder = gguf(
+            &mut keys.into_iter().map(|(key, text)| (format!("tokenizer.huggingface.{key}"), text.into())),
+        );
+        let rows = own.vocab_size() + 3;
+        let made = gguf_tokenizer(folder.metadata(), Some(rows)).unwrap().unwrap();
+        assert_eq!(made.notes.len(), notes, "{:?}", made.notes);
+        let file = gguf(&mut made.entries.into_iter());
+        let metadata = file.metadata();
+        assert_eq!(metadata.strings("tokenizer.ggml.tokens").unwrap().len(), rows);
+        for (key, id) in
+            [("bos", 2), ("cls", 2), ("seperator", 3), ("padding", 0), ("mask", 4), ("unknown", 1)]
+        {
+            assert_eq!(metadata.u32(&format!("tokenizer.ggml.{key}_token_id")).unwrap(), id, "{key}");
+        }
+        let from_gguf = Tokenizer::from_gguf(metadata).unwrap();
+        let back = huggingface_tokenizer(metadata).unwrap();
+        let from_json =
+            Tokenizer::from_json(back.tokenizer.as_bytes(), Some(back.config.as_bytes())).unwrap();
+        let oracle = tokenizers::Tokenizer::from_bytes(back.tokenizer.as_bytes()).unwrap();
+        for text in texts() {
+            let ids = own.encode(&text, WITH_SPECIAL).unwrap();
+            assert_eq!(from_gguf.encode(&text, WITH_SPECIAL).unwrap(), ids, "{text:?} of GGUF");
+            assert_eq!(from_json.encode(&text, WITH_SPECIAL).unwrap(), ids, "{text:?} of JSON");
+            assert_eq!(oracle.encode(text.as_str(), true).unwrap().get_ids(), ids, "{text:?} of the crate");
+            let pair = own.encode_pair(&text, "the second, text").unwrap();
+            assert_eq!(from_gguf.encode_pair(&text, "the second, text").unwrap(), pair, "{text:?}");
+            assert_eq!(from_json.encode_pair(&text, "the second, text").unwrap(), pair, "{text:?}");
+        }
+        let config: Value = serde_json::from_str(&back.config).unwrap();
+        for (key, token) in
+            [("pad", "[PAD]"), ("mask", "[MASK]"), ("cls", "[CLS]"), ("sep", "[SEP]"), ("unk", "[UNK]")]
+        {
+            assert_eq!(config[format!("{key}_token")], token);
+        }
+    }
+}
+
+#[test]
+fn a_token_that_needs_its_mark_is_named() {
+    let mut json: Value = serde_json::from_str(&file(true, None, 100)).unwrap();
+    let next = json["model"]["vocab"].as_object().unwrap().len();
+    json["model"]["vocab"]["##▁"] = next.into();
+    let mut writer = GgufWriter::new();
+    writer.meta("general.architecture", "bert").meta("tokenizer.huggingface.folder", "f");
+    writer.meta("tokenizer.huggingface.json", json.to_string());
+    let mut file = Vec::new();
+    writer.write(&mut file).unwrap();
+    let folder = Gguf::from_bytes(&Bytes::from_vec(file)).unwrap();
+    let error = gguf_tokenizer(folder.metadata(), None).unwrap_err();
+    assert!(matches!(&error, TextError::Inexpressible { what, .. } if what.contains("##▁")), "{error}");
 }
 
 #[test]

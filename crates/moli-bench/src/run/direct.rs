@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use moli_engine::CancelToken;
-use moli_model::{Batch, ModelError, PAGE_TOKENS, Runtime, pages_of};
+use moli_model::{Adapted, Batch, ModelError, PAGE_TOKENS, Runtime, pages_of};
 
 use super::options::sequences;
 use crate::report::Test;
@@ -22,6 +22,8 @@ pub fn token(sequence: usize, position: usize, vocab: usize) -> u32 {
 /// A model whose pages are divided between sequences as each test needs it.
 pub struct Direct {
     runtime: Box<dyn Runtime>,
+    /// What every sequence goes through.
+    adapters: Vec<Adapted>,
     /// All pages.
     pages: Vec<u32>,
     /// Tokens of the first sequence whose keys and values are in the first pages: a token is a matter of its place, so
@@ -34,7 +36,12 @@ pub struct Direct {
 impl Direct {
     /// Takes a loaded model.
     pub fn new(runtime: Box<dyn Runtime>) -> Self {
-        Self { pages: (0..runtime.pages() as u32).collect(), runtime, filled: 0, state: None }
+        Self::adapted(runtime, Vec::new())
+    }
+
+    /// Takes a loaded model, whose sequences all go through these of its adapters.
+    pub fn adapted(runtime: Box<dyn Runtime>, adapters: Vec<Adapted>) -> Self {
+        Self { adapters, pages: (0..runtime.pages() as u32).collect(), runtime, filled: 0, state: None }
     }
 
     /// Runs a test and gives the seconds of its timed part; `None` when it was cancelled meanwhile.
@@ -174,13 +181,15 @@ impl Direct {
         outputs: &[u32],
     ) -> Result<(), ModelError> {
         let tables: Vec<&[u32]> = self.pages.chunks(each.max(1)).take(sequences).collect();
+        let own: &[Adapted] = &self.adapters;
+        let adapters = if own.is_empty() { Vec::new() } else { vec![own; sequences] };
         let batch = Batch {
             tokens,
             positions,
             sequences: rows,
             types: &[],
             tables: &tables,
-            adapters: &[],
+            adapters: &adapters,
             recurrent: &[],
             outputs,
             states: &[],

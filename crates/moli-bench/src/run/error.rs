@@ -1,5 +1,7 @@
 //! Why nothing was measured.
 
+use std::path::PathBuf;
+
 use moli_convert::ConvertError;
 use moli_engine::{EngineError, Limit, units::megabytes};
 use moli_format::FormatError;
@@ -36,6 +38,14 @@ pub enum RunError {
         low: usize,
         /// The most.
         high: usize,
+    },
+    /// An adapter that can't be read, or is of another model.
+    #[error("{}: {source}", path.display())]
+    Adapter {
+        /// The adapter.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FormatError,
     },
     /// No test is left.
     #[error("there is nothing to measure: neither tokens of a prompt nor tokens to generate are asked for")]

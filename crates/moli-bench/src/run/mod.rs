@@ -465,7 +465,9 @@ fn fits(source: &Source, backend: BackendKind, needed: u64) -> Result<(), RunErr
 /// Short names of models: the file's, or as they were named where two files have one name.
 fn names(sources: &[Source]) -> Vec<String> {
     let short = |source: &Source| match source {
-        Source::File { path, .. } => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
+        Source::File { path, .. } | Source::Adapted { path, .. } => {
+            path.file_stem().map(|stem| format!("{}{}", stem.to_string_lossy(), source.with_adapters()))
+        }
         Source::Quantised { .. } | Source::Memory(_) => None,
     };
     let shorts: Vec<String> =

@@ -1,19 +1,23 @@
 //! A model while it is measured: its weights once, and a runtime or an engine for each way in which it is computed.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use moli_convert::{ConvertError, InMemory, Watch};
 use moli_engine::{
-    CancelToken, Engine, EngineOptions, MemoryBudget, MemoryPlan, PlanOptions, Scheduling,
+    AdapterFile, CancelToken, Engine, EngineOptions, MemoryBudget, MemoryPlan, PlanOptions, Scheduling,
     weights_fingerprint,
 };
-use moli_format::{Gguf, ReadMode};
+use moli_format::{Adapter, Gguf, ReadMode};
 use moli_kernels::{Pool, default_threads};
-use moli_model::{BackendKind, Config, DeviceMemory, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS};
+use moli_model::{
+    Adapted, BackendKind, Config, DeviceMemory, Footprint, KvType, Load, LoadOptions, PAGE_TOKENS,
+    adapter_bytes, load_adapted,
+};
 use moli_synthetic::{Synthetic, SyntheticError};
+use sha2::{Digest as _, Sha256};
 
 use super::clients::{self, Served};
 use super::cost::Cost;
@@ -27,6 +31,9 @@ pub(super) struct Loaded {
     /// As it was named.
     name: String,
     gguf: Gguf,
+    /// What is loaded beside it, as the runtime and as an engine load it.
+    adapters: Vec<Adapter>,
+    files: Vec<AdapterFile>,
     pub(super) config: Config,
     pub(super) cost: Cost,
     synthetic: bool,
@@ -78,7 +85,7 @@ impl Loaded {
             Gguf::open(path, ReadMode::Map).map_err(|source| RunError::Open { model: name.clone(), source })
         };
         let gguf = match source {
-            Source::File { path, .. } => open(path)?,
+            Source::File { path, .. } | Source::Adapted { path, .. } => open(path)?,
             Source::Quantised { path, mixture, .. } => {
                 let whole = open(path)?;
                 let made = InMemory::new(&whole, *mixture).and_then(|model| quantise(&model));
@@ -89,8 +96,15 @@ impl Loaded {
         let vocab = gguf.tensor("token_embd.weight").map_or(0, moli_format::Tensor::rows);
         let config = Config::from_metadata(gguf.metadata(), vocab)
             .map_err(|source| RunError::Model { model: name.clone(), source })?;
+        let files = adapter_files(source);
+        let adapter = |file: &AdapterFile| {
+            let failed = |source| RunError::Adapter { path: file.path.clone(), source };
+            Adapter::open(&file.path, &gguf, ReadMode::Map).map_err(failed)
+        };
         Ok(Self {
             cost: Cost::of(&gguf, &config),
+            adapters: files.iter().map(adapter).collect::<Result<_, _>>()?,
+            files,
             gguf,
             config,
             synthetic: source.is_synthetic(),
@@ -119,9 +133,35 @@ impl Loaded {
             bytes_per_token: cost.bytes_per_token(),
             macs_per_token: cost.macs_per_token(),
             quantization: format.to_owned(),
-            fingerprint: weights_fingerprint(&self.gguf),
+            fingerprint: self.fingerprint(),
             load_seconds: self.opened + self.loaded.unwrap_or(0.0),
         }
+    }
+
+    /// That of the weights; with adapters, another for each choice of them.
+    fn fingerprint(&self) -> String {
+        let weights = weights_fingerprint(&self.gguf);
+        if self.adapters.is_empty() {
+            return weights;
+        }
+        let mut hash = Sha256::new();
+        hash.update(weights);
+        for (adapter, file) in self.adapters.iter().zip(&self.files) {
+            hash.update(file.scale.to_le_bytes());
+            for product in adapter.products() {
+                hash.update(&product.name);
+                hash.update(&*product.a.data);
+                hash.update(&*product.b.data);
+                hash.update(product.factor.to_le_bytes());
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What sequences go through.
+    fn adapted(&self) -> Vec<Adapted> {
+        let used = self.files.iter().zip(0..).filter(|(file, _)| file.scale != 0.0);
+        used.map(|(file, adapter)| Adapted { adapter, scale: file.scale }).collect()
     }
 
     /// Checks that the model's context and the pages suffice for all of these.
@@ -172,7 +212,9 @@ impl Loaded {
         let pages = page.saturating_mul((setup.pool / PAGE_TOKENS) as u64);
         let states = self.config.state_bytes().saturating_mul(setup.sequences.max(1) as u64);
         let weights = if self.on_gpu() { 0 } else { footprint.weights + footprint.embeddings };
-        (footprint.total() - weights).saturating_add(pages).saturating_add(states)
+        let adapters = adapter_bytes(&self.adapters, &self.config, rows(setup));
+        let parts = [pages, states, adapters];
+        parts.iter().fold(footprint.total() - weights, |sum, &part| sum.saturating_add(part))
     }
 
     fn on_gpu(&self) -> bool {
@@ -199,6 +241,7 @@ impl Loaded {
             kv_type: options.kv_type,
             prefix_cache_bytes: options.prefix_cache_bytes,
             max_batch: options.scheduling.max_batch,
+            adapters: self.adapters.clone(),
             device: self.on_gpu().then(|| DeviceMemory { name: String::new(), free: u64::MAX }),
             ..PlanOptions::default()
         };
@@ -235,6 +278,7 @@ impl Loaded {
         let context = (setup.pool / sequences / PAGE_TOKENS * PAGE_TOKENS).min(self.config.context_train);
         EngineOptions {
             threads: Some(setup.threads),
+            adapters: self.files.clone(),
             backend: self.backend,
             context: Some(context),
             sessions: sequences,
@@ -274,8 +318,9 @@ impl Loaded {
                         max_rows: rows(&setup),
                         kv_type: setup.kv_type,
                     };
-                    let runtime = moli_model::load(&self.gguf, self.backend, &load).map_err(failed)?;
-                    self.direct.insert(setup, Direct::new(runtime));
+                    let runtime =
+                        load_adapted(&self.gguf, &self.adapters, self.backend, &load).map_err(failed)?;
+                    self.direct.insert(setup, Direct::adapted(runtime, self.adapted()));
                 }
             } else if !self.engines.contains_key(&setup) {
                 let engine = Engine::from_gguf(&self.gguf, &self.engine_options(&setup))
@@ -321,6 +366,17 @@ impl Loaded {
             }
         }
     }
+}
+
+/// The adapters of a source; those that are only there have no scale.
+fn adapter_files(source: &Source) -> Vec<AdapterFile> {
+    let Source::Adapted { adapters, used, .. } = source else { return Vec::new() };
+    let file = |(path, scale): &(PathBuf, f32)| AdapterFile {
+        name: path.display().to_string(),
+        path: path.clone(),
+        scale: if *used { *scale } else { 0.0 },
+    };
+    adapters.iter().map(file).collect()
 }
 
 fn is_direct(case: &Case) -> bool {

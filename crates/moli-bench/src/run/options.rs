@@ -74,6 +74,17 @@ pub enum Source {
         /// Their formats.
         mixture: Mixture,
     },
+    /// A file or a folder with LoRA adapters loaded beside it.
+    Adapted {
+        /// As it was named.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+        /// Where the adapters are, and what they are scaled by.
+        adapters: Vec<(PathBuf, f32)>,
+        /// Whether sequences go through them.
+        used: bool,
+    },
     /// Made in memory.
     Memory(Box<Synthetic>),
 }
@@ -84,8 +95,18 @@ impl Source {
         match self {
             Self::File { name, .. } => name.clone(),
             Self::Quantised { name, mixture, .. } => format!("{name} as {mixture}"),
+            Self::Adapted { name, .. } => format!("{name}{}", self.with_adapters()),
             Self::Memory(model) => model.name(),
         }
+    }
+
+    /// ` with law, tax` where sequences go through these adapters, ` beside law, tax` where they don't.
+    pub(super) fn with_adapters(&self) -> String {
+        let Self::Adapted { adapters, used, .. } = self else { return String::new() };
+        let name =
+            |(path, _): &(PathBuf, f32)| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let names: Vec<String> = adapters.iter().map(name).collect();
+        format!(" {} {}", if *used { "with" } else { "beside" }, names.join(", "))
     }
 
     /// Whether its weights are random.

@@ -15,16 +15,16 @@ use crate::output::{escape, note};
 /// Write a model with LoRA adapters merged into its weights
 #[derive(Debug, Args)]
 pub(crate) struct Merge {
-    /// A model file, a name of the catalogue, a repository or a URL
+    /// A model file, a folder, a name of the catalogue, a repository or a URL
     #[arg(value_name = "MODEL")]
     model: String,
     /// Adapters, GGUF files or folders of peft's, each scaled by SCALE, 1 unless given
     #[arg(value_name = "ADAPTER[=SCALE]", required = true, value_parser = scaled)]
     adapters: Vec<(String, f32)>,
-    /// The file to write, in the types that the model has
-    #[arg(short, long, value_name = "FILE")]
+    /// Where it goes, in the types that the model has: a name that ends in .gguf for a file, any other for a Hugging Face folder
+    #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Replace the file if there is one
+    /// Replace OUT if it is there
     #[arg(long)]
     force: bool,
 }
@@ -45,6 +45,7 @@ impl Merge {
         }
         let merged = merge(&base, &adapters, &output)?;
         note!("merged into {} tensors of {}", merged.changed, escape(&self.output.display().to_string()));
+        merged.notes.iter().for_each(|about| note!("note: {}", escape(about)));
         if merged.untied {
             note!("the output layer was the embeddings, and is a tensor of its own now");
         }

@@ -176,6 +176,8 @@ fn plain(function: Function, x: f32) -> f64 {
             0.5 * wide * (1.0 + inner.tanh())
         }
         Function::GeluErf => f64::from(moli_kernels::gelu_erf(x)),
+        Function::Relu => wide.max(0.0),
+        Function::ReluSquared => wide.max(0.0).powi(2),
         Function::SwigluClamped => wide.min(7.0) * sigmoid(1.702 * wide.min(7.0)),
     }
 }
@@ -188,7 +190,8 @@ fn activations() {
         let (gates, ups) = (arguments(&mut random, count), arguments(&mut random, count));
         let ups: Vec<f32> = ups.into_iter().rev().collect();
         let up = buffer(&mut gpu, 1, &ups);
-        for function in [Function::Silu, Function::GeluTanh, Function::GeluErf, Function::SwigluClamped] {
+        use Function::{GeluErf, GeluTanh, Relu, ReluSquared, Silu, SwigluClamped};
+        for function in [Silu, GeluTanh, GeluErf, SwigluClamped, Relu, ReluSquared] {
             let partner = |up: f32| match function {
                 Function::SwigluClamped => f64::from(up).clamp(-7.0, 7.0) + 1.0,
                 _ => f64::from(up),

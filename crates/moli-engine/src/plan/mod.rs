@@ -422,7 +422,7 @@ impl<'a> Model<'a> {
             row("tokenizer", self.tokenizer, "and chat template".to_owned()),
             row(
                 "adapters",
-                adapter_bytes(&self.options.adapters, &self.config, max_rows, outputs),
+                adapter_bytes(&self.options.adapters, &self.config, max_rows),
                 "with what they are computed in".to_owned(),
             ),
             row("draft model", self.options.draft_bytes, "with its keys and values".to_owned()),
@@ -467,7 +467,7 @@ impl<'a> Model<'a> {
             row("logits", footprint.logits, format!("{} rows of {}", load.outputs, self.config.vocab)),
             row(
                 "adapters",
-                adapter_bytes(&self.options.adapters, &self.config, load.max_rows, load.outputs),
+                adapter_bytes(&self.options.adapters, &self.config, load.max_rows),
                 "with what they are computed in".to_owned(),
             ),
             row("draft model", self.options.draft_bytes, "with its keys and values".to_owned()),

@@ -58,9 +58,15 @@ pub(crate) fn penalties(
 /// The token with the greatest logit, the lowest id of equals; `None` if all are minus infinity.
 pub(crate) fn greedy(logits: &[f32]) -> Option<u32> {
     let (mut best, mut best_id) = (f32::NEG_INFINITY, None);
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best {
-            (best, best_id) = (logit, Some(id as u32));
+    for (chunk, first) in logits.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+        // As in `top_k`.
+        if chunk.iter().map(|&logit| u32::from(logit > best)).sum::<u32>() == 0 {
+            continue;
+        }
+        for (id, &logit) in (first..).zip(chunk) {
+            if logit > best {
+                (best, best_id) = (logit, Some(id));
+            }
         }
     }
     best_id

@@ -16,6 +16,7 @@ const PREFIXES: &[&str] = &[
     "ernie.",
     "bert.",
     "roberta.",
+    "nomic_bert.",
 ];
 /// The parts of a model that also sees or hears, none of which its language model needs.
 const SENSES: &[&str] = &[
@@ -34,9 +35,22 @@ const SENSES: &[&str] = &[
 /// All tensors of the language model, renamed. Those that are unknown are an error, since leaving one out would change the
 /// model.
 pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>, FormatError> {
-    // Whoever tied them did not save the same weights twice.
-    let saved = || shards.tensors.keys().any(|name| name.ends_with("lm_head.weight"));
-    let tied = model.tied.unwrap_or_else(|| !saved());
+    let saved = |wanted: &[&str]| {
+        let named = |name: &&String| wanted.contains(&without_prefix(name));
+        shards.tensors.iter().find(|(name, _)| named(name)).map(|(_, placed)| &placed.tensor)
+    };
+    let (head, embeddings) = (saved(&["lm_head.weight", "output.weight"]), saved(&["embed_tokens.weight"]));
+    let tied = match (model.tied, head, embeddings) {
+        // Whoever tied them did not save the same weights twice.
+        (None, head, _) => head.is_none(),
+        // Two that differ are not tied, whatever the configuration says.
+        (Some(true), Some(head), Some(embeddings)) if model.family.encoder.is_none() => {
+            head.shape == embeddings.shape
+                && head.stored == embeddings.stored
+                && head.data.as_slice() == embeddings.data.as_slice()
+        }
+        (Some(tied), ..) => tied,
+    };
     let mut assembly = Assembly { model, shards, tied, tensors: Vec::new() };
     for placed in shards.tensors.values() {
         assembly.add(&placed.tensor)?;
@@ -45,7 +59,84 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
     if !tied && !assembly.tensors.iter().any(|tensor| tensor.name == "output.weight") {
         return Err(HuggingFaceError::MissingTensor { tensor: "lm_head.weight".to_owned() }.into());
     }
+    // Packed weights may come with biases of zeros.
+    if model.root.get("quantization_config").is_none() {
+        biases(model, shards)?;
+    }
     Ok(assembly.tensors)
+}
+
+/// Fields that tell whether there are biases, the architectures whose code reads them, and the matrices that are meant.
+const BIASES: &[(&str, &[&str], &[&str])] = &[
+    (
+        "attention_bias",
+        &[
+            "llama",
+            "qwen3",
+            "qwen3moe",
+            "qwen3next",
+            "qwen35",
+            "qwen35moe",
+            "gemma",
+            "gemma2",
+            "gemma3",
+            "smollm3",
+            "glm4",
+            "glm4moe",
+            "granite",
+            "granitemoe",
+            "olmo2",
+            "olmoe",
+            "deepseek2",
+            "gpt-oss",
+            "qwen3vl",
+            "qwen3vlmoe",
+            "command-r",
+            "cohere2",
+            "seed_oss",
+            "hunyuan-dense",
+            "arcee",
+            "nemotron",
+        ],
+        &["q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"],
+    ),
+    (
+        "mlp_bias",
+        &["llama", "smollm3", "granite", "deepseek2", "seed_oss", "arcee", "nemotron"],
+        &["gate_proj", "up_proj", "down_proj"],
+    ),
+    ("use_qkv_bias", &["stablelm"], &["q_proj", "k_proj", "v_proj"]),
+    ("qkv_bias", &["qwen2moe"], &["q_proj", "k_proj", "v_proj"]),
+    (
+        "use_bias",
+        &["starcoder2", "ernie4_5", "ernie4_5-moe"],
+        &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "c_fc", "c_proj"],
+    ),
+];
+
+/// Whether biases are there as the configuration has it, where it says so. The library computes with what the configuration says,
+/// which is another model then.
+fn biases(model: &Model<'_>, shards: &Shards) -> Result<(), FormatError> {
+    for &(field, architectures, matrices) in BIASES {
+        let Some(value) = model.fields.flag(field)? else { continue };
+        if !architectures.contains(&model.family.architecture) {
+            continue;
+        }
+        let of_matrix = |name: &&String, end: &str| {
+            let stem = name.strip_suffix(end).and_then(|stem| stem.rsplit('.').next());
+            stem.is_some_and(|stem| matrices.contains(&stem)) && without_prefix(name).starts_with("layers.")
+        };
+        let find = |end: &str| shards.tensors.keys().find(|name| of_matrix(name, end));
+        let tensor = match (value, find(".bias")) {
+            (true, None) => find(".weight").map(|name| name.replace(".weight", ".bias")),
+            (false, there) => there.cloned(),
+            (true, Some(_)) => None,
+        };
+        if let Some(tensor) = tensor {
+            return Err(HuggingFaceError::Biases { field, value, tensor }.into());
+        }
+    }
+    Ok(())
 }
 
 struct Assembly<'a> {
@@ -59,7 +150,9 @@ struct Assembly<'a> {
 impl Assembly<'_> {
     fn add(&mut self, tensor: &Source) -> Result<(), FormatError> {
         let name = without_prefix(&tensor.name);
-        if self.model.wrapped && SENSES.iter().any(|sense| name.starts_with(sense)) {
+        if (self.model.wrapped || self.model.family.sees())
+            && SENSES.iter().any(|sense| name.starts_with(sense))
+        {
             return Ok(());
         }
         // What every library computes for itself, and layers that guess tokens further ahead.
@@ -77,7 +170,7 @@ impl Assembly<'_> {
             if layer < self.model.layers {
                 return self.part(layer, part, tensor);
             }
-            let ahead = self.model.family.special == Special::DeepSeek;
+            let ahead = matches!(self.model.family.special, Special::DeepSeek | Special::Glm4Moe);
             return if ahead { Ok(()) } else { Err(self.unknown(tensor).into()) };
         }
         if let Some(encoder) = self.model.family.encoder {
@@ -90,8 +183,8 @@ impl Assembly<'_> {
                 return Ok(());
             }
             "embedding_norm.weight" if self.model.family.special == Special::Lfm2 => "token_embd_norm.weight",
-            "norm.weight" => "output_norm.weight",
-            "norm.bias" => "output_norm.bias",
+            "norm.weight" | "final_layernorm.weight" => "output_norm.weight",
+            "norm.bias" | "final_layernorm.bias" => "output_norm.bias",
             "lm_head.weight" | "output.weight" if self.tied => return Ok(()),
             "lm_head.weight" | "output.weight" if self.model.unit_output => {
                 self.tensors.push(data::unit_rows("output.weight".to_owned(), tensor)?);
@@ -146,6 +239,7 @@ impl Assembly<'_> {
                 let flat = Source { shape: vec![tensor.shape.iter().product()], ..tensor.clone() };
                 self.keep(format!("blk.{layer}.{stem}.bias"), &flat)
             }
+            Part::PlusOne(stem) if end == "bias" => self.keep(new(stem), tensor),
             Part::PlusOne(stem) => {
                 self.tensors.push(data::plus_one(new(stem), tensor)?);
                 Ok(())

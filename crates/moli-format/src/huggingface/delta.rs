@@ -13,10 +13,10 @@ use crate::{Bytes, FormatError, Tensor, TensorType};
 pub(super) struct Heads {
     pub(super) keys: usize,
     pub(super) values: usize,
-    key_dim: usize,
-    value_dim: usize,
+    pub(super) key_dim: usize,
+    pub(super) value_dim: usize,
     /// Whether the convention's value heads take turns.
-    tiled: bool,
+    pub(super) tiled: bool,
 }
 
 impl Heads {
@@ -32,11 +32,11 @@ impl Heads {
 
     /// Elements of the values of all heads.
     pub(super) fn inner(&self) -> usize {
-        self.values * self.value_dim
+        self.values.saturating_mul(self.value_dim)
     }
 
     /// Value heads of a key head.
-    fn each(&self) -> usize {
+    pub(super) fn each(&self) -> usize {
         self.values / self.keys
     }
 
@@ -46,7 +46,13 @@ impl Heads {
         (0..self.values).map(move |head| if tiled { head % keys * each + head / keys } else { head })
     }
 
-    fn reorders(&self) -> bool {
+    /// Where the convention has each of a folder's value heads.
+    pub(super) fn targets(&self) -> impl Iterator<Item = usize> {
+        let (keys, each, tiled) = (self.keys, self.each(), self.tiled);
+        (0..self.values).map(move |head| if tiled { head % each * keys + head / each } else { head })
+    }
+
+    pub(super) fn reorders(&self) -> bool {
         self.tiled && self.keys < self.values && self.keys > 1
     }
 }

@@ -152,6 +152,16 @@ pub enum HuggingFaceError {
         /// The second file.
         second: PathBuf,
     },
+    /// Biases that the configuration says there are, or are not.
+    #[error("config.json: {field} is {value}, and tensor {} is {}", Shown(tensor), if *value { "missing" } else { "there" })]
+    Biases {
+        /// The field.
+        field: &'static str,
+        /// What it says.
+        value: bool,
+        /// A bias that is missing, or there.
+        tensor: String,
+    },
     /// A tensor that the model must have is absent.
     #[error("tensor {} is missing", Shown(tensor))]
     MissingTensor {

@@ -258,16 +258,6 @@ impl Entries {
         self.entries.push((format!("{}.{key}", self.architecture), value.into()));
     }
 
-    /// Lowers a count of the architecture, if it is there.
-    fn lower(&mut self, key: &str, most: u32) {
-        let key = format!("{}.{key}", self.architecture);
-        for (_, value) in self.entries.iter_mut().filter(|(name, _)| *name == key) {
-            if let Value::U32(count) = value {
-                *count = most.min(*count);
-            }
-        }
-    }
-
     /// A float of the architecture, rounded to single precision as files have it.
     fn float(&mut self, key: &str, value: f64) {
         self.put(key, value as f32);

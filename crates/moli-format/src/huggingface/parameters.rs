@@ -8,7 +8,7 @@ use super::{Entries, HuggingFaceError, Model, delta};
 
 /// Writes what every architecture has, and what is special for this one. Refuses what is not computed.
 pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
-    refuse(model)?;
+    refuse(model, entries)?;
     let fields = &model.fields;
     entries.put("block_count", model.layers);
     const POSITIONS: &str = "max_position_embeddings";
@@ -33,16 +33,11 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
         entries.put("attention.key_length", model.head_dim);
         entries.put("attention.value_length", model.head_dim);
     }
-    let epsilon = match model.family.encoder {
-        Some(_) if model.family.special == Special::ModernBert => Some(fields.need_number("norm_eps")?),
-        Some(_) => Some(fields.need_number("layer_norm_eps")?),
-        None => fields.number("norm_epsilon")?,
-    };
-    match epsilon {
+    match model.family.layer_norm() {
         None if model.family.special == Special::Lfm2 => {
             entries.float("attention.layer_norm_rms_epsilon", fields.need_number("norm_eps")?);
         }
-        Some(epsilon) => entries.float("attention.layer_norm_epsilon", epsilon),
+        Some(field) => entries.float("attention.layer_norm_epsilon", fields.need_number(field)?),
         None => entries.float("attention.layer_norm_rms_epsilon", fields.need_number("rms_norm_eps")?),
     }
     if model.family.halves {
@@ -50,6 +45,15 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     }
     if model.family.encoder.is_some() {
         return encoder(model, entries);
+    }
+    let without = |field: &str| Ok::<_, HuggingFaceError>(fields.flag(field)? == Some(false));
+    if match model.family.architecture {
+        "qwen2moe" => without("qkv_bias")?,
+        "starcoder2" => without("use_bias")?,
+        "gpt-oss" => without("attention_bias")?,
+        _ => false,
+    } {
+        entries.plain("moli.qkv_bias", false);
     }
     window(model, entries)?;
     special(model, entries)
@@ -117,14 +121,19 @@ fn encoder(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
     entries.put("attention.causal", false);
     if model.family.special == Special::ModernBert {
         entries.put("attention.sliding_window", fields.need_count("local_attention")?);
-        let slides = match layer_kinds(model)? {
-            Some(kinds) => kinds,
+        const PATTERN: &str = "attention.sliding_window_pattern";
+        let every = |period: u32| (0..model.layers).map(move |layer| !layer.is_multiple_of(period));
+        match layer_kinds(model)? {
+            // The convention has a period; a list is for what none gives.
+            Some(kinds) => match (1..=model.layers).find(|&period| every(period).eq(kinds.iter().copied())) {
+                Some(period) => entries.put(PATTERN, period),
+                None => entries.put(PATTERN, kinds),
+            },
             None => match fields.need_count("global_attn_every_n_layers")? {
                 0 => return Err(fields.wrong("global_attn_every_n_layers", "a positive integer")),
-                period => (0..model.layers).map(|layer| !layer.is_multiple_of(period)).collect(),
+                period => entries.put(PATTERN, period),
             },
-        };
-        entries.put("attention.sliding_window_pattern", slides);
+        }
     } else {
         if fields.text("position_embedding_type")?.is_some_and(|kind| kind != "absolute") {
             return Err(fields.unsupported("position_embedding_type"));
@@ -148,8 +157,17 @@ fn encoder(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
     Ok(())
 }
 
+/// Activations that any architecture can have instead of its own: what the library calls them, and the value of the key for them.
+pub(super) const ACTIVATIONS: &[(&[&str], &str)] = &[
+    (&["silu", "swish"], "silu"),
+    (&["gelu"], "gelu"),
+    (&["gelu_pytorch_tanh", "gelu_new", "gelu_fast"], "gelu_tanh"),
+    (&["relu"], "relu"),
+    (&["relu2"], "relu2"),
+];
+
 /// What asks for a computation that this architecture's decoder does not do.
-fn refuse(model: &Model<'_>) -> Result<(), HuggingFaceError> {
+fn refuse(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
     let fields = &model.fields;
     for fields in [fields, &model.root] {
         if let Some(quantized) = fields.object("quantization_config")? {
@@ -167,7 +185,14 @@ fn refuse(model: &Model<'_>) -> Result<(), HuggingFaceError> {
     for field in ["hidden_activation", "hidden_act", "activation_function"] {
         if let Some(activation) = fields.text(field)? {
             if !model.family.activations.contains(&activation) {
-                return Err(fields.unsupported(field));
+                let computed = ACTIVATIONS.iter().find(|(names, _)| names.contains(&activation));
+                // Experts with clamps and layers with a state have one of their own.
+                let (_, name) = computed
+                    .filter(|_| {
+                        !matches!(model.family.special, Special::GptOss | Special::DeltaNet | Special::Lfm2)
+                    })
+                    .ok_or_else(|| fields.unsupported(field))?;
+                entries.put("hidden_activation", *name);
             }
             // Where there are two fields, this order is that in which they count.
             break;
@@ -191,11 +216,14 @@ fn is_neutral(value: Option<&Value>, neutral: f64) -> bool {
 
 /// The sliding window, and which layers have it.
 fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    const PATTERN: &str = "sliding_window_pattern";
     let fields = &model.fields;
     let kinds = layer_kinds(model)?;
     let tokens = match fields.count("sliding_window")? {
         Some(tokens) if tokens > 0 && fields.flag("use_sliding_window")? != Some(false) => tokens,
-        _ if kinds.as_ref().is_some_and(|kinds| kinds.contains(&true)) => {
+        _ if model.family.architecture == "cohere2"
+            || kinds.as_ref().is_some_and(|kinds| kinds.contains(&true)) =>
+        {
             return Err(fields.missing("sliding_window"));
         }
         _ => return Ok(()),
@@ -204,29 +232,42 @@ fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
     let slides = match (kinds, model.family.window) {
         (Some(kinds), _) => kinds,
         (None, Window::All) => all(&|_| true),
-        (None, Window::Named) => match fields.flag("use_sliding_window")? {
-            Some(true) => return Err(fields.missing("layer_types")),
-            _ => return Ok(()),
-        },
+        (None, Window::Late | Window::Alternate | Window::Unrotated | Window::Wanted)
+            if fields.flag("use_sliding_window")? != Some(true) =>
+        {
+            return Ok(());
+        }
+        (None, Window::Wanted) => all(&|_| true),
         (None, Window::Late) => {
-            if fields.flag("use_sliding_window")? != Some(true) {
-                return Ok(());
-            }
             let first = fields.count("max_window_layers")?.unwrap_or(0);
             all(&|layer| layer >= first)
         }
+        (None, Window::Alternate) => {
+            let end = fields.count("max_window_layers")?.unwrap_or(0);
+            all(&|layer| layer % 2 == 0 && layer < end)
+        }
+        (None, Window::Unrotated) => rotated_layers(model)?.iter().map(|rotates| !rotates).collect(),
+        (None, Window::Period(_)) if fields.get(PATTERN).is_some_and(Value::is_string) => {
+            // A letter for each layer of a period, L for those with a window.
+            let letters = fields.text(PATTERN)?.unwrap_or_default().as_bytes();
+            if letters.is_empty() || letters.iter().any(|letter| !b"LG".contains(letter)) {
+                return Err(fields.wrong(PATTERN, "a number or the letters L and G"));
+            }
+            (0..model.layers as usize).map(|layer| letters[layer % letters.len()] == b'L').collect()
+        }
         (None, Window::Period(usual)) => {
-            let period = match fields.count("sliding_window_pattern")? {
+            let period = match fields.count(PATTERN)? {
                 Some(period) => period,
                 None => fields.count("_sliding_window_pattern")?.unwrap_or(usual),
             };
             if period == 0 {
-                return Err(fields.wrong("sliding_window_pattern", "a positive integer"));
+                return Err(fields.wrong(PATTERN, "a positive integer"));
             }
             all(&|layer| (layer + 1) % period != 0)
         }
     };
-    if slides.contains(&true) {
+    // Where there is a window, the layers without it have no rotary embedding here, even if all of them are such.
+    if slides.contains(&true) || ["exaone4", "cohere2"].contains(&model.family.architecture) {
         entries.put("attention.sliding_window", tokens);
         // Where all layers slide, the convention has no pattern.
         if slides.contains(&false) || matches!(model.family.window, Window::Period(_)) {
@@ -271,6 +312,10 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
                 entries.float("attention.scale", scalar.sqrt().recip());
             }
             for field in ["attn_logit_softcapping", "final_logit_softcapping"] {
+                // The third has both fields, and no code for the first.
+                if model.family.architecture == "gemma3" && field.starts_with("attn") {
+                    continue;
+                }
                 if let Some(cap) = positive(fields, field)? {
                     entries.float(field, cap);
                 }
@@ -289,6 +334,9 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             if fields.count("num_local_experts")?.is_some_and(|count| count > 0) {
                 experts(model, "num_local_experts", "num_experts_per_tok", entries)?;
             }
+            if let Some(width) = fields.count("shared_intermediate_size")?.filter(|&width| width > 0) {
+                entries.put("expert_shared_feed_forward_length", width);
+            }
             Ok(())
         }
         Special::MiniCpm => {
@@ -298,7 +346,10 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             entries.float("logit_scale", f64::from(model.hidden) / need("dim_model_base")?);
             Ok(())
         }
-        Special::SmolLm3 => rotated(model, entries),
+        Special::SmolLm3 => {
+            entries.put("rope.layers", rotated_layers(model)?);
+            Ok(())
+        }
         Special::Lfm2 => {
             entries.put("shortconv.l_cache", fields.need_size("conv_L_cache")?);
             if model.family.architecture == "lfm2" {
@@ -329,14 +380,14 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             let first = fields.count("moe_layer_start_index")?.unwrap_or(0);
             entries.put("interleave_moe_layer_step", interval);
             entries.put("leading_dense_block_count", first);
-            match fields.number("moe_layer_end_index")? {
-                // -1: the last.
-                Some(last) if last >= 0.0 && last < f64::from(model.layers) - 1.0 => {
-                    Err(fields.unsupported("moe_layer_end_index"))
-                }
-                _ => Ok(()),
-            }
+            // Up to which layer there are experts, their tensors tell.
+            Ok(())
         }
+        Special::Cohere => {
+            entries.float("logit_scale", positive(fields, "logit_scale")?.unwrap_or(1.0));
+            Ok(())
+        }
+        Special::Glm4Moe => deepseek_experts(model, true, entries),
         Special::DeepSeek => latent(model, entries),
         Special::GptOss => experts(model, "num_local_experts", "num_experts_per_tok", entries),
     }
@@ -367,9 +418,13 @@ fn shared_experts(model: &Model<'_>, count: &str, entries: &mut Entries) -> Resu
     if let Some(width) = fields.count("shared_expert_intermediate_size")? {
         entries.put("expert_shared_feed_forward_length", width);
     }
-    if let Some(normalised) = fields.flag("norm_topk_prob")? {
-        entries.put("expert_weights_norm", normalised);
-    }
+    let normalised = match model.family.architecture {
+        "qwen2moe" | "qwen3moe" | "olmoe" => fields.flag("norm_topk_prob")?.unwrap_or(false),
+        "qwen3next" => fields.flag("norm_topk_prob")?.unwrap_or(true),
+        // Others have no code for the field.
+        _ => true,
+    };
+    entries.put("expert_weights_norm", normalised);
     sparse_layers(model, entries)
 }
 
@@ -386,14 +441,6 @@ fn delta_net(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFace
     entries.put("ssm.time_step_rank", heads.values as u32);
     entries.put("ssm.inner_size", u32::try_from(heads.inner()).unwrap_or(u32::MAX));
     entries.put("attention.recurrent_layers", recurrent_layers(model)?);
-    if let Some(parameters) = fields.object("rope_parameters")?
-        && let Some(sections) = parameters.numbers("mrope_section")?
-    {
-        // Four of them in the convention.
-        let mut sections: Vec<u32> = sections.iter().map(|&pairs| pairs as u32).collect();
-        sections.resize(4, 0);
-        entries.put("rope.dimension_sections", sections);
-    }
     match fields.count("num_experts")? {
         Some(count) if count > 0 => shared_experts(model, "num_experts", entries),
         _ => Ok(()),
@@ -413,26 +460,28 @@ fn sparse_layers(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugging
 }
 
 /// The layers that rotate, which `no_rope_layers` has as 1 or each but the last of some.
-fn rotated(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+fn rotated_layers(model: &Model<'_>) -> Result<Vec<bool>, HuggingFaceError> {
     const FIELD: &str = "no_rope_layers";
     let fields = &model.fields;
-    let rotated: Vec<bool> = match fields.numbers(FIELD)? {
+    match fields.numbers(FIELD)? {
         Some(flags) if flags.len() == model.layers as usize => {
-            flags.iter().map(|&flag| flag != 0.0).collect()
+            Ok(flags.iter().map(|&flag| flag != 0.0).collect())
         }
-        Some(_) => return Err(fields.wrong(FIELD, "as long as num_hidden_layers")),
+        Some(_) => Err(fields.wrong(FIELD, "as long as num_hidden_layers")),
         None => match fields.need_count("no_rope_layer_interval")? {
-            0 => return Err(fields.wrong("no_rope_layer_interval", "a positive integer")),
-            interval => (1..=model.layers).map(|layer| !layer.is_multiple_of(interval)).collect(),
+            0 => Err(fields.wrong("no_rope_layer_interval", "a positive integer")),
+            interval => Ok((1..=model.layers).map(|layer| !layer.is_multiple_of(interval)).collect()),
         },
-    };
-    entries.put("rope.layers", rotated);
-    Ok(())
+    }
 }
 
 /// DeepSeek: keys and values from a latent vector, and a router with groups (arXiv:2405.04434, arXiv:2412.19437).
 fn latent(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
     let fields = &model.fields;
+    if fields.number("rms_norm_eps")? != Some(1e-6) {
+        // That of these norms is the same in the library's code whatever the configuration says.
+        entries.plain("moli.latent_norm_epsilon", 1e-6f32);
+    }
     let rotated = fields.need_size("qk_rope_head_dim")?;
     entries.put("attention.key_length", fields.need_count("qk_nope_head_dim")?.saturating_add(rotated));
     entries.put("attention.value_length", fields.need_count("v_head_dim")?);
@@ -440,6 +489,12 @@ fn latent(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
     if let Some(rank) = fields.count("q_lora_rank")? {
         entries.put("attention.q_lora_rank", rank);
     }
+    deepseek_experts(model, model.family.model_types.contains(&"deepseek_v3"), entries)
+}
+
+/// A router with groups, of DeepSeek's second or third model.
+fn deepseek_experts(model: &Model<'_>, third: bool, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let fields = &model.fields;
     if fields.count("n_routed_experts")?.is_none_or(|count| count == 0) {
         return Ok(());
     }
@@ -447,8 +502,8 @@ fn latent(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
     entries.put("expert_shared_count", fields.count("n_shared_experts")?.unwrap_or(0));
     entries.put("leading_dense_block_count", fields.count("first_k_dense_replace")?.unwrap_or(0));
     entries.float("expert_weights_scale", positive(fields, "routed_scaling_factor")?.unwrap_or(1.0));
-    entries.put("expert_weights_norm", fields.flag("norm_topk_prob")?.unwrap_or(false));
-    let third = fields.text("model_type")? == Some("deepseek_v3");
+    // The second has the field, and no code for it in transformers.
+    entries.put("expert_weights_norm", third && fields.flag("norm_topk_prob")?.unwrap_or(true));
     let gating: u32 = match fields.text("scoring_func")? {
         Some("softmax") => 1,
         Some("sigmoid") => 2,
@@ -463,14 +518,19 @@ fn latent(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
     };
     entries.put("expert_gating_func", gating);
     let grouped = match fields.text("topk_method")? {
-        Some("greedy") => false,
-        Some("group_limited_greedy" | "noaux_tc") => true,
+        // The third has one way only.
+        Some("greedy") if !third => false,
+        Some("greedy" | "group_limited_greedy" | "noaux_tc") => true,
         None => third,
         Some(_) => return Err(fields.unsupported("topk_method")),
     };
     if grouped {
-        entries.put("expert_group_count", fields.need_count("n_group")?);
-        entries.put("expert_group_used_count", fields.need_count("topk_group")?);
+        let (groups, used) = (fields.need_count("n_group")?, fields.need_count("topk_group")?);
+        // All of them are none to choose from, which the convention has no keys for.
+        if used < groups {
+            entries.put("expert_group_count", groups);
+            entries.put("expert_group_used_count", used);
+        }
     }
     Ok(())
 }

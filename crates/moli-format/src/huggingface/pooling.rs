@@ -7,17 +7,18 @@ use serde_json::{Map, Value};
 
 use super::fields::Fields;
 use super::{Entries, HuggingFaceError, Model, fields};
+use crate::metadata::MAX_TOKENS;
 use crate::{FormatError, ReadMode};
 
 /// Bytes of either file, at most. Real ones have a few hundred.
 const MAX_FILE: u64 = 1 << 20;
-const MODULES: &str = "modules.json";
-const FOLDER: &str = "1_Pooling";
-const CONFIG: &str = "1_Pooling/config.json";
-const LENGTH: &str = "sentence_bert_config.json";
-const PROMPTS: &str = "config_sentence_transformers.json";
+pub(super) const MODULES: &str = "modules.json";
+pub(super) const FOLDER: &str = "1_Pooling";
+pub(super) const CONFIG: &str = "1_Pooling/config.json";
+pub(super) const LENGTH: &str = "sentence_bert_config.json";
+pub(super) const PROMPTS: &str = "config_sentence_transformers.json";
 /// The ways that are computed: the field of the older files, its name in the newer ones, its number in GGUF.
-const MODES: [(&str, &str, u32); 3] = [
+pub(super) const MODES: [(&str, &str, u32); 3] = [
     ("pooling_mode_mean_tokens", "mean", 1),
     ("pooling_mode_cls_token", "cls", 2),
     ("pooling_mode_lasttoken", "lasttoken", 3),
@@ -34,7 +35,7 @@ pub(super) fn write(
     if let Some(map) = object(LENGTH)? {
         let most = Fields::new(&map).count("max_seq_length").map_err(|error| in_file(LENGTH, error))?;
         if let Some(most) = most.filter(|&most| most > 0) {
-            entries.lower("context_length", most);
+            entries.plain(MAX_TOKENS, most);
         }
     }
     if let Some(map) = object(PROMPTS)? {

@@ -7,6 +7,8 @@ use super::fields::Fields;
 use super::{Entries, HuggingFaceError, Model};
 use crate::{Bytes, Tensor, TensorType};
 
+const ORIGINAL: &str = "original_max_position_embeddings";
+
 /// Writes base, dimensions and scaling; factors per frequency become tensors.
 pub(super) fn write(
     model: &Model<'_>,
@@ -18,7 +20,14 @@ pub(super) fn write(
         Some(parameters) => Kinds::new(fields, parameters)?,
         None => Kinds { global: fields.object("rope_scaling")?, local: None },
     };
-    let base = base(fields, kinds.global.as_ref())?.ok_or_else(|| fields.missing("rope_theta"))?;
+    let mut base = base(fields, kinds.global.as_ref())?.ok_or_else(|| fields.missing("rope_theta"))?;
+    if let Some(scaling) = kinds.global.as_ref().filter(|_| model.family.architecture == "hunyuan-dense")
+        && let Some(alpha) = scaling.number("alpha")?.filter(|&alpha| alpha > 0.0)
+    {
+        // What its code makes of the base whatever the length of the text, and calls dynamic.
+        let dims = f64::from(model.head_dim);
+        base *= alpha.powf(dims / (dims - 2.0));
+    }
     entries.float("rope.freq_base", base);
     if ["gemma3", "modern-bert"].contains(&model.family.architecture) {
         let local = match &kinds.local {
@@ -40,10 +49,63 @@ pub(super) fn write(
         return Err(fields.unsupported("rope_parameters"));
     }
     let dims = dimensions(model, kinds.global.as_ref())?;
-    entries.put("rope.dimension_count", dims);
+    // An odd one is rounded up, but for the wavelengths.
+    entries.put("rope.dimension_count", dims.next_multiple_of(2));
+    sections(model, kinds.global.as_ref(), dims, entries)?;
     match kinds.global {
         Some(scaling) => scale(model, &scaling, base, dims, entries, tensors),
-        None => Ok(()),
+        None if model.family.special == Special::GptOss => {
+            // What its code takes where the configuration has none.
+            entries.put("rope.scaling.type", "yarn");
+            entries.float("rope.scaling.factor", 32.0);
+            entries.put("rope.scaling.original_context_length", 4096u32);
+            Ok(())
+        }
+        None => {
+            divisors(dims, base, |_| 1.0, tensors);
+            Ok(())
+        }
+    }
+}
+
+/// The parts of a position in a picture, which are the same number in a text.
+const SECTIONS: &str = "mrope_section";
+
+fn has_sections(model: &Model<'_>) -> bool {
+    model.family.special == Special::DeltaNet || model.family.sees()
+}
+
+/// How many pairs turn by which of the parts; four of them in the convention.
+fn sections(
+    model: &Model<'_>,
+    parameters: Option<&Fields<'_>>,
+    dims: u32,
+    entries: &mut Entries,
+) -> Result<(), HuggingFaceError> {
+    if !has_sections(model) {
+        return Ok(());
+    }
+    let told = parameters.map(|parameters| parameters.numbers(SECTIONS)).transpose()?.flatten();
+    let mut sections: Vec<u32> = match told {
+        Some(pairs) => pairs.iter().map(|&pairs| pairs as u32).collect(),
+        None => vec![dims / 2],
+    };
+    sections.resize(4, 0);
+    entries.put("rope.dimension_sections", sections);
+    Ok(())
+}
+
+/// What each wavelength is multiplied by, where that is not 1 for all: `stretch` of it, and what makes the wavelengths of an odd
+/// number of elements of those of the next number.
+fn divisors(dims: u32, base: f64, stretch: impl Fn(f64) -> f64, tensors: &mut Vec<Tensor>) {
+    let divisor = |pair: u32| {
+        let wavelength = |dims: u32| TAU * base.powf(f64::from(2 * pair) / f64::from(dims));
+        let (wanted, even) = (wavelength(dims), wavelength(dims.next_multiple_of(2)));
+        (stretch(wanted) * (wanted / even)) as f32
+    };
+    let divisors: Vec<f32> = (0..dims.div_ceil(2)).map(divisor).collect();
+    if divisors.iter().any(|&divisor| divisor != 1.0) {
+        tensors.push(vector("rope_freqs.weight", divisors.into_iter()));
     }
 }
 
@@ -93,10 +155,15 @@ fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32,
     if !(0.0..=1.0).contains(&factor) {
         return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
     }
+    let dims = (f64::from(model.head_dim) * factor) as u32;
+    if dims % 2 != 0 && ["stablelm", "phi2"].contains(&model.family.architecture) {
+        // Others' code rounds it up; that of these makes no sense of it.
+        return Err(model.fields.wrong(FIELD, "a number that makes an even part of a head"));
+    }
     if model.family.special == Special::DeepSeek {
         return model.fields.need_size("qk_rope_head_dim");
     }
-    Ok((f64::from(model.head_dim) * factor) as u32)
+    Ok(dims)
 }
 
 /// The kind of scaling: `default` where none is named.
@@ -115,32 +182,40 @@ fn scale(
     entries: &mut Entries,
     tensors: &mut Vec<Tensor>,
 ) -> Result<(), HuggingFaceError> {
-    // The parts of a position in a picture, which are the same number in a text.
-    if scaling.get("mrope_section").is_some() && model.family.special != Special::DeltaNet {
-        return Err(scaling.unsupported("mrope_section"));
+    if scaling.get(SECTIONS).is_some() && !has_sections(model) {
+        return Err(scaling.unsupported(SECTIONS));
     }
-    match kind(scaling)? {
+    let kind = match kind(scaling)? {
+        // As its first configurations had it.
+        "su" | "yarn" if model.family.architecture == "phi3" => "longrope",
+        "mrope" if model.family.sees() => "default",
+        kind => kind,
+    };
+    if dims % 2 != 0 && ["longrope", "su", "yarn"].contains(&kind) {
+        return Err(model.fields.unsupported("partial_rotary_factor"));
+    }
+    match kind {
         // The dynamic kind begins to differ beyond the context that the model was trained for, which is the most that
         // there is here.
-        "default" | "dynamic" => Ok(()),
+        "default" | "dynamic" => {
+            divisors(dims, base, |_| 1.0, tensors);
+            Ok(())
+        }
         "linear" => {
             entries.put("rope.scaling.type", "linear");
             entries.float("rope.scaling.factor", factor(scaling, "factor")?);
+            divisors(dims, base, |_| 1.0, tensors);
             Ok(())
         }
         "llama3" => {
-            let context = factor(scaling, "original_max_position_embeddings")?;
+            let context = f64::from(original_context(model, scaling)?);
             let (low, high) = (factor(scaling, "low_freq_factor")?, factor(scaling, "high_freq_factor")?);
             let divisor = factor(scaling, "factor")?;
             if low >= high {
                 return Err(scaling.wrong("low_freq_factor", "below high_freq_factor"));
             }
             let numbers = [divisor, low, high, context];
-            let divisors = (0..dims / 2).map(|pair| {
-                let wavelength = TAU * base.powf(f64::from(2 * pair) / f64::from(dims));
-                llama3_divisor(wavelength, numbers) as f32
-            });
-            tensors.push(vector("rope_freqs.weight", divisors));
+            divisors(dims, base, |wavelength| llama3_divisor(wavelength, numbers), tensors);
             // The convention has no keys for them, and they are needed for the way back.
             entries.plain("moli.rope.llama3", numbers.map(|number| number as f32));
             Ok(())
@@ -148,6 +223,14 @@ fn scale(
         "longrope" | "su" => long(model, scaling, dims, entries, tensors),
         "yarn" => yarn(model, scaling, entries),
         _ => Err(scaling.unsupported(if scaling.get("rope_type").is_some() { "rope_type" } else { "type" })),
+    }
+}
+
+/// The context before it was stretched, by default the one after.
+fn original_context(model: &Model<'_>, scaling: &Fields<'_>) -> Result<u32, HuggingFaceError> {
+    match scaling.count(ORIGINAL)? {
+        Some(original) => Ok(original),
+        None => model.fields.need_count("max_position_embeddings"),
     }
 }
 
@@ -172,11 +255,10 @@ fn long(
     entries: &mut Entries,
     tensors: &mut Vec<Tensor>,
 ) -> Result<(), HuggingFaceError> {
-    const ORIGINAL: &str = "original_max_position_embeddings";
     let context = f64::from(model.fields.need_count("max_position_embeddings")?);
     let original = match model.fields.count(ORIGINAL)? {
         Some(original) => original,
-        None => scaling.need_count(ORIGINAL)?,
+        None => original_context(model, scaling)?,
     };
     if original < 2 {
         return Err(scaling.wrong(ORIGINAL, "above 1"));
@@ -203,54 +285,44 @@ fn long(
 
 /// YaRN (arXiv:2309.00071).
 fn yarn(model: &Model<'_>, scaling: &Fields<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
-    let stretch = factor(scaling, "factor")?;
-    let original = match scaling.count("original_max_position_embeddings")? {
-        Some(original) => original,
-        None => model.fields.need_count("max_position_embeddings")?,
+    let original = original_context(model, scaling)?;
+    let stretch = match scaling.get("factor") {
+        Some(_) => factor(scaling, "factor")?,
+        None => f64::from(model.fields.need_count("max_position_embeddings")?) / f64::from(original),
     };
     entries.put("rope.scaling.type", "yarn");
     entries.float("rope.scaling.factor", stretch);
     entries.put("rope.scaling.original_context_length", original);
     for (field, key) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
-        if let Some(beta) = scaling.number(field)? {
+        if let Some(beta) = scaling.number(field)?.filter(|&beta| beta != 0.0) {
             entries.float(&format!("rope.scaling.{key}"), beta);
         }
     }
-    if model.family.special == Special::DeepSeek {
-        // A factor on the scores instead, which the decoder computes from this.
-        let (one, all) = (scaling.number("mscale")?, scaling.number("mscale_all_dim")?);
-        if one != all || scaling.get("attention_factor").is_some() {
-            return Err(scaling.unsupported("mscale"));
-        }
-        match all {
-            Some(all) if all != 0.0 => entries.float("rope.scaling.yarn_log_multiplier", 0.1 * all),
-            _ => entries.float("rope.scaling.attn_factor", mscale(stretch, 1.0)),
-        }
-        return Ok(());
+    // Whether the ramp ends at whole pairs is a matter of the architecture in the convention.
+    let (whole, usual) = (scaling.flag("truncate")?.unwrap_or(true), model.family.special != Special::GptOss);
+    if whole != usual {
+        entries.plain("moli.rope.yarn_whole", whole);
     }
-    // The convention multiplies what follows from the factor; these fields replace it.
+    // What the turned elements are multiplied by follows from the factor where no field says it.
     let usual = mscale(stretch, 1.0);
-    let wanted = match (
-        scaling.number("attention_factor")?,
-        scaling.number("mscale")?,
-        scaling.number("mscale_all_dim")?,
-    ) {
+    let all = scaling.number("mscale_all_dim")?.filter(|&all| all != 0.0);
+    let attention = match (scaling.number("attention_factor")?, scaling.number("mscale")?, all) {
         (Some(attention), _, _) => attention,
-        (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => {
-            mscale(stretch, one) / mscale(stretch, all)
-        }
+        (None, Some(one), Some(all)) if one != 0.0 => mscale(stretch, one) / mscale(stretch, all),
         _ => usual,
     };
-    if wanted != usual {
-        entries.float("rope.scaling.attn_factor", wanted / usual);
+    if model.family.special == Special::DeepSeek {
+        // The convention has the factor itself here, and another one on the scores, which the decoder computes of this.
+        if let Some(all) = all {
+            entries.float("rope.scaling.yarn_log_multiplier", 0.1 * all);
+        }
+        if attention != 1.0 {
+            entries.float("rope.scaling.attn_factor", attention);
+        }
+    } else if attention != usual {
+        entries.float("rope.scaling.attn_factor", attention / usual);
     }
-    // Whether the ramp ends at whole pairs is a matter of the architecture in the convention.
-    let fractions = model.family.special == Special::GptOss;
-    match scaling.flag("truncate")? {
-        Some(whole) if whole == fractions => Err(scaling.unsupported("truncate")),
-        None if fractions => Err(scaling.missing("truncate")),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// YaRN's factor on the turned elements.

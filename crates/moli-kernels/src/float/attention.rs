@@ -29,8 +29,8 @@ const SPAN: usize = 16;
 const QUERIES_PER_TASK: usize = 32;
 /// Tasks per thread that are worth having.
 const TASKS_PER_THREAD: usize = 4;
-/// Work (multiply-adds) below which everything runs in the caller.
-const INLINE: usize = 128 * 1024;
+/// Work (multiply-adds) below which everything runs in the caller. Converting the pages takes longer than they do.
+const INLINE: usize = 32 * 1024;
 
 /// What [`Kernels::attention`](crate::Kernels::attention) reads.
 #[derive(Clone, Copy, Debug)]

@@ -74,6 +74,14 @@ plain! {
         scalar::silu(x);
     }
 
+    fn relu(x: &mut [f32]) {
+        scalar::relu(x);
+    }
+
+    fn relu_squared(x: &mut [f32]) {
+        scalar::relu_squared(x);
+    }
+
     fn gelu(x: &mut [f32]) {
         scalar::gelu(x);
     }

@@ -100,6 +100,12 @@ pub(crate) fn softplus(x: f32) -> f32 {
     above + log
 }
 
+/// `max(x, 0)`; a NaN stays one.
+#[inline(always)]
+pub(crate) fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 /// The Gaussian error linear unit in its tanh form: `x/2 (1 + tanh(sqrt(2/π) (x + 0.044715 x^3)))`
 /// (Hendrycks and Gimpel, arXiv:1606.08415). Within 1e-6 of the formula, relative to max(|x|, 1).
 #[inline(always)]
@@ -215,6 +221,12 @@ mod tests {
         assert_eq!(softplus(1e30), 1e30);
         assert_eq!(softplus(f32::NEG_INFINITY), 0.0);
         assert!(softplus(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn relu_is_its_formula() {
+        assert_eq!([-3.0, -0.0, 0.0, 2.5, f32::NEG_INFINITY].map(relu), [0.0, 0.0, 0.0, 2.5, 0.0]);
+        assert!(relu(f32::NAN).is_nan());
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod tests;
 
 pub use attention::{AttentionArgs, PAGE_TOKENS};
 pub use pages::{KV_BLOCK, KvPages, KvPagesMut};
+use parallel::EXPONENTIAL;
 pub(crate) use parallel::Pieces;
 pub use recurrent::{DeltaShape, StateRun};
 pub use rope::{RopeAngles, RopeStyle};
@@ -67,6 +68,8 @@ pub(crate) struct FloatOps {
     swiglu_clamped: fn(&mut [f32], &[f32]),
     silu: fn(&mut [f32]),
     gelu: fn(&mut [f32]),
+    relu: fn(&mut [f32]),
+    relu_squared: fn(&mut [f32]),
     geglu_erf: fn(&mut [f32], &[f32]),
     gelu_erf: fn(&mut [f32]),
     rope_halves: Rope,
@@ -104,6 +107,8 @@ impl FloatOps {
                 swiglu_clamped: avx2::swiglu_clamped,
                 silu: avx2::silu,
                 gelu: avx2::gelu,
+                relu: avx2::relu,
+                relu_squared: avx2::relu_squared,
                 geglu_erf: avx2::geglu_erf,
                 gelu_erf: avx2::gelu_erf,
                 rope_halves: avx2::rope_halves,
@@ -143,6 +148,8 @@ impl FloatOps {
                 swiglu_clamped: scalar::swiglu_clamped,
                 silu: scalar::silu,
                 gelu: scalar::gelu,
+                relu: scalar::relu,
+                relu_squared: scalar::relu_squared,
                 geglu_erf: scalar::geglu_erf,
                 gelu_erf: scalar::gelu_erf,
                 rope_halves: scalar::rope_halves,
@@ -309,38 +316,48 @@ impl Kernels {
 
     /// gate = silu(gate) * up, elementwise (SwiGLU; Shazeer, arXiv:2002.05202).
     pub fn swiglu(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
-        self.pairwise(pool, gate, up, self.float.swiglu);
+        self.pairwise(pool, gate, up, EXPONENTIAL, self.float.swiglu);
     }
 
     /// gate = gelu(gate) * up, elementwise, with the tanh form of GELU (GeGLU; Shazeer, arXiv:2002.05202).
     pub fn geglu(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
-        self.pairwise(pool, gate, up, self.float.geglu);
+        self.pairwise(pool, gate, up, EXPONENTIAL, self.float.geglu);
     }
 
     /// gate = min(gate, 7) * sigmoid(1.702 gate) * (1 + up), up between -7 and 7, elementwise: gpt-oss's activation
     /// (arXiv:2508.10925).
     pub fn swiglu_clamped(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
-        self.pairwise(pool, gate, up, self.float.swiglu_clamped);
+        self.pairwise(pool, gate, up, EXPONENTIAL, self.float.swiglu_clamped);
     }
 
     /// x = silu(x), elementwise.
     pub fn silu(&self, pool: &Pool, x: &mut [f32]) {
-        parallel::pieces(pool, x, 64, &|_, x| (self.float.silu)(x));
+        parallel::costly_pieces(pool, x, 64, EXPONENTIAL, &|_, x| (self.float.silu)(x));
     }
 
     /// x = gelu(x), elementwise, by its tanh form.
     pub fn gelu(&self, pool: &Pool, x: &mut [f32]) {
-        parallel::pieces(pool, x, 64, &|_, x| (self.float.gelu)(x));
+        parallel::costly_pieces(pool, x, 64, EXPONENTIAL, &|_, x| (self.float.gelu)(x));
+    }
+
+    /// x = max(x, 0), elementwise.
+    pub fn relu(&self, pool: &Pool, x: &mut [f32]) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.relu)(x));
+    }
+
+    /// x = max(x, 0)², elementwise (arXiv:2109.08668).
+    pub fn relu_squared(&self, pool: &Pool, x: &mut [f32]) {
+        parallel::pieces(pool, x, 64, &|_, x| (self.float.relu_squared)(x));
     }
 
     /// gate = gelu(gate) * up, elementwise, with GELU by its error function (arXiv:1606.08415).
     pub fn geglu_erf(&self, pool: &Pool, gate: &mut [f32], up: &[f32]) {
-        self.pairwise(pool, gate, up, self.float.geglu_erf);
+        self.pairwise(pool, gate, up, EXPONENTIAL, self.float.geglu_erf);
     }
 
     /// x = gelu(x), elementwise, by its error function.
     pub fn gelu_erf(&self, pool: &Pool, x: &mut [f32]) {
-        parallel::pieces(pool, x, 64, &|_, x| (self.float.gelu_erf)(x));
+        parallel::costly_pieces(pool, x, 64, EXPONENTIAL, &|_, x| (self.float.gelu_erf)(x));
     }
 
     /// to += from * factor, elementwise, each product and sum rounded once.
@@ -349,19 +366,37 @@ impl Kernels {
         (self.float.add_scaled)(to, from, factor);
     }
 
+    /// Adds columns to rows: to\[t\] += factors\[t\] * low\[t\]\[r\] * columns\[r\], r rising, each product and sum rounded once.
+    /// to: `[tokens, cols]`, low: `[tokens, rank]`, columns: `[rank, cols]`, factors: `[tokens]`.
+    pub fn add_columns(&self, pool: &Pool, to: &mut [f32], low: &[f32], columns: &[f32], factors: &[f32]) {
+        let tokens = factors.len().max(1);
+        let (cols, rank) = ((to.len() / tokens).max(1), (low.len() / tokens).max(1));
+        debug_assert_eq!((to.len(), low.len(), columns.len()), (tokens * cols, tokens * rank, rank * cols));
+        parallel::pieces(pool, to, cols, &|start, to| {
+            let first = start / cols;
+            let low = low.get(first * rank..).unwrap_or_default();
+            let factors = factors.get(first..).unwrap_or_default();
+            for ((to, low), factor) in to.chunks_exact_mut(cols).zip(low.chunks_exact(rank)).zip(factors) {
+                for (low, column) in low.iter().zip(columns.chunks_exact(cols)) {
+                    (self.float.add_scaled)(to, column, factor * low);
+                }
+            }
+        });
+    }
+
     /// x += y, elementwise.
     pub fn add(&self, pool: &Pool, x: &mut [f32], y: &[f32]) {
-        self.pairwise(pool, x, y, self.float.add);
+        self.pairwise(pool, x, y, 1, self.float.add);
     }
 
     /// x *= y, elementwise.
     pub fn multiply(&self, pool: &Pool, x: &mut [f32], y: &[f32]) {
-        self.pairwise(pool, x, y, self.float.multiply);
+        self.pairwise(pool, x, y, 1, self.float.multiply);
     }
 
     /// x *= sigmoid(gate), elementwise.
     pub fn gate_sigmoid(&self, pool: &Pool, x: &mut [f32], gate: &[f32]) {
-        self.pairwise(pool, x, gate, self.float.gate_sigmoid);
+        self.pairwise(pool, x, gate, EXPONENTIAL, self.float.gate_sigmoid);
     }
 
     /// x *= factor.
@@ -371,7 +406,7 @@ impl Kernels {
 
     /// x = cap * tanh(x / cap).
     pub fn soft_cap(&self, pool: &Pool, x: &mut [f32], cap: f32) {
-        parallel::pieces(pool, x, 64, &|_, x| (self.float.soft_cap)(x, cap));
+        parallel::costly_pieces(pool, x, 64, EXPONENTIAL, &|_, x| (self.float.soft_cap)(x, cap));
     }
 
     /// The maximum of `x` and the logarithm of its sum of exponentials. The sum is in f64 and in a fixed order; for the
@@ -382,8 +417,8 @@ impl Kernels {
         LogSumExp { max, log_sum: (self.float.sum_exp)(x, max).ln() }
     }
 
-    fn pairwise(&self, pool: &Pool, x: &mut [f32], y: &[f32], op: fn(&mut [f32], &[f32])) {
+    fn pairwise(&self, pool: &Pool, x: &mut [f32], y: &[f32], cost: usize, op: fn(&mut [f32], &[f32])) {
         debug_assert_eq!(x.len(), y.len());
-        parallel::pieces(pool, x, 64, &|start, x| op(x, y.get(start..).unwrap_or_default()));
+        parallel::costly_pieces(pool, x, 64, cost, &|start, x| op(x, y.get(start..).unwrap_or_default()));
     }
 }

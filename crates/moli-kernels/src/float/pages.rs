@@ -146,8 +146,12 @@ impl KvPagesMut<'_> {
                 }
             }
             Self::F16(all) => {
-                for (to, key) in all[page].chunks_exact_mut(PAGE_TOKENS).zip(key) {
-                    to[token] = f16::from_f32(*key);
+                let mut halves = [f16::ZERO; KV_BLOCK];
+                for (key, columns) in key.chunks(KV_BLOCK).zip(all[page].chunks_mut(KV_BLOCK * PAGE_TOKENS)) {
+                    (ops.to_f16)(key, &mut halves[..key.len()]);
+                    for (to, half) in columns.chunks_exact_mut(PAGE_TOKENS).zip(halves) {
+                        to[token] = half;
+                    }
                 }
             }
             Self::Q8_0 { quants, scales } => {

@@ -2,22 +2,36 @@
 
 use crate::Pool;
 
-/// Below this many elements a loop runs in the caller: waking a thread costs more.
+/// Below this many additions a loop runs in the caller: waking a thread costs more.
 const INLINE: usize = 16 * 1024;
-/// The fewest elements of a task.
+/// The fewest additions of a task.
 const GRAIN: usize = 4 * 1024;
+/// What an exponential costs, in additions.
+pub(super) const EXPONENTIAL: usize = 4;
 /// Tasks per thread, so that one that is held up does not hold up the loop.
 const TASKS_PER_THREAD: usize = 4;
 
 /// Calls `f(start, piece)` for pieces of `data` that together are all of it; each starts at a multiple of `unit`
 /// elements and is a whole number of units, but for a last one where `data` ends.
 pub(super) fn pieces(pool: &Pool, data: &mut [f32], unit: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    costly_pieces(pool, data, unit, 1, f);
+}
+
+/// [`pieces`] of a loop each of whose elements costs so many additions.
+pub(super) fn costly_pieces(
+    pool: &Pool,
+    data: &mut [f32],
+    unit: usize,
+    cost: usize,
+    f: &(dyn Fn(usize, &mut [f32]) + Sync),
+) {
     let len = data.len();
-    if len < INLINE || pool.threads() == 1 || unit == 0 {
+    if len < INLINE / cost || pool.threads() == 1 || unit == 0 {
         f(0, data);
         return;
     }
-    let units = len.div_ceil(unit).div_ceil(pool.threads() * TASKS_PER_THREAD).max(GRAIN.div_ceil(unit));
+    let units =
+        len.div_ceil(unit).div_ceil(pool.threads() * TASKS_PER_THREAD).max((GRAIN / cost).div_ceil(unit));
     let piece = units * unit;
     let base = Pieces(data.as_mut_ptr());
     pool.run(len.div_ceil(piece), &|task, _| {

@@ -166,6 +166,23 @@ pub(super) fn silu(x: &mut [f32]) {
     }
 }
 
+/// x = max(x, 0).
+#[inline(always)]
+pub(super) fn relu(x: &mut [f32]) {
+    for x in x {
+        *x = math::relu(*x);
+    }
+}
+
+/// x = max(x, 0)².
+#[inline(always)]
+pub(super) fn relu_squared(x: &mut [f32]) {
+    for x in x {
+        let positive = math::relu(*x);
+        *x = positive * positive;
+    }
+}
+
 /// x = gelu(x).
 #[inline(always)]
 pub(super) fn gelu(x: &mut [f32]) {

@@ -85,6 +85,8 @@ fn row_operations_agree_between_instruction_sets() {
                 copy(&|x| k.swiglu_clamped(&pool, x, &y)),
                 copy(&|x| k.silu(&pool, x)),
                 copy(&|x| k.gelu(&pool, x)),
+                copy(&|x| k.relu(&pool, x)),
+                copy(&|x| k.relu_squared(&pool, x)),
                 copy(&|x| k.geglu_erf(&pool, x, &y)),
                 copy(&|x| k.gelu_erf(&pool, x)),
                 copy(&|x| k.add_scaled(x, &y, 0.7)),
@@ -107,6 +109,29 @@ fn row_operations_agree_between_instruction_sets() {
                     assert_same(want, &got, &format!("operation {op}, n {n}, {special:?}, {:?}", k.isa()));
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn columns_are_added_to_rows() {
+    let (plain, others) = kernels();
+    let k = others.first().unwrap_or(&plain);
+    let mut random = Random(17);
+    // Rows that end within a register, and as many as threads share.
+    for (rows, cols, rank) in [(1, 1, 1), (3, 67, 2), (40, 577, 16), (512, 64, 5)] {
+        let (to, columns) = (random.floats(rows * cols, 2.0), random.floats(rank * cols, 2.0));
+        let (low, factors) = (random.floats(rows * rank, 1.0), random.floats(rows, 1.0));
+        let mut want = to.clone();
+        for ((to, low), factor) in want.chunks_mut(cols).zip(low.chunks(rank)).zip(&factors) {
+            for (low, column) in low.iter().zip(columns.chunks(cols)) {
+                plain.add_scaled(to, column, factor * low);
+            }
+        }
+        for threads in [1, 3] {
+            let mut got = to.clone();
+            k.add_columns(&Pool::new(threads), &mut got, &low, &columns, &factors);
+            assert_same(&want, &got, &format!("{rows} rows of {cols}, {threads} threads"));
         }
     }
 }

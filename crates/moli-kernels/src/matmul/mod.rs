@@ -243,7 +243,7 @@ impl Out<'_> {
             }
             // Whole tiles in registers: a call for each would cost more than the copy.
             None => match (out.as_chunks_mut::<TILE>(), values.as_chunks::<TILE>()) {
-                ((out, []), (values, [])) => out.copy_from_slice(values),
+                ((out, []), (values, [])) => out.iter_mut().zip(values).for_each(|(out, tile)| *out = *tile),
                 _ => out.copy_from_slice(&values[..n]),
             },
         }

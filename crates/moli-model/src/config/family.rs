@@ -15,8 +15,8 @@ pub(super) struct Family {
     pub(super) rope_base: f32,
     /// The layers that rotate.
     pub(super) rotated: Rotated,
-    /// Whether the layers with a window have a rotary base of their own.
-    pub(super) local_base: bool,
+    /// The rotary embedding of the layers with a window.
+    pub(super) local: Local,
     /// Whether a token sees those before it only.
     pub(super) causal: bool,
     pub(super) learned_positions: bool,
@@ -31,7 +31,11 @@ pub(super) struct Family {
     pub(super) post_norm: bool,
     /// Whether the residual stream goes through a norm after each sum, and so needs none at the end.
     pub(super) sum_norm: bool,
+    /// Whether the feed-forward network of a layer without a norm of its own reads what attention read, and not what that made of it.
+    pub(super) parallel: bool,
     pub(super) qk_norm: QkNorm,
+    /// Whether Q and K are normed behind their rotary embedding.
+    pub(super) rope_first: bool,
     /// Whether Q, K and V must have biases.
     pub(super) qkv_bias: bool,
     /// Attention sinks: a score of each head for a key without a value.
@@ -65,6 +69,17 @@ pub(super) enum Windows {
     Global(usize),
 }
 
+/// The rotary embedding of the layers with a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Local {
+    /// That of all layers.
+    Same,
+    /// The same without what stretches the context, which a window never reaches.
+    Unstretched,
+    /// Such a one with this base where the file has none for it.
+    Base(f32),
+}
+
 /// The layers with a rotary embedding, where the file does not say.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Rotated {
@@ -82,7 +97,7 @@ const PLAIN: Family = Family {
     rope: RopeStyle::Halves,
     rope_base: 1e4,
     rotated: Rotated::All,
-    local_base: false,
+    local: Local::Same,
     causal: true,
     learned_positions: false,
     token_types: 0,
@@ -91,7 +106,9 @@ const PLAIN: Family = Family {
     pre_norm: true,
     post_norm: false,
     sum_norm: false,
+    parallel: false,
     qk_norm: QkNorm::None,
+    rope_first: false,
     qkv_bias: false,
     sinks: false,
     latent: false,
@@ -124,6 +141,9 @@ const QWEN3_NEXT: Family = Family {
 const QWEN35: Family =
     Family { name: "qwen35", recurrent: RecurrentFamily::DeltaNet { tiled: true }, ..QWEN3_NEXT };
 
+/// Cohere's Command R.
+const COMMAND_R: Family = Family { name: "command-r", layer_norm: true, parallel: true, ..INTERLEAVED };
+
 /// BERT (arXiv:1810.04805), RoBERTa and XLM-RoBERTa.
 const BERT: Family = Family {
     name: "bert",
@@ -142,19 +162,23 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 31] = [
+pub(super) const FAMILIES: [Family; 51] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
     Family { name: "qwen2moe", qkv_bias: true, normalised: false, windows: Windows::All, ..PLAIN },
     Family { name: "qwen3", qk_norm: QkNorm::Head, windows: Windows::All, ..PLAIN },
     Family { name: "qwen3moe", qk_norm: QkNorm::Head, windows: Windows::All, ..PLAIN },
+    // Their language models; a position of a text is the same number in all its parts.
+    Family { name: "qwen2vl", qkv_bias: true, ..PLAIN },
+    Family { name: "qwen3vl", qk_norm: QkNorm::Head, ..PLAIN },
+    Family { name: "qwen3vlmoe", qk_norm: QkNorm::Head, ..PLAIN },
     Family { name: "gemma", ..GEMMA },
     Family { name: "gemma2", post_norm: true, windows: Windows::AllBut(2), ..GEMMA },
     Family {
         name: "gemma3",
         rope_base: 1e6,
-        local_base: true,
+        local: Local::Base(1e4),
         post_norm: true,
         qk_norm: QkNorm::Head,
         windows: Windows::AllBut(6),
@@ -163,10 +187,22 @@ pub(super) const FAMILIES: [Family; 31] = [
     // Phi-4 too.
     Family { name: "phi3", windows: Windows::All, ..PLAIN },
     Family { name: "smollm3", rotated: Rotated::AllBut(4), windows: Windows::All, ..INTERLEAVED },
+    Family { name: "chatglm", ..INTERLEAVED },
     Family { name: "glm4", post_norm: true, ..INTERLEAVED },
+    Family { name: "glm4moe", qk_norm: QkNorm::HeadOrNone, gating: Gating::Sigmoid, ..PLAIN },
     Family { name: "granite", ..INTERLEAVED },
     Family { name: "granitemoe", ..INTERLEAVED },
-    Family { name: "olmo2", pre_norm: false, post_norm: true, qk_norm: QkNorm::Row, ..PLAIN },
+    // The third too.
+    Family {
+        name: "olmo2",
+        local: Local::Unstretched,
+        pre_norm: false,
+        post_norm: true,
+        qk_norm: QkNorm::Row,
+        windows: Windows::AllBut(4),
+        ..PLAIN
+    },
+    Family { name: "olmoe", qk_norm: QkNorm::Row, normalised: false, ..PLAIN },
     Family { name: "internlm2", ..INTERLEAVED },
     Family { name: "baichuan", ..INTERLEAVED },
     Family { name: "minicpm", ..INTERLEAVED },
@@ -179,8 +215,30 @@ pub(super) const FAMILIES: [Family; 31] = [
         windows: Windows::AllBut(4),
         ..PLAIN
     },
+    Family { name: "exaone", ..PLAIN },
     Family { name: "ernie4_5", ..INTERLEAVED },
     Family { name: "ernie4_5-moe", ..INTERLEAVED },
+    Family { name: "deepseek", normalised: false, ..INTERLEAVED },
+    Family { name: "dots1", qk_norm: QkNorm::Head, gating: Gating::Sigmoid, ..PLAIN },
+    COMMAND_R,
+    Family { name: "cohere2", rotated: Rotated::Windowed, windows: Windows::AllBut(4), ..COMMAND_R },
+    Family { name: "mistral3", ..INTERLEAVED },
+    Family { name: "stablelm", layer_norm: true, parallel: true, ..PLAIN },
+    Family {
+        name: "phi2",
+        layer_norm: true,
+        parallel: true,
+        qkv_bias: true,
+        activation: Activation::GeluTanh,
+        gated: false,
+        ..PLAIN
+    },
+    Family { name: "seed_oss", ..PLAIN },
+    Family { name: "hunyuan-dense", qk_norm: QkNorm::Head, rope_first: true, ..PLAIN },
+    Family { name: "hunyuan-moe", qk_norm: QkNorm::Head, rope_first: true, ..PLAIN },
+    Family { name: "arcee", activation: Activation::ReluSquared, gated: false, ..INTERLEAVED },
+    Family { name: "nemotron", layer_norm: true, activation: Activation::ReluSquared, gated: false, ..PLAIN },
+    Family { name: "xverse", ..INTERLEAVED },
     Family { name: "deepseek2", latent: true, normalised: false, ..INTERLEAVED },
     Family {
         name: "gpt-oss",
@@ -226,7 +284,7 @@ pub(super) const FAMILIES: [Family; 31] = [
     Family {
         name: "modern-bert",
         rope_base: 1.6e5,
-        local_base: true,
+        local: Local::Base(1e4),
         causal: false,
         embedding_norm: true,
         layer_norm: true,

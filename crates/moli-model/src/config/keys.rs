@@ -2,7 +2,7 @@
 
 use moli_format::{Metadata, Value};
 
-use super::{Family, MAX_CONTEXT, MAX_LAYERS, SlidingWindow, Windows};
+use super::{Activation, Family, MAX_CONTEXT, MAX_LAYERS, SlidingWindow, Windows};
 use crate::ModelError;
 
 pub(super) struct Keys<'a> {
@@ -93,6 +93,20 @@ impl Keys<'_> {
         Ok(self.metadata.bool_opt(&self.key(suffix))?)
     }
 
+    /// The activation, where a file has another than its architecture has.
+    pub(super) fn activation(&self) -> Result<Option<Activation>, ModelError> {
+        let suffix = "hidden_activation";
+        Ok(match self.text(suffix)? {
+            None => None,
+            Some("silu") => Some(Activation::Silu),
+            Some("gelu_tanh") => Some(Activation::GeluTanh),
+            Some("gelu") => Some(Activation::GeluErf),
+            Some("relu") => Some(Activation::Relu),
+            Some("relu2") => Some(Activation::ReluSquared),
+            Some(other) => return Err(self.unsupported(suffix, format!("`{other}`"))),
+        })
+    }
+
     /// A list of flags, of whatever length.
     pub(super) fn flag_list(&self, suffix: &str) -> Result<Option<Vec<bool>>, ModelError> {
         Ok(self.metadata.bools_opt(&self.key(suffix))?)
@@ -118,6 +132,11 @@ impl Keys<'_> {
     /// Whether the rotated elements are in the order of halves, whatever the architecture's is in GGUF files.
     pub(super) fn halves(&self) -> Result<bool, ModelError> {
         Ok(self.metadata.bool_opt("moli.rope.halves")?.unwrap_or(false))
+    }
+
+    /// Whether YaRN's ramp ends at whole pairs, where that is not as usual in the architecture.
+    pub(super) fn yarn_whole(&self) -> Result<Option<bool>, ModelError> {
+        Ok(self.metadata.bool_opt("moli.rope.yarn_whole")?)
     }
 
     /// A factor; 0 is how some files say that there is none.
@@ -146,10 +165,15 @@ impl Keys<'_> {
         if let Some(value) = self.factor("attention.clamp_kqv")? {
             return Err(self.unsupported("attention.clamp_kqv", value));
         }
-        for suffix in ["attention.temperature_scale", "attention.max_alibi_bias"] {
-            if let Some(value) = self.factor(suffix)? {
-                return Err(self.unsupported(suffix, value));
-            }
+        if let Some(value) = self.factor("attention.max_alibi_bias")? {
+            return Err(self.unsupported("attention.max_alibi_bias", value));
+        }
+        // How much of YaRN is applied: all of it, or what -1 stands for, which is the same.
+        let suffix = "rope.scaling.yarn_ext_factor";
+        if let Some(value) =
+            self.metadata.f32_opt(&self.key(suffix))?.filter(|&value| value != 1.0 && value >= 0.0)
+        {
+            return Err(self.unsupported(suffix, value));
         }
         if let Some(other) = self.flag("attention.causal")?.filter(|&told| told != causal) {
             return Err(self.unsupported("attention.causal", other));
@@ -169,7 +193,15 @@ impl Keys<'_> {
         context_train: usize,
     ) -> Result<Option<SlidingWindow>, ModelError> {
         let window = "attention.sliding_window";
-        let pattern = self.flags("attention.sliding_window_pattern", layers)?;
+        let suffix = "attention.sliding_window_pattern";
+        let pattern = match (family.windows, self.metadata.get(&self.key(suffix))) {
+            // A period whose first layer is the one without a window.
+            (Windows::Global(_), Some(value)) if !matches!(value, Value::Array(_)) => {
+                let period = self.size(suffix, None, MAX_LAYERS)?;
+                Some((0..layers).map(|layer| layer % period > 0).collect())
+            }
+            _ => self.flags(suffix, layers)?,
+        };
         // A window as long as the context hides nothing, but where layers differ by it in their rotary embedding too.
         let differ = pattern.is_some() || matches!(family.windows, Windows::AllBut(_) | Windows::Global(_));
         let tokens = match self.metadata.u64_opt(&self.key(window))? {
@@ -197,6 +229,10 @@ impl Keys<'_> {
         window: Option<&SlidingWindow>,
     ) -> Result<Vec<bool>, ModelError> {
         use super::family::Rotated;
+        // Granite's have this for layers without; in other files it tells of how the model was made.
+        if self.architecture.starts_with("granite") && self.flag("rope.scaling.finetuned")? == Some(false) {
+            return Ok(vec![false; layers]);
+        }
         if let Some(flags) = self.flags("rope.layers", layers)? {
             return Ok(flags);
         }

@@ -6,7 +6,7 @@ use crate::ModelError;
 
 /// Multi-head latent attention (arXiv:2405.04434), in the form that keeps the latent vector itself as key and value: a query is
 /// taken to the latent space, and what it found is taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Latent {
     /// Width of the latent vector.
     pub kv_rank: usize,
@@ -18,11 +18,15 @@ pub struct Latent {
     pub rotated: usize,
     /// Elements of a value head.
     pub value: usize,
+    /// Added to the mean square in the norms of the bottlenecks.
+    pub norm_eps: f32,
 }
 
 impl Latent {
     /// What the file says. Files of two ages: in the newer ones `key_length` is that of the latent form.
-    pub(super) fn read(keys: &Keys<'_>) -> Result<Self, ModelError> {
+    /// Files have the epsilon of all norms; that of folders is the one of the library's code.
+    pub(super) fn read(keys: &Keys<'_>, norm_eps: f32) -> Result<Self, ModelError> {
+        let norm_eps = keys.metadata.f32_opt("moli.latent_norm_epsilon")?.unwrap_or(norm_eps);
         let kv_rank = keys.size("attention.kv_lora_rank", None, MAX_HEAD_DIM)?;
         let q_rank = keys.count("attention.q_lora_rank", MAX_WIDTH)?.filter(|&rank| rank > 0);
         let rotated = keys.size("rope.dimension_count", None, MAX_HEAD_DIM)?;
@@ -40,7 +44,7 @@ impl Latent {
                 format!("above rope.dimension_count, {rotated}"),
             ));
         }
-        Ok(Self { kv_rank, q_rank, plain: key - rotated, rotated, value })
+        Ok(Self { kv_rank, q_rank, plain: key - rotated, rotated, value, norm_eps })
     }
 
     /// Elements of a key in the cache.

@@ -11,7 +11,7 @@ mod rope;
 use moli_format::Metadata;
 
 use crate::ModelError;
-use family::{FAMILIES, Family, Windows};
+use family::{FAMILIES, Family, Local, Windows};
 use keys::Keys;
 use recurrent::RecurrentFamily;
 
@@ -103,12 +103,16 @@ pub struct Config {
     pub logit_soft_cap: Option<f32>,
     /// Whether and how Q and K are normed.
     pub qk_norm: QkNorm,
+    /// Whether Q and K are normed behind their rotary embedding.
+    pub rope_first: bool,
     /// Whether attention and the feed-forward network read the residual stream through a norm.
     pub pre_norm: bool,
     /// Whether what they give goes through a norm.
     pub post_norm: bool,
     /// Whether the residual stream goes through a norm after each of the two is added to it (arXiv:1706.03762).
     pub sum_norm: bool,
+    /// Whether the feed-forward network of a layer without a norm of its own reads what attention read, and not what that made of it.
+    pub parallel: bool,
     /// Whether Q, K and V must have biases.
     pub qkv_bias: bool,
 }
@@ -120,6 +124,8 @@ pub enum QkNorm {
     None,
     /// Each head.
     Head,
+    /// Each head of the layers whose tensors include the gains.
+    HeadOrNone,
     /// All heads together.
     Row,
 }
@@ -133,6 +139,10 @@ pub enum Activation {
     GeluTanh,
     /// GELU by its error function.
     GeluErf,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)²` (arXiv:2109.08668).
+    ReluSquared,
     /// `min(x, 7) * sigmoid(1.702 x)`, whose partner is between -7 and 7 and has 1 added (arXiv:2508.10925).
     SwigluClamped,
 }
@@ -171,15 +181,18 @@ impl Config {
         }
 
         let blocks = keys.size("block_count", None, MAX_LAYERS)?;
-        let ahead = match family.recurrent {
-            RecurrentFamily::DeltaNet { .. } => keys.count("nextn_predict_layers", blocks - 1)?.unwrap_or(0),
-            _ => 0,
-        };
+        let ahead = keys.count("nextn_predict_layers", blocks - 1)?.unwrap_or(0);
         let layers = blocks - ahead;
         keys.refuse_unsupported(layers, family.causal)?;
         let hidden = keys.size("embedding_length", None, MAX_WIDTH)?;
         let heads = keys.size("attention.head_count", None, MAX_HEADS)?;
-        let latent = if family.latent { Some(Latent::read(&keys)?) } else { None };
+        let epsilon = if family.layer_norm {
+            "attention.layer_norm_epsilon"
+        } else {
+            "attention.layer_norm_rms_epsilon"
+        };
+        let norm_eps = keys.positive(epsilon, None)?;
+        let latent = if family.latent { Some(Latent::read(&keys, norm_eps)?) } else { None };
         let per_layer = match family.recurrent {
             RecurrentFamily::ShortConv => keys.counts("attention.head_count_kv", layers, MAX_HEADS)?,
             _ => None,
@@ -196,28 +209,38 @@ impl Config {
             None if experts.is_some() => 0,
             _ => keys.size("feed_forward_length", None, MAX_WIDTH)?,
         };
-        let context_train = keys.size("context_length", None, MAX_CONTEXT)?;
-        let epsilon = if family.layer_norm {
-            "attention.layer_norm_epsilon"
-        } else {
-            "attention.layer_norm_rms_epsilon"
-        };
-        let norm_eps = keys.positive(epsilon, None)?;
-
-        let rope = Rope::read(&keys, family, latent.map_or(head_dim, |latent| latent.rotated))?;
+        let positions = keys.size("context_length", None, MAX_CONTEXT)?;
+        let most = metadata.context_length()?.and_then(|most| usize::try_from(most).ok());
+        let mut context_train = most.map_or(positions, |most| most.min(positions));
+        if keys.factor("attention.temperature_scale")?.is_some() {
+            // Queries get a factor that is 1 up to here, which is how far this goes.
+            let suffix = "attention.temperature_length";
+            let first = match keys.count(suffix, MAX_CONTEXT)?.filter(|&length| length > 0) {
+                Some(length) => length,
+                None => keys.size("rope.scaling.original_context_length", None, MAX_CONTEXT)?,
+            };
+            context_train = context_train.min(first);
+        }
+        let rope =
+            Rope::read(&keys, family, context_train, latent.map_or(head_dim, |latent| latent.rotated))?;
         let window = keys.sliding_window(family, layers, context_train)?;
-        let rope_local = if family.local_base {
-            // The window never reaches positions that need stretching.
-            let base = keys.positive("rope.freq_base_swa", Some(1e4))?;
-            Rope { base, position_divisor: 1.0, yarn: None, magnitude: 1.0, ..rope }
-        } else {
-            rope
+        let local_base = match family.local {
+            Local::Same => None,
+            Local::Unstretched => Some(rope.base),
+            Local::Base(usual) => Some(keys.positive("rope.freq_base_swa", Some(usual))?),
+        };
+        let rope_local = match local_base {
+            Some(base) => {
+                Rope { base, position_divisor: 1.0, yarn: None, magnitude: 1.0, factors: false, ..rope }
+            }
+            None => rope,
         };
         let rotated = keys.rotated(family, layers, window.as_ref())?;
         let attention_scale = match keys.factor("attention.scale")? {
             Some(scale) => scale,
             None => {
-                attention_scale(&keys, layers, hidden / heads, latent.map_or(head_dim, |l| l.head_dim()))?
+                let width = latent.map_or(head_dim, |l| l.head_dim());
+                attention_scale(&keys, layers, hidden / heads, width, family.latent)?
             }
         };
         let [embedding, residual, logit] = scales(&keys, hidden, layers)?;
@@ -257,14 +280,21 @@ impl Config {
             window,
             embedding_scale: embedding.unwrap_or(root_scale),
             residual_scale: residual.unwrap_or(1.0),
-            logit_scale: logit.map_or(1.0, |divisor| 1.0 / divisor),
-            activation: family.activation,
+            logit_scale: match logit {
+                Some(factor) if family.parallel => factor,
+                Some(divisor) => 1.0 / divisor,
+                None => 1.0,
+            },
+            activation: keys.activation()?.unwrap_or(family.activation),
             logit_soft_cap: keys.factor("final_logit_softcapping")?,
             qk_norm: family.qk_norm,
+            rope_first: family.rope_first,
             pre_norm: family.pre_norm,
             post_norm: family.post_norm,
             sum_norm: family.sum_norm,
-            qkv_bias: family.qkv_bias,
+            parallel: family.parallel,
+            // The convention has no key for models that lack what their architecture has.
+            qkv_bias: metadata.bool_opt("moli.qkv_bias")?.unwrap_or(family.qkv_bias),
             architecture,
         })
     }
@@ -354,6 +384,7 @@ fn attention_scale(
     layers: usize,
     per_head: usize,
     head_dim: usize,
+    latent: bool,
 ) -> Result<f32, ModelError> {
     // Gemma 2 and 3 of 27B alone scale by the width per head instead of the head's width (arXiv:2408.00118, arXiv:2503.19786).
     let width = match (keys.architecture, layers) {
@@ -363,15 +394,16 @@ fn attention_scale(
     let scale = 1.0 / (width as f32).sqrt();
     // DeepSeek's YaRN sharpens the scores: this is squared, for the query and the key.
     let sharper = match keys.factor("rope.scaling.yarn_log_multiplier")? {
-        Some(multiplier) => {
+        Some(multiplier) if latent => {
             1.0 + multiplier * keys.factor("rope.scaling.factor")?.unwrap_or(1.0).max(1.0).ln()
         }
-        None => 1.0,
+        _ => 1.0,
     };
     Ok(scale * sharper * sharper)
 }
 
-/// The factors on embeddings and residuals, and what logits are divided by (Granite; MiniCPM, arXiv:2404.06395).
+/// The factors on embeddings and residuals, and what logits are divided by (Granite; MiniCPM, arXiv:2404.06395) or, in Cohere's
+/// models, multiplied with.
 fn scales(keys: &Keys<'_>, hidden: usize, layers: usize) -> Result<[Option<f32>; 3], ModelError> {
     let suffixes = ["embedding_scale", "residual_scale", "logit_scale"];
     let mut scales = [None; 3];
@@ -380,6 +412,7 @@ fn scales(keys: &Keys<'_>, hidden: usize, layers: usize) -> Result<[Option<f32>;
         // Others mean something else by these keys.
         if let Some(value) = scale.filter(|&value| value != 1.0)
             && !["granite", "granitemoe", "minicpm"].contains(&keys.architecture)
+            && !(suffix == "logit_scale" && ["command-r", "cohere2"].contains(&keys.architecture))
         {
             return Err(keys.unsupported(suffix, value));
         }

@@ -23,6 +23,8 @@ pub struct Rope {
     pub yarn: Option<Yarn>,
     /// What cosines and sines are multiplied by.
     pub magnitude: f32,
+    /// Whether the wavelengths are multiplied by what the file has for each.
+    pub factors: bool,
 }
 
 /// YaRN (arXiv:2309.00071): wavelengths that turn often in the original context stay, long ones are stretched, and between
@@ -40,7 +42,12 @@ pub struct Yarn {
 }
 
 impl Rope {
-    pub(super) fn read(keys: &Keys<'_>, family: &Family, head_dim: usize) -> Result<Self, ModelError> {
+    pub(super) fn read(
+        keys: &Keys<'_>,
+        family: &Family,
+        context: usize,
+        head_dim: usize,
+    ) -> Result<Self, ModelError> {
         let dims = keys.size("rope.dimension_count", Some(head_dim), head_dim)?;
         if dims % 2 != 0 {
             return Err(keys.out_of_range("rope.dimension_count", dims, "even"));
@@ -60,6 +67,7 @@ impl Rope {
             None => keys.factor("rope.scale_linear")?.unwrap_or(1.0),
         };
         let magnitude = keys.factor("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        let yarn_magnitude = keys.factor("rope.scaling.yarn_attn_factor")?.unwrap_or(1.0);
         let mut rope = Self {
             style,
             dims,
@@ -69,22 +77,23 @@ impl Rope {
                 .count("rope.scaling.original_context_length", MAX_CONTEXT)?
                 .filter(|&n| n > 0),
             yarn: None,
-            magnitude: if matches!(kind, "yarn" | "longrope") { magnitude } else { 1.0 },
+            magnitude,
+            factors: true,
         };
-        if matches!(kind, "none" | "linear") && magnitude != 1.0 {
-            return Err(keys.unsupported("rope.scaling.attn_factor", magnitude));
-        }
         if kind == "yarn" {
-            keys.size("rope.scaling.original_context_length", None, MAX_CONTEXT)?;
+            rope.original_context.get_or_insert(context);
+            rope.magnitude *= yarn_magnitude;
             rope.yarn = Some(Yarn {
                 factor,
                 beta_fast: keys.positive("rope.scaling.yarn_beta_fast", Some(32.0))?,
                 beta_slow: keys.positive("rope.scaling.yarn_beta_slow", Some(1.0))?,
-                whole: family.name != "gpt-oss",
+                whole: keys.yarn_whole()?.unwrap_or(family.name != "gpt-oss"),
             });
             // Attention is sharpened by a factor on queries and keys; DeepSeek's has one on the scores instead.
             if !family.latent {
-                rope.magnitude *= 1.0 + 0.1 * factor.max(1.0).ln();
+                let sharper = |weight: f32| 1.0 + 0.1 * weight * factor.max(1.0).ln();
+                let all = keys.factor("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+                rope.magnitude *= sharper(1.0) / sharper(all);
             }
         }
         Ok(rope)
@@ -94,7 +103,7 @@ impl Rope {
     #[must_use]
     pub fn angles(&self, factors: Option<&[f32]>) -> RopeAngles {
         let stretched = |pair: usize| {
-            let factor = factors.and_then(|all| all.get(pair)).unwrap_or(&1.0);
+            let factor = factors.filter(|_| self.factors).and_then(|all| all.get(pair)).unwrap_or(&1.0);
             factor
                 * self.position_divisor
                 * self

@@ -15,7 +15,7 @@ pub(super) fn queries<B: Backend>(
     angles: Option<&RopeAngles>,
     s: &mut Scratch<B>,
 ) -> Result<(), ModelError> {
-    let (Some(l), Some(Latent { kv_rank, plain, rotated, .. })) = (&mut s.latent, c.latent) else {
+    let (Some(l), Some(Latent { kv_rank, plain, rotated, norm_eps, .. })) = (&mut s.latent, c.latent) else {
         return Ok(());
     };
     let (width, head_dim) = (kv_rank + rotated, plain + rotated);
@@ -27,7 +27,7 @@ pub(super) fn queries<B: Backend>(
     let count = b.rows(&l.kv);
     b.zero(part, count, kv_rank)?;
     b.copy_columns(&l.kv, 0, part, 0, kv_rank)?;
-    b.norm(part, &w.kv_norm, c.norm_eps, made)?;
+    b.norm(part, &w.kv_norm, norm_eps, made)?;
     b.zero(&mut l.rotated, count, rotated)?;
     b.copy_columns(&l.kv, kv_rank, &mut l.rotated, 0, rotated)?;
     if let Some(angles) = angles {
@@ -42,7 +42,7 @@ pub(super) fn queries<B: Backend>(
         Some((down, norm)) => {
             let [low, low_normed] = &mut l.q_down;
             a.project(b, x, None, &mut [(down, &mut *low)])?;
-            b.norm(low, norm, c.norm_eps, low_normed)?;
+            b.norm(low, norm, norm_eps, low_normed)?;
             a.project(b, low_normed, None, &mut [(&w.q, &mut l.heads)])?;
         }
         None => a.project(b, x, None, &mut [(&w.q, &mut l.heads)])?,

@@ -78,7 +78,12 @@ impl<B: Backend> Loader<'_, B> {
             to_value.push(rows(tensor, first + latent.plain..first + head_rows)?);
         }
         let linear = |tensor: Tensor| {
-            Ok(Linear { weight: self.backend.matrix(&tensor)?, bias: None, adapters: Vec::new() })
+            Ok(Linear {
+                weight: self.backend.matrix(&tensor)?,
+                bias: None,
+                scale: None,
+                adapters: Vec::new(),
+            })
         };
         let all = |tensors: Vec<Tensor>| tensors.into_iter().map(linear).collect::<Result<_, ModelError>>();
         Ok([all(to_latent)?, all(to_value)?])

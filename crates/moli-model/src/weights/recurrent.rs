@@ -112,7 +112,7 @@ impl<B: Backend> Loader<'_, B> {
             let all =
                 Tensor { name: name.to_owned(), ttype: tensor.ttype, dims, data: Bytes::from_vec(data) };
             let weight = self.backend.matrix(&all)?;
-            Ok::<_, ModelError>(Linear { weight, bias: None, adapters: Vec::new() })
+            Ok::<_, ModelError>(Linear { weight, bias: None, scale: None, adapters: Vec::new() })
         };
         Ok([part(0)?, part(1)?])
     }

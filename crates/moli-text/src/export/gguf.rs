@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use moli_format::{Metadata, StringArray, Value};
 
-use super::{UNIGRAM, WORD_PIECE, merges_from_text};
+use super::{MASK, PADDING, merges_from_text};
 use crate::gguf::{
     ADD_BOS, ADD_EOS, ADD_SPACE, BOS, EOM, EOS, EOT, IGNORE_MERGES, LEFT_STRIP, MERGES, MODEL, NFC, PRE,
     RIGHT_STRIP, SCORES, SPACE_PREFIX, TOKENS, TYPES, UNKNOWN,
@@ -16,10 +16,10 @@ use crate::json::Parts;
 use crate::special::Strip;
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind, Vocab};
-use crate::{TextError, eog, huggingface, json, pretokenize};
+use crate::{TextError, encoders, eog, huggingface, json, pretokenize};
+use serde_json::Value as Json;
 
-const FORM: &str = "GGUF";
-const PADDING: &str = "tokenizer.ggml.padding_token_id";
+pub(super) const FORM: &str = "GGUF";
 
 /// A tokenizer as GGUF has it.
 #[derive(Debug, Clone)]
@@ -40,29 +40,35 @@ pub fn gguf_tokenizer(metadata: &Metadata, rows: Option<usize>) -> Result<Option
     let Some((root, config)) = huggingface::files(metadata)? else { return Ok(None) };
     let (mut inner, parts) = json::read(&root, &config)?;
     huggingface::complete(metadata, &mut inner)?;
-    if matches!(inner.merger, Merger::Likely(_)) {
-        return Err(TextError::Inexpressible { form: FORM, what: UNIGRAM.to_owned() });
-    }
     let mut made = GgufTokenizer { entries: Vec::new(), notes: Vec::new() };
-    match inner.vocab.spelling() {
-        Spelling::ByteLevel => made.byte_level(&parts)?,
-        Spelling::SentencePiece => made.sentence_piece(&inner, &parts, rows)?,
-        Spelling::WordPiece => {
-            return Err(TextError::Inexpressible { form: FORM, what: WORD_PIECE.to_owned() });
+    let mut unknown = parts.unknown;
+    match (&inner.merger, inner.vocab.spelling()) {
+        (Merger::Words(words), _) => made.word_piece(&inner, words)?,
+        (Merger::Likely(unigram), _) => {
+            unknown = unigram.unknown();
+            made.unigram(&root, &inner, unigram, rows)?;
         }
+        (_, Spelling::ByteLevel) => made.byte_level(&parts)?,
+        (_, Spelling::SentencePiece | Spelling::WordPiece) => made.sentence_piece(&inner, &parts, rows)?,
     }
-    made.tokens(&inner.vocab, parts.unknown, rows)?;
-    made.special(&mut inner, metadata)?;
+    made.tokens(&inner.vocab, unknown, rows)?;
+    if inner.vocab.spelling() == Spelling::WordPiece {
+        made.around_words(&inner);
+    } else {
+        made.special(&mut inner);
+    }
+    made.between(&inner, metadata)?;
+    made.fillers(&inner.vocab, metadata, &config)?;
     made.strip(&parts.strip);
     Ok(Some(made))
 }
 
 impl GgufTokenizer {
-    fn put(&mut self, key: &str, value: impl Into<Value>) {
+    pub(super) fn put(&mut self, key: &str, value: impl Into<Value>) {
         self.entries.push((key.to_owned(), value.into()));
     }
 
-    fn note(&mut self, text: &str) {
+    pub(super) fn note(&mut self, text: &str) {
         self.notes.push(text.to_owned());
     }
 
@@ -150,7 +156,11 @@ impl GgufTokenizer {
                 Some(kind) if text.is_some() => kind,
                 _ => TokenKind::Unused,
             };
-            texts.push(text.map_or_else(|| unused(id), str::to_owned));
+            let text = text.map(|text| match vocab.spelling() {
+                Spelling::WordPiece => encoders::marked(text, kind),
+                _ => text.to_owned(),
+            });
+            texts.push(text.unwrap_or_else(|| unused(id)));
             kinds.push(kind as i32);
         }
         if let Some(id) = unknown {
@@ -162,7 +172,7 @@ impl GgufTokenizer {
     }
 
     /// The tokens that begin, end and fill texts.
-    fn special(&mut self, inner: &mut Inner, metadata: &Metadata) -> Result<(), TextError> {
+    fn special(&mut self, inner: &mut Inner) {
         // What comes behind a text is EOS in GGUF. If it is another token, EOS goes where that of turns is.
         let eos = inner.closing.or(inner.eos);
         let mut named: Vec<u32> = inner.eos.filter(|_| inner.closing.is_some()).into_iter().collect();
@@ -181,11 +191,22 @@ impl GgufTokenizer {
             self.put(huggingface::ENDS, inner.ends.iter().copied().collect::<Vec<_>>());
             self.note("more than three tokens end an answer: other programs know the first three");
         }
-        if let Some(id) = metadata.u32_opt(PADDING)?.filter(|&id| (id as usize) < inner.vocab.len()) {
-            self.put(PADDING, id);
-        }
         self.put(ADD_BOS, inner.add_bos);
         self.put(ADD_EOS, inner.closing.is_some());
+    }
+
+    /// The tokens that fill texts and that stand for what is to be guessed.
+    fn fillers(&mut self, vocab: &Vocab, metadata: &Metadata, config: &Json) -> Result<(), TextError> {
+        let named = |field: &str| {
+            let token = config.get(field)?;
+            vocab.id(token.as_str().or_else(|| token.get("content")?.as_str())?)
+        };
+        let padding = metadata.u32_opt(PADDING)?.filter(|&id| (id as usize) < vocab.len());
+        for (key, id) in [(PADDING, padding.or_else(|| named("pad_token"))), (MASK, named("mask_token"))] {
+            if let Some(id) = id {
+                self.put(key, id);
+            }
+        }
         Ok(())
     }
 
@@ -207,7 +228,7 @@ impl GgufTokenizer {
 }
 
 /// The score of a token that nothing merges into.
-const LEAST: f32 = -1e9;
+pub(super) const LEAST: f32 = -1e9;
 
 /// Merges as pairs with a space between them.
 fn merges(pairs: &[(&str, &str)]) -> Result<StringArray, TextError> {

@@ -3,15 +3,17 @@
 use moli_format::Metadata;
 use serde_json::{Map, Value, json};
 
-use super::{UNIGRAM, WORD_PIECE, merges_from_text};
+use super::{MASK, PADDING, encoders, merges_from_text};
 use crate::gguf::{self, MODEL, PRE, SCORES, UNKNOWN};
 use crate::pretokenize::{self, GPT2};
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
+use crate::unigram::Unigram;
 use crate::vocab::{SPACE, TokenKind, Vocab};
 use crate::{TextError, huggingface};
 
 const TEMPLATE: &str = "tokenizer.chat_template";
-const PADDING: &str = "tokenizer.ggml.padding_token_id";
+pub(super) const FORM: &str = "tokenizer.json";
+const KINDS: &str = "tokenizer.ggml.token_type_count";
 
 /// The files of a tokenizer, as texts.
 #[derive(Debug, Clone)]
@@ -52,29 +54,26 @@ pub fn huggingface_tokenizer(metadata: &Metadata) -> Result<HuggingFaceTokenizer
             byte_level(metadata.str_opt(PRE)?.unwrap_or("default"), *nfc, bpe.ignores_merges())?
         }
         Merger::Scored(_) | Merger::Ranked(_) => spaced(inner.space_prefix, unknown.as_deref()),
-        Merger::Words(_) => {
-            return Err(TextError::Inexpressible { form: "tokenizer.json", what: WORD_PIECE.to_owned() });
-        }
-        Merger::Likely(_) => {
-            return Err(TextError::Inexpressible { form: "tokenizer.json", what: UNIGRAM.to_owned() });
-        }
+        Merger::Words(words) => encoders::word_piece(words, &inner.vocab),
+        Merger::Likely(unigram) => encoders::unigram(unigram, metadata)?,
     };
-    let merges = if metadata.str(MODEL)? == "llama" {
-        scored(&inner.vocab, &metadata.f32s(SCORES)?)
-    } else {
-        gguf::merges(metadata)?.into_iter().map(|(left, right)| json!([left, right])).collect()
+    let merges = match (&inner.merger, metadata.str(MODEL)?) {
+        (Merger::Words(_) | Merger::Likely(_), _) => Vec::new(),
+        (_, "llama") => scored(&inner.vocab, &metadata.f32s(SCORES)?),
+        _ => gguf::merges(metadata)?.into_iter().map(|(left, right)| json!([left, right])).collect(),
     };
     let tokenizer = file(metadata, &mut inner, pipeline, merges)?.to_string();
-    let config = config(&inner, template, unknown.as_deref(), padding).to_string();
+    let mask = metadata.u32_opt(MASK)?.filter(|&id| (id as usize) < inner.vocab.len());
+    let config = config(&inner, template, unknown.as_deref(), padding, mask).to_string();
     Ok(HuggingFaceTokenizer { tokenizer, config, generation })
 }
 
 /// The parts of a file before and behind the model, and the model without its vocabulary.
-struct Pipeline {
-    normalizer: Value,
-    pre_tokenizer: Value,
-    decoder: Value,
-    model: Value,
+pub(super) struct Pipeline {
+    pub(super) normalizer: Value,
+    pub(super) pre_tokenizer: Value,
+    pub(super) decoder: Value,
+    pub(super) model: Value,
 }
 
 fn byte_level(pre: &str, nfc: bool, ignore_merges: bool) -> Result<Pipeline, TextError> {
@@ -148,6 +147,8 @@ fn file(
 ) -> Result<Value, TextError> {
     let vocab = &inner.vocab;
     let strip = gguf::strip(metadata, vocab)?;
+    // An encoder with one kind of tokens has none for those of a second text.
+    let second = u32::from(metadata.u32_opt(KINDS)? != Some(1));
     let (mut texts, mut added) = (Map::new(), Vec::new());
     for (id, text, kind) in vocab.iter() {
         // What a converter fills holes with.
@@ -163,53 +164,82 @@ fn file(
             }));
         }
     }
-    let mut model = json!({
-        "type": "BPE", "dropout": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-        "vocab": texts, "merges": merges,
-    });
+    let mut model = match &inner.merger {
+        Merger::Words(_) => json!({ "vocab": texts }),
+        Merger::Likely(unigram) => json!({ "vocab": pieces(vocab, unigram) }),
+        _ => json!({
+            "type": "BPE", "dropout": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "vocab": texts, "merges": merges,
+        }),
+    };
     if let (Value::Object(model), Value::Object(options)) = (&mut model, pipeline.model) {
         model.extend(options);
     }
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": pipeline.normalizer, "pre_tokenizer": pipeline.pre_tokenizer,
-        "post_processor": post_processor(inner), "decoder": pipeline.decoder, "model": model,
+        "post_processor": post_processor(inner, second), "decoder": pipeline.decoder, "model": model,
     }))
 }
 
-/// The tokens that come before and behind a text.
-fn post_processor(inner: &Inner) -> Value {
+/// The pieces of Unigram with their scores, each at the place that is its id.
+fn pieces(vocab: &Vocab, unigram: &Unigram) -> Vec<Value> {
+    let mut pieces: Vec<(&str, TokenKind, f64)> =
+        vocab.iter().zip(unigram.scores()).map(|((_, text, kind), &score)| (text, kind, score)).collect();
+    let is_filler =
+        |(text, kind, _): &(&str, TokenKind, f64)| *kind == TokenKind::Unused && text.starts_with("[PAD");
+    while pieces.pop_if(|piece| is_filler(piece)).is_some() {}
+    pieces.into_iter().map(|(text, _, score)| json!([text, score])).collect()
+}
+
+/// The tokens that come before and behind a text, and between two of which the second is of kind `second`.
+fn post_processor(inner: &Inner, second: u32) -> Value {
     let bos = inner.bos.filter(|_| inner.add_bos);
     if bos.is_none() && inner.closing.is_none() {
         return Value::Null;
     }
     let mut tokens = Map::new();
-    let mut special = |id: Option<u32>, sequence: &str| {
+    let mut special = |id: Option<u32>, kind: u32| {
         let text = inner.vocab.get(id?)?;
         tokens.insert(text.to_owned(), json!({ "id": text, "ids": [id], "tokens": [text] }));
-        Some(json!({ "SpecialToken": { "id": text, "type_id": u8::from(sequence == "B") } }))
+        Some(json!({ "SpecialToken": { "id": text, "type_id": kind } }))
     };
-    let mut sequence = |name: &str| {
-        let text = json!({ "Sequence": { "id": name, "type_id": u8::from(name == "B") } });
-        let parts = [special(bos, name), Some(text), special(inner.closing, name)];
-        parts.into_iter().flatten().collect::<Vec<_>>()
+    let text = |name: &str, kind: u32| Some(json!({ "Sequence": { "id": name, "type_id": kind } }));
+    let single = [special(bos, 0), text("A", 0), special(inner.closing, 0)];
+    let mut pair: Vec<Option<Value>> = match &inner.between {
+        Some(between) => {
+            let [begins, first, _] = &single;
+            let between = between.iter().map(|&id| special(Some(id), 0));
+            [begins.clone(), first.clone()].into_iter().chain(between).collect()
+        }
+        None => single.iter().cloned().chain([special(bos, second)]).collect(),
     };
-    let single = sequence("A");
-    let pair = [single.clone(), sequence("B")].concat();
+    pair.extend([text("B", second), special(inner.closing, second)]);
+    let [single, pair] = [single.to_vec(), pair].map(|parts| parts.into_iter().flatten().collect::<Vec<_>>());
     json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens })
 }
 
-fn config(inner: &Inner, template: Option<&str>, unknown: Option<&str>, padding: Option<u32>) -> Value {
+fn config(
+    inner: &Inner,
+    template: Option<&str>,
+    unknown: Option<&str>,
+    padding: Option<u32>,
+    mask: Option<u32>,
+) -> Value {
     let mut config = Map::new();
     config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
     config.insert("clean_up_tokenization_spaces".to_owned(), false.into());
     config.insert("add_bos_token".to_owned(), inner.add_bos.into());
     config.insert("add_eos_token".to_owned(), inner.closing.is_some().into());
     let text = |id: Option<u32>| inner.vocab.get(id?);
+    let joins = inner.between.is_some();
     for (key, text) in [
         ("bos_token", text(inner.bos)),
         ("eos_token", text(inner.eos)),
         ("pad_token", text(padding)),
+        ("mask_token", text(mask)),
+        ("cls_token", text(inner.bos.filter(|_| joins))),
+        ("sep_token", text(inner.closing.filter(|_| joins))),
         ("unk_token", unknown),
         ("chat_template", template),
     ] {

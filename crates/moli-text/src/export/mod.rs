@@ -1,5 +1,6 @@
 //! A tokenizer in the other form: the keys of GGUF for a `tokenizer.json`, and a `tokenizer.json` for the keys.
 
+mod encoders;
 mod gguf;
 mod huggingface;
 
@@ -8,9 +9,8 @@ use crate::vocab::{SPACE, TokenKind, Vocab};
 pub use gguf::{GgufTokenizer, gguf_tokenizer};
 pub use huggingface::{HuggingFaceTokenizer, huggingface_tokenizer};
 
-/// What is not put into the other form.
-const WORD_PIECE: &str = "WordPiece, the words of encoders";
-const UNIGRAM: &str = "Unigram, which reads a text otherwise before it cuts it";
+const PADDING: &str = "tokenizer.ggml.padding_token_id";
+const MASK: &str = "tokenizer.ggml.mask_token_id";
 
 /// Whether a SentencePiece token can come about by merging. Tokens that the user defined are found before anything merges, but
 /// for those with `▁`, which a text has as a space.

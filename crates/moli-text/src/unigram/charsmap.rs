@@ -5,7 +5,18 @@
 
 use crate::TextError;
 use crate::json::bad;
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use moli_format::Bytes;
+
+/// Files have it with padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Bytes of the longest stretch that is looked for. Published tables have up to some twenty.
 const LONGEST_KEY: usize = 256;
@@ -40,26 +51,18 @@ impl Charsmap {
 
     /// The table that a `tokenizer.json` has as text in base 64.
     pub(crate) fn from_base64(text: &str) -> Result<Self, TextError> {
-        let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-        let (mut bits, mut held) = (0_u32, 0);
-        for digit in text.trim_end_matches('=').bytes() {
-            let value = match digit {
-                b'A'..=b'Z' => digit - b'A',
-                b'a'..=b'z' => digit - b'a' + 26,
-                b'0'..=b'9' => digit - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                _ => return Err(bad("precompiled_charsmap is not base 64")),
-            };
-            bits = (bits << 6) | u32::from(value);
-            held += 6;
-            if held >= 8 {
-                held -= 8;
-                bytes.push((bits >> held) as u8);
-                bits &= (1 << held) - 1;
-            }
-        }
+        let bytes = BASE64.decode(text).map_err(|_| bad("precompiled_charsmap is not base 64"))?;
         Self::new(Bytes::from_vec(bytes))
+    }
+
+    /// The table in base 64.
+    pub(crate) fn to_base64(&self) -> String {
+        BASE64.encode(&*self.blob)
+    }
+
+    /// The table as a GGUF has it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.blob
     }
 
     /// The shortest stretch at the beginning of `text` that is replaced: its bytes, and by what.

@@ -10,11 +10,11 @@ mod read;
 
 use crate::TextError;
 use crate::vocab::{SPACE, TokenKind, Vocab, parse_byte_token};
-use charsmap::Charsmap;
 use normalize::Step;
 
+pub(crate) use charsmap::Charsmap;
 pub(crate) use normalize::charsmap_bytes;
-pub(crate) use read::{of_gguf, of_json};
+pub(crate) use read::{CHARSMAP, NORMALIZER, PRE_TOKENIZER, TRIM, of_gguf, of_json, with_charsmap};
 
 /// How much less likely than the least likely piece a character is that no piece has.
 const UNKNOWN_PENALTY: f64 = 10.0;
@@ -142,6 +142,30 @@ impl Unigram {
             lengths,
             hasher,
         })
+    }
+
+    /// The score of each piece, which tokens behind the last of them have none of.
+    pub(crate) fn scores(&self) -> &[f64] {
+        &self.scores
+    }
+
+    /// What stands for what no piece has.
+    pub(crate) fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// Whether bytes stand for it instead.
+    pub(crate) fn has_bytes(&self) -> bool {
+        self.bytes.is_some()
+    }
+
+    /// Whether each `▁` begins a piece.
+    pub(crate) fn spaces_begin(&self) -> bool {
+        self.spaces_begin
+    }
+
+    pub(crate) fn preparation(&self) -> &Preparation {
+        &self.preparation
     }
 
     /// Appends the ids of `text`; `begins`: nothing comes before it.

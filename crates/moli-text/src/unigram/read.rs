@@ -3,23 +3,32 @@
 use super::charsmap::Charsmap;
 use super::normalize::Step;
 use super::{Metaspace, Preparation, Unigram, Words};
-use crate::encoders::SEPARATOR;
+use crate::encoders;
 use crate::gguf::{self, ADD_SPACE, SCORES, Special};
 use crate::json::{self, Around, bad, flag, kind, sequence, special, unsupported};
-use crate::special::SpecialTokens;
+use crate::special::{SpecialTokens, Strip};
 use crate::tokenizer::{Inner, Merger, SpacePrefix};
 use crate::vocab::{Spelling, TokenKind};
 use crate::{TextError, eog};
 use moli_format::Metadata;
 use serde_json::Value;
+use std::collections::HashMap;
 
-const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
-const TRIM: &str = "tokenizer.ggml.remove_extra_whitespaces";
-const ESCAPE: &str = "tokenizer.ggml.escape_whitespaces";
+pub(crate) const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
+pub(crate) const TRIM: &str = "tokenizer.ggml.remove_extra_whitespaces";
 const SUFFIX: &str = "tokenizer.ggml.treat_whitespace_as_suffix";
+const ESCAPE: &str = "tokenizer.ggml.escape_whitespaces";
+/// These parts of a `tokenizer.json`, which does other things with a text than SentencePiece: the first without the table of
+/// [`CHARSMAP`].
+pub(crate) const NORMALIZER: &str = "moli.tokenizer.normalizer";
+pub(crate) const PRE_TOKENIZER: &str = "moli.tokenizer.pre_tokenizer";
 
 /// Unigram of a `tokenizer.json`, whose model this is.
-pub(crate) fn of_json(root: &Value, model: &Value, config: &Value) -> Result<Inner, TextError> {
+pub(crate) fn of_json(
+    root: &Value,
+    model: &Value,
+    config: &Value,
+) -> Result<(Inner, HashMap<u32, Strip>), TextError> {
     let pieces = model.get("vocab").and_then(Value::as_array).ok_or_else(|| bad("no vocabulary"))?;
     let (mut texts, mut scores) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
     for (id, piece) in pieces.iter().enumerate() {
@@ -50,19 +59,14 @@ pub(crate) fn of_json(root: &Value, model: &Value, config: &Value) -> Result<Inn
     let eos = special(config, "eos_token", &vocab, &["</s>", "<eos>"])?;
     let ends = eog::find(&mut vocab, eos);
     let around = Around::read(root, &vocab);
-    let space_prefix = match words.metaspace {
-        Some(Metaspace::Always) => SpacePrefix::Missing,
-        Some(Metaspace::First) => SpacePrefix::First,
-        Some(Metaspace::Never) => SpacePrefix::Never,
-        None => SpacePrefix::always(steps.iter().any(|step| matches!(step, Step::Prepend(_)))),
-    };
+    let space_prefix = space_prefix(&steps, &words);
     // Control tokens are found before, where they are wanted, and are never made of text.
     let is_piece = |kind| !matches!(kind, TokenKind::Control | TokenKind::Unknown);
     let least = scores.iter().copied().fold(f64::INFINITY, f64::min);
     let preparation = Preparation::Pipeline { steps, words };
     let unigram = Unigram::new(&vocab, scores, unknown, preparation, is_piece, least, fallback)?;
-    Ok(Inner {
-        special: SpecialTokens::new(&vocab, strip)?,
+    let inner = Inner {
+        special: SpecialTokens::new(&vocab, strip.clone())?,
         merger: Merger::Likely(unigram),
         add_bos: around.begins.is_some(),
         bos: around.begins.or(bos),
@@ -72,7 +76,58 @@ pub(crate) fn of_json(root: &Value, model: &Value, config: &Value) -> Result<Inn
         space_prefix,
         ends,
         vocab,
-    })
+    };
+    Ok((inner, strip))
+}
+
+/// Whether a text of these words begins with an artificial space.
+fn space_prefix(steps: &[Step], words: &Words) -> SpacePrefix {
+    match words.metaspace {
+        Some(Metaspace::Always) => SpacePrefix::Missing,
+        Some(Metaspace::First) => SpacePrefix::First,
+        Some(Metaspace::Never) => SpacePrefix::Never,
+        None => SpacePrefix::always(steps.iter().any(|step| matches!(step, Step::Prepend(_)))),
+    }
+}
+
+/// A normalizer whose table of replacements, if it has one, is this; `None`: none.
+pub(crate) fn with_charsmap(mut normalizer: Value, charsmap: Option<&str>) -> Value {
+    let put = |part: &mut Value| {
+        if kind(part) == "Precompiled"
+            && let Value::Object(part) = part
+        {
+            part.insert("precompiled_charsmap".to_owned(), charsmap.into());
+        }
+    };
+    match normalizer.get_mut("normalizers").and_then(Value::as_array_mut) {
+        Some(parts) => parts.iter_mut().for_each(put),
+        None => put(&mut normalizer),
+    }
+    normalizer
+}
+
+/// What is done before pieces are looked for, of a GGUF, and whether a text begins with an artificial space.
+fn preparation(metadata: &Metadata) -> Result<(Preparation, SpacePrefix), TextError> {
+    let map = match metadata.bytes_opt(CHARSMAP)? {
+        Some(blob) if !blob.is_empty() => Some(Charsmap::new(blob)?),
+        _ => None,
+    };
+    if let Some(normalizer) = metadata.str_opt(NORMALIZER)? {
+        let table = map.as_ref().map(Charsmap::to_base64);
+        let normalizer = with_charsmap(json::parse(normalizer.as_bytes())?, table.as_deref());
+        let words = metadata.str_opt(PRE_TOKENIZER)?.unwrap_or("null");
+        let (steps, words) = (Step::read(&normalizer)?, Words::read(&json::parse(words.as_bytes())?)?);
+        let prefix = space_prefix(&steps, &words);
+        return Ok((Preparation::Pipeline { steps, words }, prefix));
+    }
+    let prefix = metadata.bool_opt(ADD_SPACE)?.unwrap_or(true);
+    let preparation = Preparation::SentencePiece {
+        map,
+        trim: metadata.bool_opt(TRIM)?.unwrap_or(true),
+        prefix,
+        suffix: metadata.bool_opt(SUFFIX)?.unwrap_or(false),
+    };
+    Ok((preparation, SpacePrefix::always(prefix)))
 }
 
 impl Words {
@@ -121,37 +176,31 @@ pub(crate) fn of_gguf(metadata: &Metadata) -> Result<Inner, TextError> {
     let ends = eog::find(&mut vocab, special.ends());
     // A file of T5 names no BOS, one of XLM-RoBERTa does, and may leave out that it comes first.
     let (add_bos, add_eos) = special.flags(metadata, [true, true])?;
-    // Encoders read two texts with EOS behind each, and what separates them between.
-    let between = match metadata.u64_opt(SEPARATOR)? {
-        None => None,
-        Some(id) if id >= vocab.len() as u64 => {
-            return Err(TextError::SpecialOutOfRange { key: SEPARATOR, id, vocab: vocab.len() });
+    let closing = special.eos.filter(|_| add_eos);
+    let between = encoders::between(metadata, vocab.len(), closing)?;
+    let (preparation, space_prefix) = preparation(metadata)?;
+    let is_piece: fn(TokenKind) -> bool = match preparation {
+        // As of the file that it was. Rows without a token are none of its pieces.
+        Preparation::Pipeline { .. } => {
+            |kind| !matches!(kind, TokenKind::Control | TokenKind::Unknown | TokenKind::Unused)
         }
-        Some(id) => Some(special.eos.filter(|_| add_eos).into_iter().chain([id as u32]).collect()),
+        Preparation::SentencePiece { .. } => {
+            |kind| matches!(kind, TokenKind::Normal | TokenKind::UserDefined)
+        }
     };
-    let prefix = metadata.bool_opt(ADD_SPACE)?.unwrap_or(true);
-    let preparation = Preparation::SentencePiece {
-        map: match metadata.bytes_opt(CHARSMAP)? {
-            Some(blob) if !blob.is_empty() => Some(Charsmap::new(blob)?),
-            _ => None,
-        },
-        trim: metadata.bool_opt(TRIM)?.unwrap_or(true),
-        prefix,
-        suffix: metadata.bool_opt(SUFFIX)?.unwrap_or(false),
-    };
-    let is_piece = |kind| matches!(kind, TokenKind::Normal | TokenKind::UserDefined);
+    let fallback = vocab.iter().any(|(.., kind)| kind == TokenKind::Byte);
     let counted = vocab.iter().zip(&scores).filter(|((.., kind), _)| *kind == TokenKind::Normal);
     let least = counted.map(|(_, &score)| score).fold(f64::INFINITY, f64::min);
-    let unigram = Unigram::new(&vocab, scores, special.unknown, preparation, is_piece, least, true)?;
+    let unigram = Unigram::new(&vocab, scores, special.unknown, preparation, is_piece, least, fallback)?;
     Ok(Inner {
         special: SpecialTokens::new(&vocab, gguf::strip(metadata, &vocab)?)?,
         merger: Merger::Likely(unigram),
         bos: special.bos,
         eos: special.eos,
         add_bos,
-        closing: special.eos.filter(|_| add_eos),
+        closing,
         between,
-        space_prefix: SpacePrefix::always(prefix),
+        space_prefix,
         ends,
         vocab,
     })

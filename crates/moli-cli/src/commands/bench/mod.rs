@@ -19,6 +19,7 @@ use moli_synthetic::Synthetic;
 use crate::affinity::{self, CpuList, cpu_list};
 use crate::cli::Exit;
 use crate::failure::UsageError;
+use crate::lora::scaled;
 use crate::options::{DEFAULT_MODEL, backend};
 use crate::output::{Answers, escape, note};
 use crate::{interrupt, load};
@@ -113,6 +114,10 @@ struct HowArgs {
     /// Quantise the weights of all MODELs in memory to one of llama.cpp's mixtures, such as q4_k_m
     #[arg(long, value_name = "TYPE", value_parser = Mixture::named)]
     quantize: Option<Mixture>,
+    /// Measure all MODELs three times in turns: alone, with these LoRA adapters loaded and not used, and with them, each scaled
+    /// by SCALE, 1 unless given (repeatable)
+    #[arg(long, value_name = "FILE[=SCALE]", value_parser = scaled, conflicts_with = "quantize")]
+    lora: Vec<(String, f32)>,
     /// How keys and values are stored: f16, q8_0, f32
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f16")]
     kv_type: Vec<KvType>,
@@ -248,6 +253,9 @@ impl Measure {
             })
         };
         let mut sources = named.into_iter().map(file).collect::<Result<Vec<_>>>()?;
+        if !self.how.lora.is_empty() {
+            sources = sources.into_iter().flat_map(|source| self.adapted(source)).collect();
+        }
         // All names before the first is made.
         let made = synthetic.iter().map(|name| Synthetic::parse(name)).collect::<Result<Vec<_>, _>>()?;
         match (&self.synthetic.save_model, made.as_slice()) {
@@ -262,6 +270,20 @@ impl Measure {
             }
         }
         Ok(sources)
+    }
+
+    /// A model alone, with adapters beside it, and with them.
+    fn adapted(&self, source: Source) -> Vec<Source> {
+        let Source::File { name, path, .. } = &source else { return vec![source] };
+        let adapters: Vec<_> = self.how.lora.iter().map(|(path, scale)| (path.into(), *scale)).collect();
+        let with = |used| Source::Adapted {
+            name: name.clone(),
+            path: path.clone(),
+            adapters: adapters.clone(),
+            used,
+        };
+        let (beside, used) = (with(false), with(true));
+        vec![source, beside, used]
     }
 }
 

@@ -114,8 +114,12 @@ pub(super) enum Harmony {
 pub(super) enum Window {
     /// Where `use_sliding_window` is set, those from `max_window_layers` on.
     Late,
-    /// Those that `layer_types` names; without it the library's own rule has changed over time.
-    Named,
+    /// Where `use_sliding_window` is set, every other of those before `max_window_layers`.
+    Alternate,
+    /// Where `use_sliding_window` is set, those without rotary embedding.
+    Unrotated,
+    /// All where `use_sliding_window` is set.
+    Wanted,
     /// All.
     All,
     /// All but each last of so many (`sliding_window_pattern`, or this number).
@@ -141,6 +145,10 @@ pub(super) enum Special {
     /// Layers that are gated delta nets, and attention with a gate; experts or not.
     DeltaNet,
     Ernie,
+    /// One norm for both halves of a layer, and a factor on the logits.
+    Cohere,
+    /// Experts as DeepSeek has them.
+    Glm4Moe,
     DeepSeek,
     GptOss,
     Baichuan,
@@ -212,6 +220,23 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("moe_layer_freq", 1.0),
 ];
 
+impl Family {
+    /// The field with the epsilon of LayerNorm; `None`: another norm, whose field is `rms_norm_eps`.
+    pub(super) fn layer_norm(&self) -> Option<&'static str> {
+        match self.architecture {
+            "command-r" | "cohere2" | "stablelm" | "phi2" | "bert" | "nomic-bert" => Some("layer_norm_eps"),
+            "nemotron" | "modern-bert" => Some("norm_eps"),
+            "starcoder2" => Some("norm_epsilon"),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the language model of one that sees, whose configuration need not say so.
+    pub(super) fn sees(&self) -> bool {
+        matches!(self.architecture, "qwen2vl" | "qwen3vl" | "qwen3vlmoe")
+    }
+}
+
 /// Those that become this architecture.
 pub(super) fn of_architecture(architecture: &str) -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().filter(move |family| family.architecture == architecture)
@@ -230,13 +255,12 @@ pub(super) fn find(model_type: &str) -> Result<&'static Family, HuggingFaceError
     })
 }
 
-/// The first model type of an architecture. There is no way back to the folder of an encoder or of gated delta nets yet.
+/// The first model type of an architecture. There is no way back to the folder of a model that sees.
 pub(super) fn model_type_of(architecture: &str) -> Result<&'static str, HuggingFaceError> {
-    let written = |family: &&Family| family.encoder.is_none() && family.special != Special::DeltaNet;
-    let decoders = || FAMILIES.iter().filter(written);
-    let family = decoders().find(|family| family.architecture == architecture);
+    let family = of_architecture(architecture).find(|family| !family.sees());
     family.and_then(|family| family.model_types.first().copied()).ok_or_else(|| {
-        let mut known: Vec<&str> = decoders().map(|family| family.architecture).collect();
+        let mut known: Vec<&str> =
+            FAMILIES.iter().filter(|family| !family.sees()).map(|family| family.architecture).collect();
         known.dedup();
         HuggingFaceError::NoModelType { architecture: architecture.to_owned(), supported: known.join(", ") }
     })

@@ -39,9 +39,10 @@ pub(super) const SHARED_EXPERT: [(&str, Part); 4] = [
     ("mlp.shared_expert_gate", As("ffn_gate_inp_shexp")),
 ];
 
-pub(super) const LLAMA_PARTS: &[(&str, Part)] = &join::<9>(&[&ATTENTION, &MLP, &NORMS]);
-pub(super) const QWEN3_PARTS: &[(&str, Part)] = &join::<17>(&[&ATTENTION, &MLP, &NORMS, &QK_NORMS, &EXPERTS]);
-pub(super) const MIXTRAL_PARTS: &[(&str, Part)] = &join::<16>(&[
+pub(super) const LLAMA_PARTS: &[(&str, Part)] = &join::<_, 9>(&[&ATTENTION, &MLP, &NORMS]);
+pub(super) const QWEN3_PARTS: &[(&str, Part)] =
+    &join::<_, 17>(&[&ATTENTION, &MLP, &NORMS, &QK_NORMS, &EXPERTS]);
+pub(super) const MIXTRAL_PARTS: &[(&str, Part)] = &join::<_, 16>(&[
     &ATTENTION,
     &NORMS,
     &EXPERTS,
@@ -53,9 +54,9 @@ pub(super) const MIXTRAL_PARTS: &[(&str, Part)] = &join::<16>(&[
     ],
 ]);
 pub(super) const QWEN2_MOE_PARTS: &[(&str, Part)] =
-    &join::<19>(&[&ATTENTION, &MLP, &NORMS, &EXPERTS, &SHARED_EXPERT]);
+    &join::<_, 19>(&[&ATTENTION, &MLP, &NORMS, &EXPERTS, &SHARED_EXPERT]);
 /// Q, K and V in one matrix, gate and up in another.
-pub(super) const PHI3_PARTS: &[(&str, Part)] = &join::<7>(&[
+pub(super) const PHI3_PARTS: &[(&str, Part)] = &join::<_, 7>(&[
     &NORMS,
     &[
         ("self_attn.qkv_proj", As("attn_qkv")),
@@ -67,7 +68,7 @@ pub(super) const PHI3_PARTS: &[(&str, Part)] = &join::<7>(&[
     ],
 ]);
 /// Norms before and behind attention and the feed-forward network.
-pub(super) const GLM4_PARTS: &[(&str, Part)] = &join::<10>(&[
+pub(super) const GLM4_PARTS: &[(&str, Part)] = &join::<_, 10>(&[
     &ATTENTION,
     &[
         ("mlp.gate_up_proj", As("ffn_up")),
@@ -79,7 +80,7 @@ pub(super) const GLM4_PARTS: &[(&str, Part)] = &join::<10>(&[
     ],
 ]);
 /// Norms behind them only.
-pub(super) const OLMO2_PARTS: &[(&str, Part)] = &join::<11>(&[
+pub(super) const OLMO2_PARTS: &[(&str, Part)] = &join::<_, 11>(&[
     &ATTENTION,
     &MLP,
     &QK_NORMS,
@@ -88,7 +89,7 @@ pub(super) const OLMO2_PARTS: &[(&str, Part)] = &join::<11>(&[
         ("post_feedforward_layernorm", As("post_ffw_norm")),
     ],
 ]);
-pub(super) const GRANITE_MOE_PARTS: &[(&str, Part)] = &join::<9>(&[
+pub(super) const GRANITE_MOE_PARTS: &[(&str, Part)] = &join::<_, 9>(&[
     &ATTENTION,
     &NORMS,
     &[
@@ -97,7 +98,11 @@ pub(super) const GRANITE_MOE_PARTS: &[(&str, Part)] = &join::<9>(&[
         ("block_sparse_moe.output_linear", Part::Down),
     ],
 ]);
-pub(super) const ERNIE_PARTS: &[(&str, Part)] = &join::<19>(&[
+pub(super) const GRANITE_MOE_SHARED_PARTS: &[(&str, Part)] = &join::<_, 11>(&[
+    GRANITE_MOE_PARTS,
+    &[("shared_mlp.input_linear", As("ffn_up_shexp")), ("shared_mlp.output_linear", As("ffn_down_shexp"))],
+]);
+pub(super) const ERNIE_PARTS: &[(&str, Part)] = &join::<_, 19>(&[
     &ATTENTION,
     &MLP,
     &NORMS,
@@ -105,8 +110,47 @@ pub(super) const ERNIE_PARTS: &[(&str, Part)] = &join::<19>(&[
     &SHARED,
     &[("mlp.moe_statics.e_score_correction_bias", Part::Bias("exp_probs_b"))],
 ]);
+pub(super) const OLMOE_PARTS: &[(&str, Part)] = &join::<_, 14>(&[&ATTENTION, &NORMS, &QK_NORMS, &EXPERTS]);
+/// The norm before the feed-forward network by the name of one behind attention.
+pub(super) const SEED_OSS_PARTS: &[(&str, Part)] = &join::<_, 9>(&[
+    &ATTENTION,
+    &MLP,
+    &[("input_layernorm", As("attn_norm")), ("post_attention_layernorm", As("post_attention_norm"))],
+]);
+pub(super) const GLM4_MOE_PARTS: &[(&str, Part)] = &join::<_, 21>(&[
+    SEED_OSS_PARTS,
+    &QK_NORMS,
+    &EXPERTS,
+    &SHARED,
+    &[("mlp.gate.e_score_correction_bias", Part::Bias("exp_probs_b"))],
+]);
+pub(super) const HUNYUAN_PARTS: &[(&str, Part)] = &join::<_, 11>(&[
+    LLAMA_PARTS,
+    &[("self_attn.query_layernorm", As("attn_q_norm")), ("self_attn.key_layernorm", As("attn_k_norm"))],
+]);
+/// One norm for attention and the feed-forward network.
+pub(super) const COHERE_PARTS: &[(&str, Part)] =
+    &join::<_, 8>(&[&ATTENTION, &MLP, &[("input_layernorm", As("attn_norm"))]]);
+pub(super) const PHI_PARTS: &[(&str, Part)] = &[
+    ("self_attn.q_proj", As("attn_q")),
+    ("self_attn.k_proj", As("attn_k")),
+    ("self_attn.v_proj", As("attn_v")),
+    ("self_attn.dense", As("attn_output")),
+    ("mlp.fc1", As("ffn_up")),
+    ("mlp.fc2", As("ffn_down")),
+    ("input_layernorm", As("attn_norm")),
+];
+pub(super) const NEMOTRON_PARTS: &[(&str, Part)] = &join::<_, 8>(&[
+    &ATTENTION,
+    &[
+        ("mlp.up_proj", As("ffn_up")),
+        ("mlp.down_proj", As("ffn_down")),
+        ("input_layernorm", Part::PlusOne("attn_norm")),
+        ("post_attention_layernorm", Part::PlusOne("ffn_norm")),
+    ],
+]);
 /// Keys and values from a latent vector (arXiv:2405.04434).
-pub(super) const DEEPSEEK_PARTS: &[(&str, Part)] = &join::<23>(&[
+pub(super) const DEEPSEEK_PARTS: &[(&str, Part)] = &join::<_, 23>(&[
     &MLP,
     &NORMS,
     &EXPERTS,
@@ -123,7 +167,7 @@ pub(super) const DEEPSEEK_PARTS: &[(&str, Part)] = &join::<23>(&[
         ("mlp.gate.e_score_correction_bias", Part::Bias("exp_probs_b")),
     ],
 ]);
-pub(super) const GPT_OSS_PARTS: &[(&str, Part)] = &join::<16>(&[
+pub(super) const GPT_OSS_PARTS: &[(&str, Part)] = &join::<_, 16>(&[
     &ATTENTION,
     &[
         ("input_layernorm", As("attn_norm")),
@@ -141,9 +185,9 @@ pub(super) const GPT_OSS_PARTS: &[(&str, Part)] = &join::<16>(&[
     ],
 ]);
 pub(super) const STARCODER2_PARTS: &[(&str, Part)] =
-    &join::<8>(&[&ATTENTION, &NORMS, &[("mlp.c_fc", As("ffn_up")), ("mlp.c_proj", As("ffn_down"))]]);
+    &join::<_, 8>(&[&ATTENTION, &NORMS, &[("mlp.c_fc", As("ffn_up")), ("mlp.c_proj", As("ffn_down"))]]);
 /// Gated delta nets in the place of attention in some layers (arXiv:2412.06464): Qwen3-Next and Qwen3.5.
-pub(super) const DELTA_PARTS: &[(&str, Part)] = &join::<32>(&[
+pub(super) const DELTA_PARTS: &[(&str, Part)] = &join::<_, 32>(&[
     &ATTENTION,
     &MLP,
     &EXPERTS,
@@ -200,8 +244,11 @@ pub(super) const INTERNLM2_PARTS: &[(&str, Part)] = &[
     ("attention_norm", As("attn_norm")),
     ("ffn_norm", As("ffn_norm")),
 ];
-pub(super) const BAICHUAN_PARTS: &[(&str, Part)] =
-    &join::<7>(&[&MLP, &NORMS, &[("self_attn.W_pack", Part::Qkv), ("self_attn.o_proj", As("attn_output"))]]);
+pub(super) const BAICHUAN_PARTS: &[(&str, Part)] = &join::<_, 7>(&[
+    &MLP,
+    &NORMS,
+    &[("self_attn.W_pack", Part::Qkv), ("self_attn.o_proj", As("attn_output"))],
+]);
 
 pub(super) const BERT_PARTS: &[(&str, Part)] = &[
     ("attention.self.query", As("attn_q")),
@@ -269,8 +316,8 @@ pub(super) const MODERN_BERT_ENCODER: Encoder = Encoder {
 };
 
 /// Tables one after the other; `N` is the sum of their lengths.
-const fn join<const N: usize>(tables: &[&[(&'static str, Part)]]) -> [(&'static str, Part); N] {
-    let mut all = [("", Part::Qkv); N];
+pub(super) const fn join<T: Copy, const N: usize>(tables: &[&[T]]) -> [T; N] {
+    let mut all = [tables[0][0]; N];
     let (mut table, mut filled) = (0, 0);
     while table < tables.len() {
         let mut row = 0;
@@ -286,7 +333,7 @@ const fn join<const N: usize>(tables: &[&[(&'static str, Part)]]) -> [(&'static 
 }
 
 /// Norms that count from one, and the number of those around each half of a layer.
-pub(super) const GEMMA_PARTS: &[(&str, Part)] = &join::<9>(&[
+pub(super) const GEMMA_PARTS: &[(&str, Part)] = &join::<_, 9>(&[
     &ATTENTION,
     &MLP,
     &[
@@ -294,7 +341,7 @@ pub(super) const GEMMA_PARTS: &[(&str, Part)] = &join::<9>(&[
         ("post_attention_layernorm", Part::PlusOne("ffn_norm")),
     ],
 ]);
-pub(super) const GEMMA3_PARTS: &[(&str, Part)] = &join::<13>(&[
+pub(super) const GEMMA3_PARTS: &[(&str, Part)] = &join::<_, 13>(&[
     &ATTENTION,
     &MLP,
     &[

@@ -5,6 +5,7 @@ use super::{Family, Special, Window};
 
 const SILU: &[&str] = &["silu", "swish"];
 const GELU_TANH: &[&str] = &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"];
+const RELU2: &[&str] = &["relu2"];
 /// Gemma's first configurations said `gelu` and meant this.
 const GEMMA_GELU: &[&str] = &["gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu"];
 
@@ -13,7 +14,7 @@ const PLAIN: Family = Family {
     model_types: &[],
     architecture: "",
     activations: SILU,
-    defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4)],
+    defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
     tied: false,
     halves: false,
     window: Window::Late,
@@ -46,8 +47,13 @@ const GEMMA3: Family = Family {
     ..PLAIN
 };
 
-const QWEN3_DEFAULTS: &[(&str, f64)] = &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("head_dim", 128.0)];
-const ERNIE_DEFAULTS: &[(&str, f64)] = &[("rms_norm_eps", 1e-5), ("rope_theta", 5e5)];
+const ERNIE_DEFAULTS: &[(&str, f64)] = &[
+    ("rms_norm_eps", 1e-5),
+    ("rope_theta", 5e5),
+    ("num_key_value_heads", 2.0),
+    ("head_dim", 128.0),
+    ("max_position_embeddings", 131_072.0),
+];
 const GRANITE_FACTORS: &[&str] = &[
     "embedding_multiplier",
     "residual_multiplier",
@@ -56,21 +62,33 @@ const GRANITE_FACTORS: &[&str] = &[
     "num_local_experts",
 ];
 
+const DELTA_DEFAULTS: &[(&str, f64)] = &[
+    ("rms_norm_eps", 1e-6),
+    ("rope_theta", 1e4),
+    ("head_dim", 256.0),
+    ("max_position_embeddings", 32_768.0),
+    ("partial_rotary_factor", 0.25),
+    ("full_attention_interval", 4.0),
+    ("linear_conv_kernel_dim", 4.0),
+    ("linear_key_head_dim", 128.0),
+    ("linear_value_head_dim", 128.0),
+    ("linear_num_key_heads", 16.0),
+    ("linear_num_value_heads", 32.0),
+];
+
 const DELTA_NET: Family = Family {
     model_types: &["qwen3_next"],
     architecture: "qwen3next",
-    defaults: &[
-        ("rms_norm_eps", 1e-6),
-        ("rope_theta", 1e4),
-        ("head_dim", 256.0),
-        ("partial_rotary_factor", 0.25),
-        ("full_attention_interval", 4.0),
-        ("linear_conv_kernel_dim", 4.0),
-        ("linear_key_head_dim", 128.0),
-        ("linear_value_head_dim", 128.0),
-        ("linear_num_key_heads", 16.0),
-        ("linear_num_value_heads", 32.0),
-    ],
+    defaults: &join::<_, 16>(&[
+        DELTA_DEFAULTS,
+        &[
+            ("num_key_value_heads", 2.0),
+            ("num_experts", 512.0),
+            ("num_experts_per_tok", 10.0),
+            ("moe_intermediate_size", 512.0),
+            ("shared_expert_intermediate_size", 512.0),
+        ],
+    ]),
     parts: DELTA_PARTS,
     reads: &["num_experts"],
     special: Special::DeltaNet,
@@ -84,13 +102,71 @@ const LFM2: Family = Family {
     defaults: &[
         ("norm_eps", 1e-5),
         ("rope_theta", 1e6),
+        ("num_key_value_heads", 8.0),
+        ("max_position_embeddings", 128_000.0),
         ("conv_L_cache", 3.0),
         ("block_multiple_of", 256.0),
         ("block_ffn_dim_multiplier", 1.0),
+        ("num_dense_layers", 2.0),
+        ("num_experts", 32.0),
+        ("num_experts_per_tok", 4.0),
+        ("moe_intermediate_size", 1792.0),
     ],
     tied: true,
     parts: LFM2_PARTS,
     special: Special::Lfm2,
+    ..PLAIN
+};
+
+const QWEN2_VL: Family = Family {
+    model_types: &["qwen2_vl_text", "qwen2_vl", "qwen2_5_vl_text", "qwen2_5_vl"],
+    architecture: "qwen2vl",
+    defaults: &[
+        ("rms_norm_eps", 1e-5),
+        ("rope_theta", 1e6),
+        ("num_key_value_heads", 8.0),
+        ("max_position_embeddings", 32_768.0),
+        ("sliding_window", 4096.0),
+        ("max_window_layers", 80.0),
+    ],
+    ..PLAIN
+};
+
+const COHERE: Family = Family {
+    model_types: &["cohere"],
+    architecture: "command-r",
+    defaults: &[
+        ("layer_norm_eps", 1e-5),
+        ("rope_theta", 5e5),
+        ("max_position_embeddings", 8192.0),
+        ("logit_scale", 0.0625),
+    ],
+    tied: true,
+    parts: COHERE_PARTS,
+    reads: &["logit_scale"],
+    special: Special::Cohere,
+    ..PLAIN
+};
+
+const DEEPSEEK2: Family = Family {
+    model_types: &["deepseek_v2"],
+    architecture: "deepseek2",
+    defaults: &[
+        ("rms_norm_eps", 1e-6),
+        ("rope_theta", 1e4),
+        ("max_position_embeddings", 2048.0),
+        ("kv_lora_rank", 512.0),
+        ("q_lora_rank", 1536.0),
+        ("qk_nope_head_dim", 128.0),
+        ("qk_rope_head_dim", 64.0),
+        ("v_head_dim", 128.0),
+        ("n_routed_experts", 64.0),
+        ("n_shared_experts", 2.0),
+        ("moe_intermediate_size", 1407.0),
+    ],
+    parts: DEEPSEEK_PARTS,
+    reads: &["n_routed_experts", "q_lora_rank", "kv_lora_rank", "routed_scaling_factor"],
+    special: Special::DeepSeek,
     ..PLAIN
 };
 
@@ -113,7 +189,13 @@ pub(super) static FAMILIES: &[Family] = &[
         architecture: "llama",
         halves: true,
         window: Window::All,
-        defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("sliding_window", 4096.0)],
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 8.0),
+            ("max_position_embeddings", 131_072.0),
+            ("sliding_window", 4096.0),
+        ],
         ..PLAIN
     },
     Family {
@@ -121,18 +203,49 @@ pub(super) static FAMILIES: &[Family] = &[
         architecture: "llama",
         halves: true,
         window: Window::All,
-        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e6), ("num_experts_per_tok", 2.0)],
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 1e6),
+            ("num_key_value_heads", 8.0),
+            ("max_position_embeddings", 131_072.0),
+            ("num_local_experts", 8.0),
+            ("num_experts_per_tok", 2.0),
+        ],
         parts: MIXTRAL_PARTS,
         reads: &["num_local_experts"],
         special: Special::Experts,
         ..PLAIN
     },
-    Family { model_types: &["qwen2"], architecture: "qwen2", ..PLAIN },
+    Family {
+        model_types: &["qwen2"],
+        architecture: "qwen2",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 32.0),
+            ("max_position_embeddings", 32_768.0),
+            ("sliding_window", 4096.0),
+            ("max_window_layers", 28.0),
+        ],
+        ..PLAIN
+    },
     Family {
         model_types: &["qwen2_moe"],
         architecture: "qwen2moe",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 16.0),
+            ("max_position_embeddings", 32_768.0),
+            ("sliding_window", 4096.0),
+            ("max_window_layers", 28.0),
+            ("num_experts", 60.0),
+            ("num_experts_per_tok", 4.0),
+            ("moe_intermediate_size", 1408.0),
+            ("shared_expert_intermediate_size", 5632.0),
+        ],
         parts: QWEN2_MOE_PARTS,
-        window: Window::Named,
+        window: Window::Alternate,
         reads: &["num_experts"],
         special: Special::Experts,
         ..PLAIN
@@ -140,13 +253,64 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         model_types: &["qwen3"],
         architecture: "qwen3",
-        defaults: QWEN3_DEFAULTS,
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 32.0),
+            ("head_dim", 128.0),
+            ("max_position_embeddings", 32_768.0),
+            ("sliding_window", 4096.0),
+            ("max_window_layers", 28.0),
+        ],
         parts: QWEN3_PARTS,
+        ..PLAIN
+    },
+    QWEN2_VL,
+    Family {
+        model_types: &["qwen3_vl_text", "qwen3_vl"],
+        architecture: "qwen3vl",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 5e5),
+            ("num_key_value_heads", 32.0),
+            ("head_dim", 128.0),
+            ("max_position_embeddings", 128_000.0),
+        ],
+        parts: QWEN3_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["qwen3_vl_moe_text", "qwen3_vl_moe"],
+        architecture: "qwen3vlmoe",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 5e5),
+            ("num_key_value_heads", 16.0),
+            ("max_position_embeddings", 128_000.0),
+            ("num_experts", 60.0),
+            ("num_experts_per_tok", 4.0),
+            ("moe_intermediate_size", 1408.0),
+        ],
+        tied: true,
+        parts: QWEN3_PARTS,
+        reads: &["num_experts", "num_local_experts"],
+        special: Special::Experts,
         ..PLAIN
     },
     Family {
         model_types: &["qwen3_moe"],
         architecture: "qwen3moe",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 4.0),
+            ("max_position_embeddings", 32_768.0),
+            ("sliding_window", 4096.0),
+            ("num_experts", 128.0),
+            ("num_experts_per_tok", 8.0),
+            ("moe_intermediate_size", 768.0),
+        ],
+        window: Window::Wanted,
         parts: QWEN3_PARTS,
         reads: &["num_experts", "num_local_experts"],
         special: Special::Experts,
@@ -156,7 +320,13 @@ pub(super) static FAMILIES: &[Family] = &[
         model_types: &["gemma"],
         architecture: "gemma",
         activations: GEMMA_GELU,
-        defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("head_dim", 256.0)],
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("head_dim", 256.0),
+            ("num_key_value_heads", 16.0),
+            ("max_position_embeddings", 8192.0),
+        ],
         tied: true,
         parts: GEMMA_PARTS,
         ..PLAIN
@@ -184,7 +354,12 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         model_types: &["phi3"],
         architecture: "phi3",
-        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 4096.0)],
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 4096.0),
+            ("original_max_position_embeddings", 4096.0),
+        ],
         window: Window::All,
         parts: PHI3_PARTS,
         ..PLAIN
@@ -196,11 +371,12 @@ pub(super) static FAMILIES: &[Family] = &[
             ("rms_norm_eps", 1e-6),
             ("rope_theta", 2e6),
             ("num_key_value_heads", 4.0),
+            ("max_position_embeddings", 32_768.0),
             ("no_rope_layer_interval", 4.0),
         ],
         tied: true,
         halves: true,
-        window: Window::Named,
+        window: Window::Unrotated,
         reads: &["no_rope_layer_interval"],
         special: Special::SmolLm3,
         ..PLAIN
@@ -213,6 +389,7 @@ pub(super) static FAMILIES: &[Family] = &[
             ("rope_theta", 1e4),
             ("head_dim", 128.0),
             ("num_key_value_heads", 2.0),
+            ("max_position_embeddings", 131_072.0),
             ("partial_rotary_factor", 0.5),
         ],
         parts: GLM4_PARTS,
@@ -227,10 +404,17 @@ pub(super) static FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
-        model_types: &["granitemoe"],
+        model_types: &["granitemoe", "granitemoeshared"],
         architecture: "granitemoe",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 2048.0),
+            ("num_local_experts", 8.0),
+            ("num_experts_per_tok", 2.0),
+        ],
         halves: true,
-        parts: GRANITE_MOE_PARTS,
+        parts: GRANITE_MOE_SHARED_PARTS,
         reads: GRANITE_FACTORS,
         special: Special::Granite,
         ..PLAIN
@@ -238,8 +422,36 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         model_types: &["olmo2"],
         architecture: "olmo2",
-        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4)],
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
         parts: OLMO2_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["olmo3"],
+        architecture: "olmo2",
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 2048.0),
+            ("sliding_window", 4096.0),
+        ],
+        window: Window::Period(4),
+        parts: OLMO2_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["olmoe"],
+        architecture: "olmoe",
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 4096.0),
+            ("num_experts", 64.0),
+            ("num_experts_per_tok", 8.0),
+        ],
+        parts: OLMOE_PARTS,
+        reads: &["num_experts"],
+        special: Special::Experts,
         ..PLAIN
     },
     Family {
@@ -276,7 +488,13 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         model_types: &["exaone4"],
         architecture: "exaone4",
-        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4), ("sliding_window", 4096.0)],
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 32.0),
+            ("max_position_embeddings", 2048.0),
+            ("sliding_window", 4096.0),
+        ],
         window: Window::Period(4),
         parts: OLMO2_PARTS,
         ..PLAIN
@@ -291,19 +509,149 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         model_types: &["ernie4_5_moe"],
         architecture: "ernie4_5-moe",
-        defaults: ERNIE_DEFAULTS,
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 5e5),
+            ("num_key_value_heads", 4.0),
+            ("max_position_embeddings", 131_072.0),
+            ("moe_k", 6.0),
+            ("moe_num_experts", 64.0),
+            ("moe_intermediate_size", 1536.0),
+            ("moe_num_shared_experts", 2.0),
+            ("moe_layer_start_index", 1.0),
+        ],
         tied: true,
         parts: ERNIE_PARTS,
         special: Special::Ernie,
         ..PLAIN
     },
+    COHERE,
     Family {
-        model_types: &["deepseek_v2", "deepseek_v3"],
-        architecture: "deepseek2",
-        parts: DEEPSEEK_PARTS,
-        reads: &["n_routed_experts", "q_lora_rank", "kv_lora_rank", "routed_scaling_factor"],
-        special: Special::DeepSeek,
+        model_types: &["cohere2"],
+        architecture: "cohere2",
+        defaults: &[
+            ("layer_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 8192.0),
+            ("logit_scale", 0.0625),
+            ("sliding_window", 4096.0),
+        ],
+        window: Window::Period(4),
+        ..COHERE
+    },
+    Family {
+        model_types: &["stablelm", "stablelm_epoch"],
+        architecture: "stablelm",
+        defaults: &[
+            ("layer_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 32.0),
+            ("max_position_embeddings", 4096.0),
+            ("partial_rotary_factor", 0.25),
+        ],
+        // Which of the two it has, its tensors tell.
+        reads: &["use_parallel_residual"],
         ..PLAIN
+    },
+    Family {
+        model_types: &["phi"],
+        architecture: "phi2",
+        activations: GELU_TANH,
+        defaults: &[
+            ("layer_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 2048.0),
+            ("partial_rotary_factor", 0.5),
+        ],
+        parts: PHI_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["glm4_moe"],
+        architecture: "glm4moe",
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 8.0),
+            ("max_position_embeddings", 131_072.0),
+            ("partial_rotary_factor", 0.5),
+            ("n_routed_experts", 128.0),
+            ("num_experts_per_tok", 8.0),
+            ("n_shared_experts", 1.0),
+            ("moe_intermediate_size", 1408.0),
+            ("first_k_dense_replace", 1.0),
+            ("n_group", 1.0),
+            ("topk_group", 1.0),
+        ],
+        parts: GLM4_MOE_PARTS,
+        // Whether there is a norm of queries and keys, the tensors tell.
+        reads: &["n_routed_experts", "routed_scaling_factor", "use_qk_norm"],
+        special: Special::Glm4Moe,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["seed_oss"],
+        architecture: "seed_oss",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 8.0),
+            ("head_dim", 128.0),
+            ("max_position_embeddings", 524_288.0),
+        ],
+        parts: SEED_OSS_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["hunyuan_v1_dense"],
+        architecture: "hunyuan-dense",
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
+        parts: HUNYUAN_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["arcee"],
+        architecture: "arcee",
+        activations: RELU2,
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 4096.0)],
+        halves: true,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["nemotron"],
+        architecture: "nemotron",
+        activations: RELU2,
+        defaults: &[
+            ("norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 4096.0),
+            ("partial_rotary_factor", 0.5),
+        ],
+        parts: NEMOTRON_PARTS,
+        ..PLAIN
+    },
+    DEEPSEEK2,
+    Family {
+        model_types: &["deepseek_v3"],
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 4096.0),
+            ("kv_lora_rank", 512.0),
+            ("q_lora_rank", 1536.0),
+            ("qk_nope_head_dim", 128.0),
+            ("qk_rope_head_dim", 64.0),
+            ("v_head_dim", 128.0),
+            ("n_routed_experts", 256.0),
+            ("num_experts_per_tok", 8.0),
+            ("n_shared_experts", 1.0),
+            ("moe_intermediate_size", 2048.0),
+            ("first_k_dense_replace", 3.0),
+            ("n_group", 8.0),
+            ("topk_group", 4.0),
+            ("routed_scaling_factor", 2.5),
+        ],
+        ..DEEPSEEK2
     },
     Family {
         model_types: &["gpt_oss"],
@@ -312,7 +660,10 @@ pub(super) static FAMILIES: &[Family] = &[
             ("rms_norm_eps", 1e-5),
             ("rope_theta", 150_000.0),
             ("head_dim", 64.0),
+            ("num_key_value_heads", 8.0),
+            ("max_position_embeddings", 131_072.0),
             ("sliding_window", 128.0),
+            ("num_local_experts", 128.0),
             ("num_experts_per_tok", 4.0),
         ],
         window: Window::Period(2),
@@ -325,15 +676,39 @@ pub(super) static FAMILIES: &[Family] = &[
         model_types: &["starcoder2"],
         architecture: "starcoder2",
         activations: GELU_TANH,
-        defaults: &[("norm_epsilon", 1e-5), ("rope_theta", 1e4)],
+        defaults: &[
+            ("norm_epsilon", 1e-5),
+            ("rope_theta", 1e4),
+            ("num_key_value_heads", 2.0),
+            ("max_position_embeddings", 4096.0),
+        ],
         tied: true,
         window: Window::All,
         parts: STARCODER2_PARTS,
         ..PLAIN
     },
     DELTA_NET,
-    Family { model_types: &["qwen3_5_text", "qwen3_5"], architecture: "qwen35", ..DELTA_NET },
-    Family { model_types: &["qwen3_5_moe_text", "qwen3_5_moe"], architecture: "qwen35moe", ..DELTA_NET },
+    Family {
+        model_types: &["qwen3_5_text", "qwen3_5"],
+        architecture: "qwen35",
+        defaults: &join::<_, 12>(&[DELTA_DEFAULTS, &[("num_key_value_heads", 4.0)]]),
+        ..DELTA_NET
+    },
+    Family {
+        model_types: &["qwen3_5_moe_text", "qwen3_5_moe"],
+        architecture: "qwen35moe",
+        defaults: &join::<_, 16>(&[
+            DELTA_DEFAULTS,
+            &[
+                ("num_key_value_heads", 2.0),
+                ("num_experts", 256.0),
+                ("num_experts_per_tok", 8.0),
+                ("moe_intermediate_size", 512.0),
+                ("shared_expert_intermediate_size", 512.0),
+            ],
+        ]),
+        ..DELTA_NET
+    },
     LFM2,
     Family {
         model_types: &["lfm2_moe"],

@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::{Keys, Source, all_but, decimal, inverse, rope};
+use super::{Keys, Source, all_but, decimal, delta, inverse, rope};
 use crate::FormatError;
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::{Special, Window};
+use crate::huggingface::parameters::ACTIVATIONS;
 
 /// The class of each model type.
 const CLASSES: &[(&str, &str)] = &[
@@ -25,6 +26,9 @@ const CLASSES: &[(&str, &str)] = &[
     ("granite", "GraniteForCausalLM"),
     ("granitemoe", "GraniteMoeForCausalLM"),
     ("olmo2", "Olmo2ForCausalLM"),
+    ("olmo3", "Olmo3ForCausalLM"),
+    ("olmoe", "OlmoeForCausalLM"),
+    ("granitemoeshared", "GraniteMoeSharedForCausalLM"),
     ("internlm2", "InternLM2ForCausalLM"),
     ("baichuan", "BaichuanForCausalLM"),
     ("minicpm", "MiniCPMForCausalLM"),
@@ -33,10 +37,22 @@ const CLASSES: &[(&str, &str)] = &[
     ("ernie4_5_moe", "Ernie4_5_MoeForCausalLM"),
     ("deepseek_v2", "DeepseekV2ForCausalLM"),
     ("deepseek_v3", "DeepseekV3ForCausalLM"),
+    ("cohere", "CohereForCausalLM"),
+    ("cohere2", "Cohere2ForCausalLM"),
+    ("stablelm", "StableLmForCausalLM"),
+    ("phi", "PhiForCausalLM"),
+    ("glm4_moe", "Glm4MoeForCausalLM"),
+    ("seed_oss", "SeedOssForCausalLM"),
+    ("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM"),
+    ("arcee", "ArceeForCausalLM"),
+    ("nemotron", "NemotronForCausalLM"),
     ("gpt_oss", "GptOssForCausalLM"),
     ("starcoder2", "Starcoder2ForCausalLM"),
     ("lfm2", "Lfm2ForCausalLM"),
     ("lfm2_moe", "Lfm2MoeForCausalLM"),
+    ("qwen3_next", "Qwen3NextForCausalLM"),
+    ("qwen3_5_text", "Qwen3_5ForCausalLM"),
+    ("qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"),
 ];
 
 pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatError> {
@@ -63,15 +79,13 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
     let missing = |tensor: &str| HuggingFaceError::MissingTensor { tensor: tensor.to_owned() };
     let embeddings = source.model.tensor("token_embd.weight").ok_or_else(|| missing("token_embd.weight"))?;
     config.put("vocab_size", embeddings.rows());
-    match keys.float("attention.layer_norm_epsilon")? {
-        Some(epsilon) => config.put("norm_epsilon", decimal(epsilon)),
-        None => {
-            let key = "attention.layer_norm_rms_epsilon";
-            let epsilon = keys.float(key)?.ok_or_else(|| FormatError::MissingKey { key: keys.key(key) })?;
-            config.put("rms_norm_eps", decimal(epsilon));
-        }
-    }
-    let activation = source.family.activations.first().copied().unwrap_or_default();
+    let (field, key) = match source.family.layer_norm() {
+        Some(field) => (field, "attention.layer_norm_epsilon"),
+        None => ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    };
+    let epsilon = keys.float(key)?.ok_or_else(|| FormatError::MissingKey { key: keys.key(key) })?;
+    config.put(field, decimal(epsilon));
+    let activation = activation(source)?;
     config.put("hidden_act", activation);
     if source.family.architecture.starts_with("gemma") {
         config.put("hidden_activation", activation);
@@ -83,13 +97,31 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
     window(source, &mut config)?;
     special(source, &mut config)?;
     rope::write(source, &mut config.0)?;
+    if source.is(Special::DeltaNet) {
+        delta::sections(source, &mut config)?;
+    }
     Ok(config.0)
 }
 
-struct Config(Map<String, Json>);
+/// The activation's name: the architecture's own, or what the file says instead.
+fn activation(source: &Source<'_>) -> Result<&'static str, FormatError> {
+    let (keys, own) = (source.keys(), source.family.activations);
+    let Some(told) = keys.text("hidden_activation")? else {
+        return Ok(own.first().copied().unwrap_or_default());
+    };
+    let named = ACTIVATIONS.iter().find(|(_, kind)| *kind == told).and_then(|(names, _)| names.first());
+    let no_field = || {
+        let (key, value) = (keys.key("hidden_activation"), told.to_owned());
+        HuggingFaceError::NoField { key, value }
+    };
+    // A name that means the architecture's own there is no name for this one.
+    Ok(named.copied().filter(|name| own.first() == Some(name) || !own.contains(name)).ok_or_else(no_field)?)
+}
+
+pub(super) struct Config(pub(super) Map<String, Json>);
 
 impl Config {
-    fn put(&mut self, field: &str, value: impl Into<Json>) {
+    pub(super) fn put(&mut self, field: &str, value: impl Into<Json>) {
         self.0.insert(field.to_owned(), value.into());
     }
 }
@@ -105,12 +137,19 @@ fn width(keys: Keys<'_>) -> Result<usize, FormatError> {
 /// Which biases there are, by the fields that one or the other class reads.
 fn biases(source: &Source<'_>, config: &mut Config) {
     let has = |name: &str| source.model.tensor(name).is_some();
-    let attention = has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias");
+    let attention =
+        ["attn_q", "attn_qkv", "attn_kv_a_mqa"].iter().any(|stem| has(&format!("blk.0.{stem}.bias")));
     config.put("attention_bias", attention);
     config.put("mlp_bias", has("blk.0.ffn_down.bias"));
     match source.family.architecture {
         "starcoder2" | "ernie4_5" | "ernie4_5-moe" => config.put("use_bias", attention),
         "internlm2" => config.put("bias", attention),
+        "stablelm" => {
+            config.put("use_qkv_bias", attention);
+            config.put("use_parallel_residual", !has("blk.0.ffn_norm.weight"));
+        }
+        "glm4moe" => config.put("use_qk_norm", has("blk.0.attn_q_norm.weight")),
+        "seed_oss" => config.put("attention_out_bias", has("blk.0.attn_output.bias")),
         _ => {}
     }
 }
@@ -131,13 +170,13 @@ fn window(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
         Window::Period(_) => true,
         // A window of all layers needs no list, which older readers don't know.
         Window::All => slides.contains(&true) && slides.contains(&false),
-        Window::Late | Window::Named => tokens.is_some(),
+        Window::Late | Window::Alternate | Window::Unrotated | Window::Wanted => tokens.is_some(),
     };
     if listed {
         let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
         config.put("layer_types", slides.iter().map(kind).collect::<Vec<_>>());
     }
-    if matches!(source.family.window, Window::Late | Window::Named) {
+    if !matches!(source.family.window, Window::All | Window::Period(_)) {
         config.put("use_sliding_window", tokens.is_some());
         config.put("max_window_layers", slides.iter().position(|&slides| slides).unwrap_or(source.layers));
     }
@@ -148,10 +187,10 @@ fn window(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
 fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     let keys = source.keys();
     match source.family.special {
-        // The encoders among them and delta nets have no way back.
+        Special::DeltaNet => delta::config(source, config),
+        // The encoders among them have a configuration of their own.
         Special::None
         | Special::Baichuan
-        | Special::DeltaNet
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert
@@ -192,9 +231,18 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
             if keys.count("expert_count")?.is_some_and(|count| count > 0) {
                 config.put("num_local_experts", keys.need("expert_count")?);
                 config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+                config.put(
+                    "shared_intermediate_size",
+                    keys.count("expert_shared_feed_forward_length")?.unwrap_or(0),
+                );
             }
             Ok(())
         }
+        Special::Cohere => {
+            config.put("logit_scale", decimal(keys.float("logit_scale")?.unwrap_or(1.0)));
+            Ok(())
+        }
+        Special::Glm4Moe => deepseek_experts(source, true, config),
         Special::MiniCpm => mini_cpm(source, config),
         Special::SmolLm3 => {
             let rotates = source.rotates()?.unwrap_or_default();
@@ -272,7 +320,7 @@ fn lfm2(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
 }
 
 /// Mixtral and Qwen.
-fn experts(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+pub(super) fn experts(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     let keys = source.keys();
     let (count, used) = (keys.need("expert_count")?, keys.need("expert_used_count")?);
     config.put("num_experts_per_tok", used);
@@ -285,7 +333,7 @@ fn experts(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
     if let Some(width) = keys.count("expert_shared_feed_forward_length")? {
         config.put("shared_expert_intermediate_size", width);
     }
-    let usual = source.model_type == "qwen3_moe";
+    let usual = source.model_type != "qwen2_moe";
     config.put("norm_topk_prob", keys.flag("expert_weights_norm")?.unwrap_or(usual));
     config.put("decoder_sparse_step", keys.count("interleave_moe_layer_step")?.unwrap_or(1).max(1));
     let dense = |layer: &usize| source.model.tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_none();
@@ -307,6 +355,12 @@ fn latent(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     config.put("kv_lora_rank", keys.need("attention.kv_lora_rank")?);
     let rank = keys.count("attention.q_lora_rank")?.filter(|&rank| rank > 0);
     config.put("q_lora_rank", rank.map_or(Json::Null, Json::from));
+    deepseek_experts(source, source.model_type == "deepseek_v3", config)
+}
+
+/// The experts of DeepSeek's second or third model.
+fn deepseek_experts(source: &Source<'_>, third: bool, config: &mut Config) -> Result<(), FormatError> {
+    let keys = source.keys();
     let Some(count) = keys.count("expert_count")?.filter(|&count| count > 0) else {
         return Ok(());
     };
@@ -318,7 +372,6 @@ fn latent(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
     config.put("moe_layer_freq", 1);
     config.put("routed_scaling_factor", decimal(keys.float("expert_weights_scale")?.unwrap_or(1.0)));
     config.put("norm_topk_prob", keys.flag("expert_weights_norm")?.unwrap_or(false));
-    let third = source.model_type == "deepseek_v3";
     config.put("scoring_func", if third { "sigmoid" } else { "softmax" });
     match (keys.count("expert_group_count")?, keys.count("expert_group_used_count")?) {
         (Some(groups), Some(used)) => {

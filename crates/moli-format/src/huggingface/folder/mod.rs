@@ -1,11 +1,15 @@
 //! The way back: a model as the files of a Hugging Face folder.
 //!
-//! - [`config`], [`rope`]: metadata to fields of the configuration;
-//! - [`tensors`]: tensors by the names that the family's parts have, put together as the family has them.
+//! - [`config`], [`encoder`], [`rope`]: metadata to fields of the configuration;
+//! - [`pooling`]: how a model makes embeddings;
+//! - [`tensors`], [`delta`]: tensors by the names that the family's parts have, put together as the family has them.
 //!
 //! The tables are those of [`family`](super::family), read the other way round.
 
 mod config;
+mod delta;
+mod encoder;
+mod pooling;
 mod rope;
 mod tensors;
 
@@ -23,6 +27,8 @@ const MAX_LAYERS: usize = 1 << 16;
 pub struct HuggingFaceFolder {
     /// `config.json`, without the type of the weights.
     pub config: Map<String, Json>,
+    /// Other files about what the model does, by their paths in the folder.
+    pub files: Vec<(&'static str, Json)>,
     /// The weights.
     pub tensors: Vec<FolderTensor>,
 }
@@ -40,6 +46,8 @@ pub struct FolderTensor {
     pub in_turns: bool,
     /// Its elements are one less: the norm's code adds it.
     pub minus_one: bool,
+    /// Its rows are cut into as many stretches as this has, which come in this order; empty: they are whole.
+    pub columns: Vec<usize>,
     /// Each of its matrices, the last two dimensions, has rows and columns changed over.
     pub transposed: bool,
 }
@@ -79,7 +87,11 @@ impl HuggingFaceFolder {
     /// value that has no field.
     pub fn of(model: &Gguf) -> Result<Self, FormatError> {
         let source = Source::of(model)?;
-        Ok(Self { config: config::write(&source)?, tensors: tensors::all(&source)? })
+        let config = match source.family.encoder {
+            Some(_) => encoder::write(&source)?,
+            None => config::write(&source)?,
+        };
+        Ok(Self { config, files: pooling::files(&source)?, tensors: tensors::all(&source)? })
     }
 }
 
@@ -108,6 +120,13 @@ impl<'a> Source<'a> {
         let model_type = match architecture {
             "llama" if keys.count("expert_count")?.is_some_and(|count| count > 0) => "mixtral",
             "llama" if keys.count("attention.sliding_window")?.is_some_and(|tokens| tokens > 0) => "mistral",
+            "olmo2" if keys.count("attention.sliding_window")?.is_some_and(|tokens| tokens > 0) => "olmo3",
+            "granitemoe"
+                if keys.count("expert_shared_feed_forward_length")?.is_some_and(|width| width > 0) =>
+            {
+                "granitemoeshared"
+            }
+            "bert" => encoder::model_type(model)?,
             "deepseek2" if keys.count("expert_gating_func")? == Some(2) => "deepseek_v3",
             _ => family::model_type_of(architecture)?,
         };
@@ -125,12 +144,15 @@ impl<'a> Source<'a> {
             let (key, value) = (keys.key("block_count"), layers.to_string());
             return Err(HuggingFaceError::NoField { key, value }.into());
         }
-        if head_dim == 0 || heads == 0 || rotated > head_dim || rotated % 2 != 0 {
+        // With positions that are learned, nothing is turned.
+        let turns = !matches!(family.special, Special::Bert | Special::Roberta);
+        if head_dim == 0 || heads == 0 || turns && (rotated > head_dim || rotated % 2 != 0) {
             let (key, value) = (keys.key("rope.dimension_count"), rotated.to_string());
             return Err(HuggingFaceError::NoField { key, value }.into());
         }
         let (kv_heads, recurrent) = match family.special {
             Special::Lfm2 => keys.kv_heads(layers)?,
+            Special::DeltaNet => (keys.count("attention.head_count_kv")?, keys.recurrent_layers(layers)?),
             _ => (keys.count("attention.head_count_kv")?, Vec::new()),
         };
         Ok(Self {
@@ -208,6 +230,13 @@ impl Keys<'_> {
             return Err(HuggingFaceError::NoField { key, value: "a count for each layer".to_owned() }.into());
         }
         Ok((some.map(|count| count as usize), counts.iter().map(|&count| count == 0).collect()))
+    }
+
+    /// The layers of delta nets: a list, or all but each last of a few.
+    fn recurrent_layers(&self, layers: usize) -> Result<Vec<bool>, FormatError> {
+        let told = self.flags("attention.recurrent_layers", layers)?;
+        let interval = self.count("full_attention_interval")?.unwrap_or(4);
+        Ok(told.unwrap_or_else(|| all_but(interval.max(1), layers)))
     }
 
     fn need(&self, suffix: &str) -> Result<usize, FormatError> {

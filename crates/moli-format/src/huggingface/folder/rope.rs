@@ -91,21 +91,29 @@ fn yarn(source: &Source<'_>) -> Result<Json, FormatError> {
             scaling[field] = decimal(beta).into();
         }
     }
-    let wanted = keys.float("rope.scaling.attn_factor")?;
+    let wanted = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
     if source.is(Special::DeepSeek) {
-        if let Some(multiplier) = keys.float("rope.scaling.yarn_log_multiplier")? {
-            let all = inverse(10.0 * f64::from(multiplier), multiplier, |all| (0.1 * all) as f32);
-            scaling["mscale"] = all.into();
-            scaling["mscale_all_dim"] = all.into();
+        let usual = match keys.float("rope.scaling.yarn_log_multiplier")? {
+            Some(multiplier) => {
+                let all = inverse(10.0 * f64::from(multiplier), multiplier, |all| (0.1 * all) as f32);
+                scaling["mscale"] = all.into();
+                scaling["mscale_all_dim"] = all.into();
+                1.0
+            }
+            None => mscale(stretch, 1.0),
+        };
+        if wanted != usual as f32 {
+            scaling["attention_factor"] = decimal(wanted).into();
         }
         return Ok(scaling);
     }
-    if let Some(wanted) = wanted.filter(|&wanted| wanted != 1.0) {
+    if wanted != 1.0 {
         let usual = mscale(stretch, 1.0);
         let attention = inverse(f64::from(wanted) * usual, wanted, |attention| (attention / usual) as f32);
         scaling["attention_factor"] = attention.into();
     }
-    if source.is(Special::GptOss) {
+    let whole = source.model.metadata().bool_opt("moli.rope.yarn_whole")?;
+    if !whole.unwrap_or(!source.is(Special::GptOss)) {
         scaling["truncate"] = false.into();
     }
     Ok(scaling)
@@ -139,7 +147,7 @@ fn llama3(source: &Source<'_>, base: f64) -> Result<Json, FormatError> {
 }
 
 /// The elements of a tensor in single precision.
-fn floats(tensor: &Tensor) -> Result<Vec<f32>, FormatError> {
+pub(super) fn floats(tensor: &Tensor) -> Result<Vec<f32>, FormatError> {
     if tensor.ttype != TensorType::F32 {
         let (tensor, dtype) = (tensor.name.clone(), tensor.ttype.name().to_owned());
         return Err(HuggingFaceError::ElementType { tensor, dtype }.into());

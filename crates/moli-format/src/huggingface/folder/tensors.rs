@@ -1,6 +1,6 @@
 //! Tensors by the names of folders.
 
-use super::{FolderTensor, Rows, Source};
+use super::{FolderTensor, Rows, Source, encoder};
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::{Harmony, Part, Special};
 use crate::{FormatError, Tensor};
@@ -15,25 +15,25 @@ pub(super) fn all(source: &Source<'_>) -> Result<Vec<FolderTensor>, FormatError>
     Ok(folder.tensors)
 }
 
-struct Folder<'a> {
-    source: &'a Source<'a>,
+pub(super) struct Folder<'a> {
+    pub(super) source: &'a Source<'a>,
     /// Per layer whether it rotates, where not all do.
     rotates: Option<Vec<bool>>,
-    tensors: Vec<FolderTensor>,
+    pub(super) tensors: Vec<FolderTensor>,
 }
 
-/// A tensor of a layer: `blk.{layer}.{stem}[.{expert}].{end}`.
-struct Place<'a> {
-    layer: usize,
-    stem: &'a str,
+/// A tensor of a layer: `blk.{layer}.{stem}[.{expert}][.{end}]`.
+pub(super) struct Place<'a> {
+    pub(super) layer: usize,
+    pub(super) stem: &'a str,
     expert: Option<usize>,
-    end: &'a str,
+    pub(super) end: &'a str,
 }
 
 impl<'a> Place<'a> {
     fn of(name: &'a str) -> Option<Self> {
         let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-        let (stem, end) = rest.rsplit_once('.')?;
+        let (stem, end) = rest.rsplit_once('.').unwrap_or((rest, ""));
         let numbered = stem.rsplit_once('.').and_then(|(stem, number)| Some((stem, number.parse().ok()?)));
         let (stem, expert) = numbered.map_or((stem, None), |(stem, expert)| (stem, Some(expert)));
         Some(Self { layer: layer.parse().ok()?, stem, expert, end })
@@ -49,11 +49,26 @@ impl Folder<'_> {
         if let Some(place) = Place::of(&tensor.name) {
             return if self.part(&place, tensor)? { Ok(()) } else { Err(no_name().into()) };
         }
+        if self.source.family.encoder.is_some() {
+            let name = encoder::name(self.source, &tensor.name).ok_or_else(no_name)?;
+            let mut new = plain(name, tensor);
+            let unused = encoder::unused_positions(self.source)?;
+            if tensor.name == encoder::POSITIONS && unused > 0 {
+                let zeros = encoder::zeros(tensor, unused);
+                new.rows.insert(0, stretch(&zeros, zeros.cols()));
+                new.shape.iter_mut().take(1).for_each(|rows| *rows += unused);
+            }
+            self.tensors.push(new);
+            return Ok(());
+        }
         let first = self.source.family.architecture == "internlm2";
+        let phi = self.source.family.architecture == "phi2";
         let name = match tensor.name.as_str() {
             "token_embd.weight" if first => "model.tok_embeddings.weight",
             "token_embd.weight" => "model.embed_tokens.weight",
             "token_embd_norm.weight" if self.source.is(Special::Lfm2) => "model.embedding_norm.weight",
+            "output_norm.weight" if phi => "model.final_layernorm.weight",
+            "output_norm.bias" if phi => "model.final_layernorm.bias",
             "output_norm.weight" => "model.norm.weight",
             "output_norm.bias" => "model.norm.bias",
             "output.weight" if first => "output.weight",
@@ -68,6 +83,12 @@ impl Folder<'_> {
 
     /// Adds what a part of a layer becomes, or becomes a part of; `false` if the family has no such part.
     fn part(&mut self, place: &Place<'_>, tensor: &Tensor) -> Result<bool, FormatError> {
+        if self.source.is(Special::DeltaNet) && self.delta(place, tensor)? {
+            return Ok(true);
+        }
+        if place.end.is_empty() {
+            return Ok(false);
+        }
         let parts = self.source.family.parts;
         // Of two names the later one is that of the files that people have.
         let find = |wanted: &dyn Fn(&str, &Part) -> bool| {
@@ -94,8 +115,8 @@ impl Folder<'_> {
                 Some(expert) => pattern.replace('*', &expert.to_string()),
                 None => pattern.to_owned(),
             };
-            let mut new = plain(name(place, &pattern), tensor);
-            new.minus_one = matches!(part, Part::PlusOne(_));
+            let mut new = plain(self.name(place, &pattern), tensor);
+            new.minus_one = matches!(part, Part::PlusOne(_)) && place.end == "weight";
             // An input of its own for each channel.
             if matches!(part, Part::Taps(_)) && new.shape.len() == 2 {
                 new.shape.insert(1, 1);
@@ -136,14 +157,14 @@ impl Folder<'_> {
                 ..stretch(tensor, cols as usize)
             };
             let shape = vec![rows.count, cols as usize];
-            let name = name(place, &pattern.replace('*', &expert.to_string()));
+            let name = self.name(place, &pattern.replace('*', &expert.to_string()));
             self.tensors.push(made(name, shape, vec![rows]));
         }
         Ok(())
     }
 
     /// The other tensor of a part that is made of several.
-    fn beside(&self, place: &Place<'_>, stem: &str) -> Result<&Tensor, FormatError> {
+    pub(super) fn beside(&self, place: &Place<'_>, stem: &str) -> Result<&Tensor, FormatError> {
         let name = format!("blk.{}.{stem}.{}", place.layer, place.end);
         let tensor = self.source.model.tensor(&name);
         Ok(tensor.ok_or(HuggingFaceError::MissingTensor { tensor: name })?)
@@ -175,7 +196,7 @@ impl Folder<'_> {
             }
         }
         let shape = if q.cols == 1 { vec![total] } else { vec![total, q.cols] };
-        self.tensors.push(made(name(place, pattern), shape, rows));
+        self.tensors.push(made(self.name(place, pattern), shape, rows));
         Ok(true)
     }
 
@@ -191,7 +212,7 @@ impl Folder<'_> {
         let (cols, rows, count) = (cols as usize, rows as usize, count as usize);
         let of = |tensor, expert| Rows { first: expert * rows, count: rows, ..stretch(tensor, cols) };
         let all = (0..count).flat_map(|expert| [of(gate, expert), of(up, expert)]).collect();
-        self.tensors.push(made(name(place, pattern), vec![count, 2 * rows, cols], all));
+        self.tensors.push(made(self.name(place, pattern), vec![count, 2 * rows, cols], all));
         Ok(true)
     }
 
@@ -241,6 +262,20 @@ impl Folder<'_> {
         if up.dims == gate.dims { Ok(up) } else { Err(shape(up, &expected)) }
     }
 
+    /// The name of a part of a layer. Some have nothing behind them.
+    fn name(&self, place: &Place<'_>, pattern: &str) -> String {
+        let bare = pattern.ends_with(".sinks")
+            || pattern.ends_with("_correction_bias")
+            || pattern.ends_with(".expert_bias")
+            || matches!(pattern, "mlp.experts.gate_up_proj" | "mlp.experts.down_proj");
+        let end = if bare { String::new() } else { format!(".{}", place.end) };
+        let layers = match self.source.family.encoder {
+            Some(encoder) => format!("{}{}", encoder::prefix(self.source), encoder.layers),
+            None => "model.layers.".to_owned(),
+        };
+        format!("{layers}{}.{pattern}{end}", place.layer)
+    }
+
     /// The rows of whole heads, the pairs that are neighbours as halves.
     fn in_halves(&self, layer: usize, rows: Rows) -> Vec<Rows> {
         let Source { head_dim, rotated, reorders, .. } = *self.source;
@@ -265,33 +300,24 @@ impl Tensor {
     }
 }
 
-/// The name of a part of a layer. Some have nothing behind them.
-fn name(place: &Place<'_>, pattern: &str) -> String {
-    let bare = pattern.ends_with(".sinks")
-        || pattern.ends_with("_correction_bias")
-        || pattern.ends_with(".expert_bias")
-        || matches!(pattern, "mlp.experts.gate_up_proj" | "mlp.experts.down_proj");
-    let end = if bare { String::new() } else { format!(".{}", place.end) };
-    format!("model.layers.{}.{pattern}{end}", place.layer)
-}
-
 /// A tensor that only gets a name.
 fn plain(name: String, tensor: &Tensor) -> FolderTensor {
     let shape = tensor.dims.iter().rev().map(|&dim| dim as usize).collect();
     made(name, shape, vec![stretch(tensor, tensor.cols())])
 }
 
-fn made(name: String, shape: Vec<usize>, rows: Vec<Rows>) -> FolderTensor {
-    FolderTensor { name, shape, rows, in_turns: false, minus_one: false, transposed: false }
+pub(super) fn made(name: String, shape: Vec<usize>, rows: Vec<Rows>) -> FolderTensor {
+    let columns = Vec::new();
+    FolderTensor { name, shape, rows, in_turns: false, minus_one: false, columns, transposed: false }
 }
 
 /// All rows of a tensor.
-fn stretch(tensor: &Tensor, cols: usize) -> Rows {
+pub(super) fn stretch(tensor: &Tensor, cols: usize) -> Rows {
     let count = tensor.elements().checked_div(cols).unwrap_or(0);
     Rows { tensor: tensor.clone(), cols, first: 0, step: 1, count }
 }
 
-fn shape(tensor: &Tensor, expected: &[usize]) -> FormatError {
+pub(super) fn shape(tensor: &Tensor, expected: &[usize]) -> FormatError {
     let actual = tensor.dims.iter().rev().map(|&dim| dim as usize).collect();
     HuggingFaceError::Shape { tensor: tensor.name.clone(), expected: expected.to_vec(), actual }.into()
 }

@@ -1,0 +1,118 @@
+//! What a LoRA adapter costs: one model alone, with an adapter loaded that nobody uses, and with sequences that go through it.
+//!
+//! All three take turns, a few tokens at a time, and each is compared with the model alone in the same round: what disturbs a
+//! machine for longer than that hits all of them alike. `cargo bench --bench adapters -- [SECONDS]`; each workload takes so long.
+
+#![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
+
+use std::time::{Duration, Instant};
+
+use moli_bench::report::Test;
+use moli_bench::run::Direct;
+use moli_engine::CancelToken;
+use moli_format::{Adapter, Bytes, Gguf, GgufWriter, ReadMode, TensorType};
+use moli_model::{Adapted, BackendKind, KvType, LoadOptions, load_adapted};
+
+const MODEL: &str = "smollm2-135m-instruct";
+const RANK: u64 = 16;
+/// What is adapted: all matrices of a layer, the most that training libraries offer.
+const MATRICES: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+/// A few tokens behind some others, and a prompt.
+const WORKLOADS: [Test; 2] =
+    [Test::Decode { tokens: 8, depth: 64, batch: 1 }, Test::Prefill { tokens: 128, depth: 0 }];
+const SECONDS: f64 = 50.0;
+
+/// An adapter of random numbers, as small as trained ones are.
+fn adapter(base: &Gguf) -> Adapter {
+    let mut writer = GgufWriter::new();
+    writer.meta("general.type", "adapter").meta("adapter.type", "lora");
+    writer.meta("general.architecture", base.metadata().architecture().expect("an architecture"));
+    writer.meta("adapter.lora.alpha", RANK as f32);
+    let mut state = 1_u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((state >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.02
+    };
+    for tensor in base.tensors() {
+        let stem = tensor.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
+        if tensor.name.starts_with("blk.") && stem.is_some_and(|stem| MATRICES.contains(&stem)) {
+            let (cols, rows) = (tensor.cols() as u64, tensor.rows() as u64);
+            for (end, dims) in [("lora_a", [cols, RANK]), ("lora_b", [RANK, rows])] {
+                let data: Vec<u8> = (0..dims[0] * dims[1]).flat_map(|_| random().to_le_bytes()).collect();
+                writer.tensor(format!("{}.{end}", tensor.name), TensorType::F32, dims, data);
+            }
+        }
+    }
+    let mut file = Vec::new();
+    writer.write(&mut file).expect("memory");
+    Adapter::from_gguf(&Gguf::from_bytes(&Bytes::from_vec(file)).expect("a file"), base).expect("an adapter")
+}
+
+fn main() {
+    let seconds = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(SECONDS);
+    let path = moli_testkit::real_model(MODEL).expect("the bench needs its model");
+    let gguf = Gguf::open(&path, ReadMode::Map).expect("the model opens");
+    let adapters = [adapter(&gguf)];
+    let threads = moli_kernels::default_threads();
+    let load = |adapters: &[Adapter], used: &[Adapted]| {
+        let options = LoadOptions { threads, isa: None, context: 512, max_rows: 512, kv_type: KvType::F16 };
+        let runtime = load_adapted(&gguf, adapters, BackendKind::Cpu, &options).expect("the model loads");
+        Direct::adapted(runtime, used.to_vec())
+    };
+    let all = [Adapted { adapter: 0, scale: 1.0 }];
+    let mut contenders = [
+        ("alone", load(&[], &[])),
+        ("loaded, not used", load(&adapters, &[])),
+        ("used", load(&adapters, &all)),
+    ];
+    println!("{MODEL}, rank {RANK} for {} matrices of each layer, {threads} threads", MATRICES.len());
+    for workload in WORKLOADS {
+        let tokens = match workload {
+            Test::Prefill { tokens, .. } | Test::Decode { tokens, .. } => tokens,
+            Test::EndToEnd { .. } => continue,
+        };
+        let once = |contender: &mut Direct| {
+            let seconds = contender.repetition(&workload, &CancelToken::new()).expect("the model computes");
+            seconds.expect("nobody calls it off")
+        };
+        let mut rounds: Vec<[f64; 3]> = Vec::new();
+        contenders.iter_mut().for_each(|(_, contender)| {
+            once(contender);
+        });
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs_f64(seconds) {
+            let mut times = [0.0; 3];
+            // Each is the first as often as the others, and follows each of them.
+            for place in 0..3 {
+                let turn = rounds.len();
+                let index =
+                    if turn % 2 == 0 { (place + turn / 2) % 3 } else { (2 + turn / 2 - place % 3) % 3 };
+                if let (Some(time), Some((_, contender))) = (times.get_mut(index), contenders.get_mut(index))
+                {
+                    *time = once(contender);
+                }
+            }
+            rounds.push(times);
+        }
+        println!("{workload}, {} rounds", rounds.len());
+        for (index, (name, _)) in contenders.iter().enumerate() {
+            let of = |f: &dyn Fn(&[f64; 3]) -> f64| {
+                let mut values: Vec<f64> = rounds.iter().map(f).collect();
+                values.sort_by(f64::total_cmp);
+                values
+            };
+            let times = of(&|times| times[index]);
+            let ratios = of(&|times| times[index] / times[0]);
+            // 95% of the median's distribution lie between these places, whatever that of the ratios is.
+            let (middle, half) = (rounds.len() as f64 / 2.0, 0.98 * (rounds.len() as f64).sqrt());
+            let at = |place: f64| ratios[(place.max(0.0) as usize).min(ratios.len() - 1)];
+            println!(
+                "  {name:18} {:8.1} tokens/s, time {:.4} of the model alone ({:.4} to {:.4})",
+                tokens as f64 / times[times.len() / 2],
+                at(middle),
+                at(middle - half),
+                at(middle + half)
+            );
+        }
+    }
+}
