@@ -3,7 +3,7 @@
 # multiply-adds per second, with one thread and with all. They take turns, so that a slow minute slows both; the medians may
 # differ by 10%.
 #
-#   scripts/check-limits.sh              # MOLI_ROUNDS rounds (9), MOLI_ISA the instruction set
+#   scripts/check-limits.sh              # MOLI_ROUNDS rounds (15), MOLI_ISA the instruction set
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ threads="1 $(nproc)"
 [[ $(nproc) -gt 1 ]] || threads=1
 samples=$(mktemp)
 trap 'rm -f "$samples"' EXIT
-for _ in $(seq "${MOLI_ROUNDS:-9}"); do
+for _ in $(seq "${MOLI_ROUNDS:-15}"); do
     for n in $threads; do
         echo "moli $n $("$moli" "$n")"
         echo "c $n $("$c" "$n" "$buffer" 0.2 "$isa")"
