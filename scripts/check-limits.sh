@@ -8,7 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder=${CARGO_TARGET_DIR:-target}
-cargo build --release --locked -p moli-bench --example limits
+# With the features that all of the workspace have together: nothing is compiled twice.
+cargo build --release --locked --workspace --example limits
 moli=$folder/release/examples/limits
 c=$folder/release/limits-c
 "${CC:-cc}" -O3 -pthread benches/limits.c -o "$c"

@@ -178,7 +178,11 @@ fn arguments_that_two_programs_cannot_be_compared_with_exit_with_2() {
         let head = ["bench", "compare", "--run", moli, moli, "--"];
         world.run(&[&head, more].concat()).fails(2, &["behind --: ", names]);
     }
-    // What only runs have.
+    // What only reports have, and what only runs have.
+    for more in [&["--common"][..], &["--run-to-run", "1%"]] {
+        let ran = world.run(&[&["bench", "compare", "--run", moli, moli], more].concat());
+        assert_eq!(ran.code, Some(2), "{more:?}: {ran:?}");
+    }
     for more in [&["--rounds", "9"][..], &["--reports", "c.json", "d.json"], &["--", "model.gguf"]] {
         let ran = world.run(&[&["bench", "compare", "a.json", "b.json"], more].concat());
         assert_eq!(ran.code, Some(2), "{more:?}: {ran:?}");

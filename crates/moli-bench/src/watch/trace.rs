@@ -126,14 +126,15 @@ impl Trace {
         let busy = self.busy.zip(Busy::read(&self.root, &self.cpus)).zip(ticks);
         let shares = busy.and_then(|((before, after), ticks)| after.shares(before, ticks, seconds));
         // Where the mark could not be set back, it may be from before.
-        let mark = Resident::read(&self.root).filter(|_| self.marked).map(|resident| resident.peak);
+        let resident = Resident::read(&self.root);
+        let mark = resident.filter(|_| self.marked).map(|resident| resident.peak);
         self.resident.sort_unstable();
         let joules = self.sensors.energy.is_ok().then_some(self.joules);
         let conditions = Conditions {
             cpu_seconds: ticks.map(|ticks| ticks as f64 / TICKS),
             wall_seconds: seconds,
-            peak_resident_bytes: mark.max(self.resident.last().copied()),
-            resident_bytes: self.resident.get(self.resident.len() / 2).copied(),
+            peak_resident_bytes: resident.and(mark.max(self.resident.last().copied())),
+            resident_bytes: resident.and(self.resident.get(self.resident.len() / 2).copied()),
             major_faults: used(|usage| usage.major_faults),
             minor_faults: used(|usage| usage.minor_faults),
             others: shares.map(|[others, _]| others),

@@ -53,11 +53,11 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "P", value_parser = share)]
     fail_if_slower: Option<f64>,
     /// Compare the rows that both have, where some are in one only
-    #[arg(long)]
+    #[arg(long, conflicts_with = "run")]
     common: bool,
     /// What runs of one build differ by on such a machine (a standard deviation), such as 1% where nothing else runs; otherwise what
     /// a shared virtual machine shows, 2%, and 5% of a model that was loaded once
-    #[arg(long, value_name = "P", value_parser = share)]
+    #[arg(long, value_name = "P", value_parser = share, conflicts_with = "run")]
     run_to_run: Option<f64>,
     /// table, json or md
     #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = format)]
