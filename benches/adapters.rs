@@ -85,8 +85,11 @@ fn main() {
             // Each is the first as often as the others, and follows each of them.
             for place in 0..3 {
                 let turn = rounds.len();
-                let index =
-                    if turn % 2 == 0 { (place + turn / 2) % 3 } else { (2 + turn / 2 - place % 3) % 3 };
+                let index = if turn.is_multiple_of(2) {
+                    (place + turn / 2) % 3
+                } else {
+                    (2 + turn / 2 - place % 3) % 3
+                };
                 if let (Some(time), Some((_, contender))) = (times.get_mut(index), contenders.get_mut(index))
                 {
                     *time = once(contender);

@@ -66,10 +66,17 @@ impl<B: Backend> LowRank<B> {
 
 /// A matrix by columns, in single precision.
 fn columns(matrix: &Tensor) -> Result<Vec<f32>, ModelError> {
-    let mut values = vec![0.0; matrix.elements()];
-    moli_kernels::dequantize(matrix.ttype, &matrix.data, &mut values)?;
-    let cols = matrix.cols();
-    Ok((0..cols).flat_map(|col| values.iter().skip(col).step_by(cols).copied()).collect())
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let mut columns = vec![0.0; matrix.elements()];
+    // A row at a time, so that nothing else of this size is needed.
+    let mut values = vec![0.0; cols];
+    for (i, row) in matrix.data.chunks_exact((matrix.data.len() / rows.max(1)).max(1)).enumerate() {
+        moli_kernels::dequantize(matrix.ttype, row, &mut values)?;
+        for (to, value) in columns.iter_mut().skip(i).step_by(rows.max(1)).zip(&values) {
+            *to = *value;
+        }
+    }
+    Ok(columns)
 }
 
 /// The adapters of a model, and which rows of the current batch have which.

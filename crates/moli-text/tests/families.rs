@@ -304,15 +304,20 @@ fn unigram() {
         let files = huggingface_tokenizer(fixture.gguf().metadata()).unwrap();
         let from_json =
             Tokenizer::from_json(files.tokenizer.as_bytes(), Some(files.config.as_bytes())).unwrap();
-        // The library that it is for replaces the shortest stretch, SentencePiece the longest: that is all that differs.
+        // The library that it is for replaces the shortest stretch, SentencePiece the longest (of "\r\n", or of a letter and its
+        // accent): that is all that differs, so nothing does where each character stands for itself.
         let oracle = tokenizers::Tokenizer::from_bytes(&files.tokenizer).unwrap();
-        let mut same = 0;
+        let mut plainest = 0;
         for (text, expected) in plain.iter().zip(&expected) {
-            let ids = from_json.encode(text, PLAIN).unwrap();
+            // It takes the names of special tokens in a text for these.
+            let ids = from_json.encode(text, ALL).unwrap();
             assert_eq!(ids, oracle.encode(text.as_str(), false).unwrap().get_ids(), "{name}, {text:?}");
-            same += usize::from(ids == *expected);
+            if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b' ') {
+                assert_eq!(from_json.encode(text, PLAIN).unwrap(), *expected, "{name}, {text:?}");
+                plainest += 1;
+            }
         }
-        assert!(same * 100 >= plain.len() * 96, "{name}: {same} of {} texts", plain.len());
+        assert!(plainest > 0, "{name}: no plain text");
         for (form, family) in &model.forms {
             let expected: Vec<Vec<u32>> = read(&format!("{form}.ids.json"));
             let vocab: Vec<Value> =

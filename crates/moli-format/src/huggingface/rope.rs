@@ -156,7 +156,7 @@ fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32,
         return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
     }
     let dims = (f64::from(model.head_dim) * factor) as u32;
-    if dims % 2 != 0 && ["stablelm", "phi2"].contains(&model.family.architecture) {
+    if !dims.is_multiple_of(2) && ["stablelm", "phi2"].contains(&model.family.architecture) {
         // Others' code rounds it up; that of these makes no sense of it.
         return Err(model.fields.wrong(FIELD, "a number that makes an even part of a head"));
     }
@@ -191,7 +191,7 @@ fn scale(
         "mrope" if model.family.sees() => "default",
         kind => kind,
     };
-    if dims % 2 != 0 && ["longrope", "su", "yarn"].contains(&kind) {
+    if !dims.is_multiple_of(2) && ["longrope", "su", "yarn"].contains(&kind) {
         return Err(model.fields.unsupported("partial_rotary_factor"));
     }
     match kind {
