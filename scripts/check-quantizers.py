@@ -3,7 +3,7 @@
 
     scripts/peers-venv.sh && target/peers/bin/pip install gguf==0.19.0
     cargo build --release
-    target/peers/bin/python scripts/check-quantizers.py [--moli BINARY] [--llama-imatrix BINARY]
+    target/peers/bin/python scripts/check-quantizers.py [--moli BINARY] [--llama-imatrix BINARY] [MODEL...]
 
 Two models of the catalogue, as F32, are quantised by both programs. For each type
 
@@ -178,7 +178,7 @@ def check_imatrices(model, moli, text, source, folder, llama_imatrix):
         quantise(source, theirs, WITH_IMATRIX, {n: (of / c).ravel() for n, (of, c) in imatrix_of(measured).items()})
         moli("quantize", source, ours, "--type", WITH_IMATRIX, "--imatrix", measured, "--force")
         compare_files(f"{model} {WITH_IMATRIX}, llama-imatrix's, {np.mean(apart):.1%} apart", moli, text, ours, theirs)
-        command = [llama_imatrix, "--in-file", f"{matrix},{measured}", "--output-format", "gguf"]
+        command = [llama_imatrix, "-m", source, "--in-file", f"{matrix},{measured}", "--output-format", "gguf"]
         done = subprocess.run([*command, "-o", merged], capture_output=True)
         check(done.returncode == 0 and merged.exists(), f"{model}: llama-imatrix does not read Moli's file")
         both = imatrix_of(merged)
@@ -190,6 +190,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--moli", default=ROOT / "target/release/moli")
     parser.add_argument("--llama-imatrix")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all if none is named")
     options = parser.parse_args()
     path = ROOT / "tests/golden/text-en.txt"
     moli, text = Moli(options.moli, path), path.read_text()
@@ -198,7 +199,8 @@ def main():
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     print("| Type | Moli's file | llama.cpp's | Moli's, in llama.cpp | llama.cpp's answer |")
     print("| --- | --- | --- | --- | --- |")
-    for model, name in MODELS.items():
+    for model in options.models or MODELS:
+        name = MODELS[model]
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
             source, ours, theirs = (folder / f"{name}.gguf" for name in ("source", "ours", "theirs"))

@@ -431,7 +431,7 @@ pub(super) static FAMILIES: &[Family] = &[
         architecture: "olmo2",
         defaults: &[
             ("rms_norm_eps", 1e-5),
-            ("rope_theta", 1e4),
+            ("rope_theta", 5e5),
             ("max_position_embeddings", 2048.0),
             ("sliding_window", 4096.0),
         ],
