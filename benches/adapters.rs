@@ -2,6 +2,7 @@
 //!
 //! All three take turns, a few tokens at a time, and each is compared with the model alone in the same round: what disturbs a
 //! machine for longer than that hits all of them alike. `cargo bench --bench adapters -- [SECONDS]`; each workload takes so long.
+//! It fails where an adapter that nobody uses takes a hundredth of the speed or more.
 
 #![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
 
@@ -15,12 +16,15 @@ use moli_model::{Adapted, BackendKind, KvType, LoadOptions, load_adapted};
 
 const MODEL: &str = "smollm2-135m-instruct";
 const RANK: u64 = 16;
+const UNUSED: &str = "loaded, not used";
 /// What is adapted: all matrices of a layer, the most that training libraries offer.
 const MATRICES: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 /// A few tokens behind some others, and a prompt.
 const WORKLOADS: [Test; 2] =
     [Test::Decode { tokens: 8, depth: 64, batch: 1 }, Test::Prefill { tokens: 128, depth: 0 }];
 const SECONDS: f64 = 50.0;
+/// The time of a model beside an adapter that is not used, to its time alone: below this.
+const MOST_UNUSED: f64 = 1.01;
 
 /// An adapter of random numbers, as small as trained ones are.
 fn adapter(base: &Gguf) -> Adapter {
@@ -60,11 +64,9 @@ fn main() {
         Direct::adapted(runtime, used.to_vec())
     };
     let all = [Adapted { adapter: 0, scale: 1.0 }];
-    let mut contenders = [
-        ("alone", load(&[], &[])),
-        ("loaded, not used", load(&adapters, &[])),
-        ("used", load(&adapters, &all)),
-    ];
+    let mut contenders =
+        [("alone", load(&[], &[])), (UNUSED, load(&adapters, &[])), ("used", load(&adapters, &all))];
+    let mut missed = false;
     println!("{MODEL}, rank {RANK} for {} matrices of each layer, {threads} threads", MATRICES.len());
     for workload in WORKLOADS {
         let tokens = match workload {
@@ -116,6 +118,11 @@ fn main() {
                 at(middle - half),
                 at(middle + half)
             );
+            missed |= *name == UNUSED && at(middle) >= MOST_UNUSED;
         }
+    }
+    if missed {
+        println!("MISSED: {UNUSED}, below {MOST_UNUSED}");
+        std::process::exit(1);
     }
 }

@@ -10,6 +10,7 @@ use moli_text::{TextError, huggingface_tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::elements::{self, Recoder};
+use crate::portable::FOLDER;
 use crate::{ConvertError, Options, Output, Report, Watch};
 
 /// Bytes of weights in one file, about.
@@ -69,7 +70,7 @@ type Texts = (Vec<(&'static str, String)>, Vec<String>);
 fn text(model: &Gguf, options: &Options, config: &mut Map<String, Value>) -> Result<Texts, ConvertError> {
     let without = || (Vec::new(), vec!["the model has no tokenizer, and the folder gets none".to_owned()]);
     let has_none = match model.metadata().str_opt("tokenizer.ggml.model")? {
-        None => model.metadata().get("tokenizer.huggingface.folder").is_none(),
+        None => model.metadata().get(FOLDER).is_none(),
         Some(kind) => matches!(kind, "none" | "no_vocab"),
     };
     if !options.tokenizer {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use moli_format::{Adapter, Gguf, GgufWriter, LowRank, ReadMode, Tensor, TensorType};
 use moli_kernels::{QUANTIZABLE, dequantize, quantize_rows};
 
+use crate::portable::FOLDER;
 use crate::{ConvertError, Options, Output, to_folder, to_gguf};
 
 /// The head of models that tie it to the embeddings: merging into it unties it.
@@ -39,7 +40,7 @@ pub struct Merged {
 /// [`ConvertError::Scale`] for a scale that is negative or no finite number; [`ConvertError::NoQuantizer`] for a tensor of a type that
 /// can't be written; what [`to_gguf`] and [`to_folder`] refuse; whatever writing says.
 pub fn merge(base: &Gguf, adapters: &[(Adapter, f32)], output: &Output) -> Result<Merged, ConvertError> {
-    let is_folder = base.metadata().get("tokenizer.huggingface.folder").is_some();
+    let is_folder = base.metadata().get(FOLDER).is_some();
     let to_file = output.path().extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
     if to_file && !is_folder {
         return merge_files(base, adapters, output);

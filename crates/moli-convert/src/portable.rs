@@ -141,7 +141,8 @@ impl Portable {
 
 /// Keys of Moli's own for what changes a model's logits and has none in the convention.
 const OWN: [&str; 3] = ["moli.qkv_bias", "moli.latent_norm_epsilon", "moli.rope.yarn_whole"];
-const FOLDER: &str = "tokenizer.huggingface.folder";
+/// Says that a model was opened from a folder, and from which.
+pub(crate) const FOLDER: &str = "tokenizer.huggingface.folder";
 const TEMPLATE: &str = "tokenizer.chat_template";
 /// Kinds of tokens that an encoder has, which is said of its tensors.
 const KINDS: &str = "tokenizer.ggml.token_type_count";

@@ -49,8 +49,6 @@ struct Scratch<B: Backend> {
     h: B::Buffer,
     /// What attention or the feed-forward network gives, or the second norm makes of that, `[hidden]`.
     normed: B::Buffer,
-    /// What attention gives while the feed-forward network beside it computes, `[hidden]`.
-    beside: Option<B::Buffer>,
     q: B::Buffer,
     /// Of each head its query and its gate; the gates, `[heads * head_dim]`.
     gated_q: Option<[B::Buffer; 2]>,
@@ -128,7 +126,6 @@ impl<B: Backend> Scratch<B> {
             x: buffer(hidden)?,
             h: buffer(hidden)?,
             normed: buffer(hidden)?,
-            beside: config.parallel.then(|| buffer(hidden)).transpose()?,
             q: buffer(q)?,
             gated_q: match config.gated_attention {
                 true => Some([buffer(2 * q)?, buffer(q)?]),
@@ -147,15 +144,6 @@ impl<B: Backend> Scratch<B> {
             downloaded: Vec::new(),
             downloaded_states: Vec::new(),
         })
-    }
-}
-
-impl<B: Backend> Scratch<B> {
-    /// Has `normed` and `beside` change places.
-    fn turn(&mut self) {
-        if let Some(beside) = &mut self.beside {
-            std::mem::swap(&mut self.normed, beside);
-        }
     }
 }
 
@@ -257,16 +245,6 @@ impl<B: Backend> Decoder<B> {
                 }
             };
             a.project(b, found, None, &mut [(&layer.o, &mut s.normed)])?;
-            if c.parallel && layer.ffn_norm.is_none() {
-                // The feed-forward network reads what attention read, so that what attention gives has to wait.
-                s.turn();
-                feed_forward((b, a), c, layer, s)?;
-                s.turn();
-                add_to_stream(b, c, None, s)?;
-                s.turn();
-                add_to_stream(b, c, None, s)?;
-                continue;
-            }
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
 
             // Feed-forward: what each token makes of it by itself.
@@ -621,6 +599,7 @@ fn feed_forward<B: Backend>(
 ) -> Result<(), ModelError> {
     let Scratch { x, h, normed: out, gate, up, experts, downloaded, .. } = s;
     let input = match &layer.ffn_norm {
+        // What attention read is still there.
         None if c.parallel => &*h,
         norm => normed(b, x, norm.as_ref(), c.norm_eps, h)?,
     };

@@ -108,16 +108,8 @@ impl Footprint {
         let recurrent = config.recurrent.as_ref();
         let carried = recurrent.map_or(0, |carried| recurrent::row(&carried.kind, config.hidden));
         let gates = if config.gated_attention { 3 * q } else { 0 };
-        let beside = if config.parallel { config.hidden } else { 0 };
-        let row = 3 * config.hidden
-            + 2 * q
-            + 2 * kv
-            + 2 * config.widest_ffn()
-            + experts
-            + latent
-            + carried
-            + gates
-            + beside;
+        let row =
+            3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn() + experts + latent + carried + gates;
         let outputs = MAX_OUTPUTS.min(max_rows);
         let widest = config.widest_input();
         let angles = RopeAngles::bytes(config.rope.dims, max_rows)

@@ -59,8 +59,7 @@ pub(crate) fn penalties(
 pub(crate) fn greedy(logits: &[f32]) -> Option<u32> {
     let (mut best, mut best_id) = (f32::NEG_INFINITY, None);
     for (chunk, first) in logits.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
-        // As in `top_k`.
-        if chunk.iter().map(|&logit| u32::from(logit > best)).sum::<u32>() == 0 {
+        if !any_above(chunk, best) {
             continue;
         }
         for (id, &logit) in (first..).zip(chunk) {
@@ -87,8 +86,7 @@ pub(crate) fn top_k(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
     let capacity = k.saturating_mul(2).max(256);
     let mut threshold = f32::NEG_INFINITY;
     for (chunk, first) in logits.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
-        // Most chunks have nothing to take, which is seen without a branch for each.
-        if chunk.iter().map(|&logit| u32::from(logit > threshold)).sum::<u32>() == 0 {
+        if !any_above(chunk, threshold) {
             continue;
         }
         for (id, &logit) in (first..).zip(chunk) {
@@ -116,6 +114,11 @@ pub(crate) fn likeliest(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
 
 /// Logits that are looked at together.
 const CHUNK: usize = 64;
+
+/// Whether there is anything to take in a chunk, which most have not: without a branch for each logit.
+fn any_above(chunk: &[f32], least: f32) -> bool {
+    chunk.iter().map(|&logit| u32::from(logit > least)).sum::<u32>() > 0
+}
 
 fn keep_best(candidates: &mut Vec<Candidate>, k: usize) {
     if k < candidates.len() {
