@@ -10,4 +10,4 @@ cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 crates/moli-text/tests/fixtures/tokenizers/make.py --texts "${1:-100000}" --into "$folder"
-MOLI_TOKENIZER_FIXTURES=$folder cargo test --release --workspace --locked --test families
+MOLI_TOKENIZER_FIXTURES=$folder cargo test --release --workspace --locked --test families --test wordpiece

@@ -154,9 +154,9 @@ pub struct Cache {
 pub struct Sensors {
     /// Of the processors.
     pub frequency: Readable,
-    /// Of the processor or board.
+    /// Of the processor, the board or the GPU that computes.
     pub temperature: Readable,
-    /// Of the processor, board or battery.
+    /// Of the processor, the GPU that computes, the board or the battery.
     pub energy: Readable,
     /// Whether the processor slowed itself down.
     pub throttling: Readable,

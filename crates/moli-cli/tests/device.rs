@@ -102,16 +102,32 @@ fn the_same_model_gives_the_same_answer_on_a_gpu() {
         let arguments = ["run", model, "--device", "cuda", "-p", "abc", "-n", "12", "--temp", "0"];
         assert_eq!(good(run(&world, &mock, &[(told, "1")], &arguments)).stdout, cpu.stdout, "{told}");
     }
-    let benched = run(
-        &world,
-        &mock,
-        &[("MOLI_MOCK_MEMORY", "200000000")],
-        &["bench", model, "--device", "cuda", "-p", "16", "-n", "2", "-r", "1", "--format", "json"],
-    );
-    let report: serde_json::Value = serde_json::from_str(&good(benched).stdout).unwrap();
+    let bench = |nvml: &str| -> serde_json::Value {
+        let told = [("MOLI_MOCK_MEMORY", "200000000"), ("MOLI_MOCK_NVML", nvml)];
+        let arguments =
+            ["bench", model, "--device", "cuda", "-p", "16", "-n", "2", "-r", "1", "--format", "json"];
+        serde_json::from_str(&good(run(&world, &mock, &told, &arguments)).stdout).unwrap()
+    };
+    let report = bench("counter");
     assert_eq!(report["machine"]["gpu"]["name"], GPU);
     assert!(report["limits"][0]["int8_macs_per_second"].as_f64().unwrap() > 0.0);
     assert_eq!(report["rows"].as_array().unwrap().len(), 2);
+
+    // The mock takes 50 W and is 44 °C warm, whether it counts or not; the processor's energy is not that of its tokens.
+    for (nvml, report) in [("counter", report), ("power", bench("power"))] {
+        let sensors = &report["machine"]["sensors"];
+        assert_eq!(sensors["energy"]["from"], "NVML: the GPU at 0000:01:00.0", "{nvml}");
+        for row in report["rows"].as_array().unwrap() {
+            let conditions = &row["conditions"];
+            let watts = conditions["joules"].as_f64().unwrap() / conditions["wall_seconds"].as_f64().unwrap();
+            assert!((45.0..55.0).contains(&watts), "{nvml}: {conditions}");
+            assert_eq!(conditions["temperature"], 44.0, "{nvml}");
+        }
+    }
+    let report = bench("none");
+    let why = report["machine"]["sensors"]["energy"]["not"].as_str().unwrap();
+    assert!(why.starts_with("NVML: "), "{why}");
+    assert!(report["rows"][0]["conditions"]["joules"].is_null());
 }
 
 /// A server on the mock GPU.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds libcuda.so.1, a CUDA driver without a device, with the kernels compiled for this processor; see driver.cpp.
+# Builds libcuda.so.1, a CUDA driver without a device, with the kernels compiled for this processor; see driver.cpp. Beside it
+# libnvidia-ml.so.1, the sensors of its devices; see nvml.cpp.
 #
 #   mock/build.sh FOLDER [MODULES]     ../kernels/modules.txt, unless another list or one source is named
 #
@@ -51,6 +52,9 @@ kernels() { # OBJECT FILE.cu [NAME=VALUE ...]
             $_ .= $registrations;' >"$text"
     "$CXX" "${options[@]}" -c "$text" -o "$1"
 }
+
+up_to_date "$out/libnvidia-ml.so.1" ||
+    "$CXX" "${flags[@]}" -shared -Wl,-soname,libnvidia-ml.so.1 "$here/nvml.cpp" -o "$out/libnvidia-ml.so.1"
 
 objects=()
 compile() { # HOW OBJECT ...

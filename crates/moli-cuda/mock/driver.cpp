@@ -111,6 +111,14 @@ API cuDeviceGetUuid(char uuid[16], int device) {
     return CUDA_SUCCESS;
 }
 API cuDeviceGetUuid_v2(char uuid[16], int device) { return cuDeviceGetUuid(uuid, device); }
+API cuDeviceGetPCIBusId(char* id, int size, int device) {
+    ENTER;
+    VALID_DEVICE(device);
+    NOT_NULL(id);
+    if (size < 13) return CUDA_ERROR_INVALID_VALUE;
+    snprintf(id, size, "0000:%02x:00.0", device + 1);
+    return CUDA_SUCCESS;
+}
 API cuDeviceTotalMem_v2(size_t* bytes, int device) {
     ENTER;
     VALID_DEVICE(device);

@@ -13,12 +13,13 @@ pub(crate) const CAPABILITY: (i32, i32) = (8, 0);
 pub(crate) const VERSION: i32 = 12_000;
 
 /// What is called of the driver here and in cudarc, which panics where a function is missing.
-const FUNCTIONS: [&str; 31] = [
+const FUNCTIONS: [&str; 32] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
     "cuDeviceGet",
     "cuDeviceGetName",
+    "cuDeviceGetPCIBusId",
     "cuDeviceGetAttribute",
     "cuDeviceTotalMem_v2",
     "cuDevicePrimaryCtxRetain",
@@ -54,6 +55,8 @@ pub struct DeviceInfo {
     pub index: usize,
     /// Its name.
     pub name: String,
+    /// Its place on the PCI bus, `domain:bus:device.function`, by which other tools name it.
+    pub pci_bus_id: String,
     /// Compute capability, major and minor.
     pub capability: (i32, i32),
     /// Bytes of its memory.
@@ -157,6 +160,7 @@ fn info(context: &CudaContext, index: usize) -> Result<DeviceInfo, CudaError> {
         Ok(DeviceInfo {
             index,
             name: context.name()?,
+            pci_bus_id: pci_bus_id(context)?,
             capability: context.compute_capability()?,
             total_bytes: total as u64,
             free_bytes: free as u64,
@@ -164,6 +168,18 @@ fn info(context: &CudaContext, index: usize) -> Result<DeviceInfo, CudaError> {
         })
     };
     describe().map_err(|error| failed("asking for the device's properties", error))
+}
+
+fn pci_bus_id(context: &CudaContext) -> Result<String, DriverError> {
+    // Four digits of the domain, or eight, and the end: 16 bytes do, the rest is for what comes.
+    let mut text = [0_u8; 32];
+    // SAFETY: the function writes no more bytes than it is told, which are the array's.
+    #[allow(unsafe_code)]
+    let code =
+        unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr().cast(), text.len() as i32, context.cu_device()) };
+    code.result()?;
+    let end = CStr::from_bytes_until_nul(&text).unwrap_or_default();
+    Ok(end.to_string_lossy().into_owned())
 }
 
 /// The CUDA version that the driver supports.

@@ -118,6 +118,62 @@ fn attention(c: &mut Criterion) {
     }
 }
 
+/// Attention of a token behind 4,095 others in all layers of a model: keys and values come from memory, as they do in a model.
+fn token(c: &mut Criterion) {
+    let mut group = c.benchmark_group("token");
+    let Ok(kernels) = Kernels::new(Isa::detect()) else { return };
+    let pages = 4096 / PAGE_TOKENS;
+    let table: Vec<u32> = (0..pages as u32).collect();
+    for (model, layers, heads, kv_heads, head_dim) in
+        [("qwen2.5-0.5b", 24, 14, 2, 64), ("llama-3.2-1b", 16, 32, 8, 64)]
+    {
+        let layer = pages * kv_heads * PAGE_TOKENS * head_dim;
+        let halves: Vec<f16> = floats(2 * layers * layer).into_iter().map(f16::from_f32).collect();
+        let quants = vec![1i8; 2 * layers * layer];
+        let scales = vec![f16::from_f32(1.0 / 63.0); quants.len() / KV_BLOCK];
+        let q = floats(heads * head_dim);
+        let mut out = vec![0.0; q.len()];
+        for pool in pools() {
+            for kind in ["f16", "q8_0"] {
+                let part = |at: usize| match kind {
+                    "f16" => KvPages::F16(&halves[at * layer..][..layer]),
+                    _ => KvPages::Q8_0 {
+                        quants: &quants[at * layer..][..layer],
+                        scales: &scales[at * layer / KV_BLOCK..][..layer / KV_BLOCK],
+                    },
+                };
+                group.throughput(Throughput::Elements((layers * 4096 * heads * head_dim * 2) as u64));
+                group.bench_function(
+                    BenchmarkId::new(kind, format!("{model}/{} threads", pool.threads())),
+                    |b| {
+                        b.iter(|| {
+                            (0..layers).try_for_each(|layer| {
+                                let args = AttentionArgs {
+                                    q: &q,
+                                    k_pages: part(2 * layer),
+                                    v_pages: part(2 * layer + 1),
+                                    tables: &[&table],
+                                    sequences: &[0],
+                                    positions: &[4095],
+                                    lengths: None,
+                                    heads,
+                                    kv_heads,
+                                    head_dim,
+                                    scale: 0.125,
+                                    soft_cap: None,
+                                    window: None,
+                                    sinks: None,
+                                };
+                                kernels.attention(&pool, black_box(&args), &mut out)
+                            })
+                        });
+                    },
+                );
+            }
+        }
+    }
+}
+
 /// The layers of LFM2 1.2B and of Qwen3.5 0.8B that carry a state, in multiply-adds a second.
 fn recurrent(c: &mut Criterion) {
     let mut group = c.benchmark_group("recurrent");
@@ -175,6 +231,6 @@ fn recurrent(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(600));
-    targets = pool, rows, attention, recurrent
+    targets = pool, rows, attention, token, recurrent
 }
 criterion_main!(benches);

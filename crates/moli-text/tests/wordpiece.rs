@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use moli_format::{Bytes, Gguf, GgufWriter};
 use moli_text::{EncodeOptions, TextError, Tokenizer, gguf_tokenizer, huggingface_tokenizer};
@@ -28,6 +29,15 @@ fn texts() -> Vec<String> {
     ];
     texts.extend(more.map(String::from));
     texts
+}
+
+/// The same and random ones: those that are committed for all families, or those of a folder that is named.
+fn more_texts() -> Vec<String> {
+    let named = std::env::var_os("MOLI_TOKENIZER_FIXTURES").map(PathBuf::from);
+    let committed = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers");
+    let file = named.unwrap_or_else(committed).join("texts.json");
+    let random: Vec<String> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    texts().into_iter().chain(random).collect()
 }
 
 /// Every second character that the texts have after cleaning and before, alone and behind others, and some words.
@@ -85,7 +95,7 @@ fn ids_are_those_of_the_tokenizers_crate() {
         let oracle = tokenizers::Tokenizer::from_bytes(json.as_bytes()).unwrap();
         let own = Tokenizer::from_json(json.as_bytes(), None).unwrap();
         let mut unknown = 0;
-        for text in texts() {
+        for text in more_texts() {
             let expected = oracle.encode(text.as_str(), true).unwrap();
             let found = own.encode(&text, WITH_SPECIAL).unwrap();
             assert_eq!(found, expected.get_ids(), "{text:?}, lowercase {lowercase}");
@@ -132,7 +142,7 @@ fn a_gguf_gives_the_same_ids() {
         .unwrap();
     let gguf = Gguf::from_bytes(&Bytes::from_vec(file)).unwrap();
     let converted = Tokenizer::from_gguf(gguf.metadata()).unwrap();
-    for text in texts() {
+    for text in more_texts() {
         let ids = converted.encode(&text, WITH_SPECIAL).unwrap();
         assert_eq!(ids, own.encode(&text, WITH_SPECIAL).unwrap(), "{text:?}");
     }

@@ -22,12 +22,12 @@ pub use gpu::gpus;
 pub use place::{CpuQuota, cpu_quota};
 
 use crate::report::Machine;
-use crate::watch;
+use crate::watch::{self, Computes};
 
-/// This machine, on which the kernels use `isa`.
+/// This machine, on which the processors' kernels use `isa`, with the sensors of what computes.
 #[must_use]
-pub fn describe(isa: Isa) -> Machine {
-    describe_under(Path::new("/"), isa)
+pub fn describe(isa: Isa, computes: &Computes) -> Machine {
+    describe_under(Path::new("/"), isa, computes)
 }
 
 /// Bytes of all last-level caches of the machine that `/proc` and `/sys` under `root` describe.
@@ -37,7 +37,7 @@ pub(crate) fn last_level_caches(root: &Path) -> Option<u64> {
 
 /// The machine that `/proc` and `/sys` under `root` describe.
 #[must_use]
-pub fn describe_under(root: &Path, isa: Isa) -> Machine {
+pub fn describe_under(root: &Path, isa: Isa, computes: &Computes) -> Machine {
     let processors = processor::Processors::read(root);
     let memory = SystemMemory::read(root);
     let available = thread::available_parallelism().map_or(1, usize::from);
@@ -60,6 +60,6 @@ pub fn describe_under(root: &Path, isa: Isa) -> Machine {
         cgroup_cpus: cpu_quota(root).map(|quota| quota.cpus),
         kernel: place::kernel(root),
         virtualised: place::virtualised(root, processors.has_flag("hypervisor")),
-        sensors: watch::sensors(root),
+        sensors: watch::sensors(root, computes),
     }
 }

@@ -3,7 +3,7 @@ use crate::report::{Cache, Readable};
 use crate::testing::Tree;
 
 fn of(tree: &Tree) -> Machine {
-    describe_under(tree.root(), Isa::Scalar)
+    describe_under(tree.root(), Isa::Scalar, &Computes::Processor)
 }
 
 /// Four cores with two hyper-threads each.
@@ -303,7 +303,7 @@ fn hostile_files_are_not_believed() {
 #[cfg(target_os = "linux")]
 #[test]
 fn this_machine_is_described() {
-    let machine = describe(Isa::detect());
+    let machine = describe(Isa::detect(), &Computes::Processor);
     assert!(machine.kernel.unwrap().starts_with("Linux "));
     assert!(
         machine.logical_cpus.unwrap() >= machine.usable_cpus

@@ -30,8 +30,8 @@ pub use error::RunError;
 pub use options::{Options, Source};
 
 use crate::limits::{AnyMeter, Meter, Sample};
-use crate::report::{Case, Conditions, Gpu, Latency, Limits, Machine, Readable, Report, Row, SCHEMA};
-use crate::watch::Watch;
+use crate::report::{Case, Conditions, Gpu, Latency, Limits, Machine, Report, Row, SCHEMA};
+use crate::watch::{Computes, Watch};
 use crate::{machine, statistics};
 use model::Loaded;
 use options::tokens;
@@ -102,13 +102,14 @@ impl Measured {
         &mut self,
         loaded: &mut Loaded,
         cases: &[Case],
+        computes: &Computes,
         cancel: &CancelToken,
         keep: bool,
     ) -> Result<bool, RunError> {
         if cancel.is_cancelled() {
             return Ok(false);
         }
-        let watch = Watch::start();
+        let watch = Watch::start(computes);
         let outcome = loaded.repetition(&self.case, cases, cancel)?;
         let (conditions, _) = watch.finish(tokens(&self.case.work));
         let Some(outcome) = outcome else { return Ok(false) };
@@ -153,6 +154,7 @@ pub fn run(
     on: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report, RunError> {
     options.validate()?;
+    let (gpu, computes) = computing(options.backend)?;
     let mut run = Run {
         options,
         cancel,
@@ -161,7 +163,7 @@ pub fn run(
             schema: SCHEMA.to_owned(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             build: machine::build(),
-            machine: Machine { gpu: gpu(options.backend)?, ..machine::describe(Isa::detect()) },
+            machine: Machine { gpu, ..machine::describe(Isa::detect(), &computes) },
             models: BTreeMap::new(),
             limits: Vec::new(),
             rows: Vec::new(),
@@ -171,6 +173,7 @@ pub fn run(
             notes: Vec::new(),
         },
         samples: BTreeMap::new(),
+        computes,
     };
     let groups = run.groups()?;
     let mut meters = run.meters()?;
@@ -189,6 +192,7 @@ struct Run<'a> {
     names: Vec<String>,
     report: Report,
     samples: BTreeMap<usize, Vec<Sample>>,
+    computes: Computes,
 }
 
 impl Run<'_> {
@@ -298,7 +302,7 @@ impl Run<'_> {
     ) -> Result<(), RunError> {
         let (rounds, count) = (self.options.repetitions, measured.len());
         // What is to be told is told of the whole time: each row has the conditions of its own.
-        let watch = Watch::start();
+        let watch = Watch::start(&self.computes);
         let mut computed = 0;
         let mut done = 0;
         let halves = halves(rounds);
@@ -319,7 +323,7 @@ impl Run<'_> {
                     let Some(slot) = measured.get_mut(index) else { continue };
                     let Some((loaded, cases)) = models.get_mut(slot.model) else { continue };
                     on(Event::Measuring { case: &slot.case, round, done, total });
-                    if !slot.repeat(loaded, cases, self.cancel, round > 0)? {
+                    if !slot.repeat(loaded, cases, &self.computes, self.cancel, round > 0)? {
                         self.note(match (*range.start()).max(round) {
                             1 if round == 0 => "interrupted before anything was measured".to_owned(),
                             round => format!("interrupted in round {round} of {rounds}"),
@@ -357,7 +361,7 @@ impl Run<'_> {
         let cancel = self.cancel;
         loaded.repetition(&slot.case, cases, cancel)?;
         self.measure_limits(meters)?;
-        let sustained = sustained::run(&slot.case, time, on, || {
+        let sustained = sustained::run(&slot.case, time, &self.computes, on, || {
             if cancel.is_cancelled() { Ok(None) } else { loaded.repetition(&slot.case, cases, cancel) }
         })?;
         self.measure_limits(meters)?;
@@ -397,21 +401,8 @@ impl Run<'_> {
     fn finish(mut self) -> Report {
         self.report.limits =
             self.samples.iter().map(|(&threads, samples)| Limits::of(threads, samples)).collect();
-        if self.report.machine.gpu.is_some() {
-            without_energy(&mut self.report);
-        }
         self.report
     }
-}
-
-/// Takes out the energy of the processor and the board where a GPU has computed: it is not that of a token.
-fn without_energy(report: &mut Report) {
-    let reason = "a GPU computed, whose energy is not read (NVML)";
-    report.machine.sensors.energy = Readable::Not(reason.to_owned());
-    for row in &mut report.rows {
-        (row.conditions.joules, row.conditions.joules_per_token) = (None, None);
-    }
-    report.sustained.iter_mut().for_each(|moment| moment.watts = None);
 }
 
 /// The rounds that are run after each loading, from 1.
@@ -431,27 +422,27 @@ fn limit(backend: BackendKind) -> Option<Limit> {
     memory_limit(backend, None).ok().flatten()
 }
 
-/// The GPU that computes.
+/// The GPU that computes, if one does.
 #[cfg(feature = "cuda")]
-fn gpu(backend: BackendKind) -> Result<Option<Gpu>, RunError> {
-    let BackendKind::Cuda(index) = backend else { return Ok(None) };
+fn computing(backend: BackendKind) -> Result<(Option<Gpu>, Computes), RunError> {
+    let BackendKind::Cuda(index) = backend else { return Ok((None, Computes::Processor)) };
     let device = format!("cuda:{index}");
-    let of = |info: moli_model::DeviceInfo| Gpu {
+    let info = moli_model::usable(index)
+        .map_err(|error| RunError::Model { model: device.clone(), source: error.into() })?;
+    let gpu = Gpu {
         name: info.name,
-        device: device.clone(),
+        device,
         capability: format!("{}.{}", info.capability.0, info.capability.1),
         multiprocessors: info.multiprocessors,
         memory_bytes: info.total_bytes,
     };
-    moli_model::usable(index)
-        .map(|info| Some(of(info)))
-        .map_err(|error| RunError::Model { model: device.clone(), source: error.into() })
+    Ok((Some(gpu), Computes::Gpu { pci_bus_id: info.pci_bus_id }))
 }
 
 /// A build without GPUs has none that computes.
 #[cfg(not(feature = "cuda"))]
-fn gpu(_: BackendKind) -> Result<Option<Gpu>, RunError> {
-    Ok(None)
+fn computing(_: BackendKind) -> Result<(Option<Gpu>, Computes), RunError> {
+    Ok((None, Computes::Processor))
 }
 
 /// Whether there is memory for a model with all its cases.

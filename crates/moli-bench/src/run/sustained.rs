@@ -6,7 +6,7 @@ use super::options::tokens;
 use super::{Event, Outcome, RunError};
 use crate::report::{Case, Conditions, Moment};
 use crate::statistics::median;
-use crate::watch::Watch;
+use crate::watch::{Computes, Watch};
 
 /// The least time of a moment: short repetitions are taken together.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -23,11 +23,12 @@ pub(super) struct Sustained {
 pub(super) fn run(
     case: &Case,
     time: Duration,
+    computes: &Computes,
     on: &mut dyn FnMut(Event<'_>),
     mut repetition: impl FnMut() -> Result<Option<Outcome>, RunError>,
 ) -> Result<Sustained, RunError> {
     let each = tokens(&case.work);
-    let mut watch = Watch::start();
+    let mut watch = Watch::start(computes);
     let start = Instant::now();
     let (mut moments, mut outcomes): (Vec<Moment>, Vec<Outcome>) = (Vec::new(), Vec::new());
     let (mut since, mut spent, mut done) = (Instant::now(), 0.0, 0);

@@ -240,14 +240,3 @@ fn a_bound_is_the_nearer_limit() {
     let bound = cost.bound(&test, KvType::F16, 1.0, &scalar).unwrap();
     assert_eq!((bound.of_compute, bound.binds), (1.0, crate::report::Binds::Compute));
 }
-
-#[test]
-fn the_energy_of_a_processor_is_not_that_of_a_gpus_token() {
-    let mut report = crate::samples::report();
-    without_energy(&mut report);
-    assert!(matches!(&report.machine.sensors.energy, Readable::Not(why) if why.contains("NVML")));
-    assert!(
-        report.rows.iter().all(|row| row.conditions.joules.or(row.conditions.joules_per_token).is_none())
-    );
-    assert!(report.sustained.len() > 10 && report.sustained.iter().all(|moment| moment.watts.is_none()));
-}

@@ -37,6 +37,20 @@ pub struct Reading {
     pub watts: Option<f64>,
 }
 
+/// What computes, and is watched with the machine around it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Computes {
+    /// The processors that the calling thread may run on.
+    #[default]
+    Processor,
+    /// A GPU, by its place on the PCI bus as the CUDA driver spells it.
+    #[cfg(feature = "cuda")]
+    Gpu {
+        /// `domain:bus:device.function`, hexadecimal.
+        pci_bus_id: String,
+    },
+}
+
 /// Watches the machine until it is [finished](Self::finish) or dropped.
 pub struct Watch {
     shared: Arc<Shared>,
@@ -64,14 +78,14 @@ impl Shared {
 impl Watch {
     /// Watches this machine, and on it the processors that the calling thread may run on.
     #[must_use]
-    pub fn start() -> Self {
-        Self::under(PathBuf::from("/"))
+    pub fn start(computes: &Computes) -> Self {
+        Self::under(PathBuf::from("/"), computes)
     }
 
     /// Watches the machine that `/proc` and `/sys` under `root` describe.
     #[must_use]
-    pub fn under(root: PathBuf) -> Self {
-        let trace = Some(Trace::start(&root, usable(&root), Instant::now()));
+    pub fn under(root: PathBuf, computes: &Computes) -> Self {
+        let trace = Some(Trace::start(&root, usable(&root), computes, Instant::now()));
         let state = Mutex::new(State { trace, stop: false });
         let shared = Arc::new(Shared { state, stopped: Condvar::new() });
         let theirs = Arc::clone(&shared);
@@ -120,8 +134,8 @@ fn sample(shared: &Shared) {
 }
 
 /// Where each sensor of the machine under `root` is read, or why it isn't.
-pub(crate) fn sensors(root: &Path) -> report::Sensors {
-    sensors::Sensors::find(root, &usable(root)).describe()
+pub(crate) fn sensors(root: &Path, computes: &Computes) -> report::Sensors {
+    sensors::Sensors::find(root, &usable(root), computes).describe()
 }
 
 /// The processors that this process may use; where the system doesn't say, all.

@@ -10,7 +10,7 @@ fn clock() -> impl Fn(f64) -> Instant {
 }
 
 fn start(tree: &Tree, now: Instant) -> Trace {
-    Trace::start(tree.root(), usable(tree.root()), now)
+    Trace::start(tree.root(), usable(tree.root()), &Computes::Processor, now)
 }
 
 const RAPL: &str = "sys/class/powercap/intel-rapl:0/energy_uj";
@@ -243,7 +243,7 @@ fn the_power_of_a_board_is_integrated() {
     assert!((joules - 20.0).abs() < 0.1, "{joules}");
     // Rails of which none is the input are parts that nobody can add up.
     tree.set(&meter("in2_label"), "VDD_SOC\n");
-    let energy = sensors(tree.root()).energy;
+    let energy = sensors(tree.root(), &Computes::Processor).energy;
     assert!(matches!(&energy, report::Readable::Not(why) if why.contains("ina3221")), "{energy:?}");
 }
 
@@ -263,7 +263,7 @@ fn a_battery_is_read_while_it_is_discharged() {
     let (conditions, notes) = trace.finish(1, at(1.0));
     assert_eq!(conditions.joules, None);
     assert!(notes[0].contains("not discharging (Charging)"), "{notes:?}");
-    let energy = sensors(tree.root()).energy;
+    let energy = sensors(tree.root(), &Computes::Processor).energy;
     assert!(matches!(&energy, report::Readable::Not(why) if why.contains("Charging")), "{energy:?}");
 }
 
@@ -294,7 +294,7 @@ fn being_slowed_down_counts_each_time() {
 #[test]
 fn of_nothing_only_the_time_is_known() {
     let tree = Tree::new();
-    let mut watch = Watch::under(tree.root().to_owned());
+    let mut watch = Watch::under(tree.root().to_owned(), &Computes::Processor);
     assert_eq!(watch.moment(), Reading::default());
     let (conditions, notes) = watch.finish(1);
     assert_eq!(conditions, Conditions { wall_seconds: conditions.wall_seconds, ..Conditions::default() });
@@ -304,7 +304,7 @@ fn of_nothing_only_the_time_is_known() {
 #[test]
 fn the_thread_sees_what_is_over_at_the_end() {
     let tree = machine();
-    let watch = Watch::under(tree.root().to_owned());
+    let watch = Watch::under(tree.root().to_owned(), &Computes::Processor);
     tree.set(ZONE, "90000");
     // Until the thread has looked, however slow the machine is.
     while watch.shared.lock().trace.as_ref().is_some_and(|trace| !trace.has_seen(90.0)) {
@@ -336,7 +336,7 @@ impl Drop for Busy {
 fn another_process_is_noticed_and_this_one_is_not_another() {
     let cpus = usable(Path::new("/")).len();
     let others: Vec<_> = (0..cpus).map(|_| Busy::new()).collect();
-    let watch = Watch::start();
+    let watch = Watch::start(&Computes::Processor);
     thread::sleep(Duration::from_secs(1));
     let (conditions, notes) = watch.finish(1);
     drop(others);
@@ -345,7 +345,7 @@ fn another_process_is_noticed_and_this_one_is_not_another() {
     assert!(conditions.cpu_seconds.is_some() && conditions.resident_bytes.unwrap() > 1 << 20);
 
     // What this process does is its own: of a processor that it keeps busy, others get what they can take of it.
-    let watch = Watch::start();
+    let watch = Watch::start(&Computes::Processor);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(1) {
         std::hint::black_box(start);
@@ -360,7 +360,7 @@ fn another_process_is_noticed_and_this_one_is_not_another() {
 #[test]
 fn looking_costs_less_than_a_hundredth() {
     let (root, rounds) = (Path::new("/"), 200);
-    let mut trace = Trace::start(root, usable(root), Instant::now());
+    let mut trace = Trace::start(root, usable(root), &Computes::Processor, Instant::now());
     let start = Instant::now();
     (0..rounds).for_each(|_| trace.sample(Instant::now()));
     let each = start.elapsed() / rounds;

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use moli_engine::Resident;
 
-use super::Reading;
 use super::sensors::{Found, Sensors};
 use super::times::{Busy, TICKS, Usage};
+use super::{Computes, Reading};
 use crate::report::Conditions;
 
 /// Shares of the processors' time from which on a reader is told.
@@ -45,8 +45,8 @@ struct Since {
 
 impl Trace {
     /// Begins, with the first sample.
-    pub(super) fn start(root: &Path, cpus: Vec<u32>, now: Instant) -> Self {
-        let sensors = Sensors::find(root, &cpus);
+    pub(super) fn start(root: &Path, cpus: Vec<u32>, computes: &Computes, now: Instant) -> Self {
+        let sensors = Sensors::find(root, &cpus, computes);
         let mut trace = Self {
             sensors,
             start: now,

@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::Args;
 use moli_bench::machine::{CpuQuota, cpu_quota, describe, gpus};
 use moli_bench::report::Machine;
-use moli_bench::watch::{Watch, throttled_since_boot};
+use moli_bench::watch::{Computes, Watch, throttled_since_boot};
 use moli_engine::{BackendKind, Isa, Limit, SystemMemory, memory_limit};
 use serde::Serialize;
 
@@ -131,7 +131,7 @@ impl Doctor {
 
 fn report() -> Report {
     let root = Path::new("/");
-    let watch = Watch::start();
+    let watch = Watch::start(&Computes::Processor);
     thread::sleep(LOOK);
     let (conditions, _) = watch.finish(0);
     let memory = SystemMemory::read(root);
@@ -144,7 +144,7 @@ fn report() -> Report {
         throttled_since_boot: throttled_since_boot(root),
         wanted_isa: std::env::var("MOLI_ISA").ok(),
     };
-    let machine = describe(Isa::detect());
+    let machine = describe(Isa::detect(), &Computes::Processor);
     let (gpus, cuda) = (gpus(root), Cuda::look());
     // Without a budget there is nothing to refuse.
     let limit = memory_limit(BackendKind::Cpu, None).ok().flatten();

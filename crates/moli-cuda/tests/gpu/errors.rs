@@ -45,8 +45,9 @@ fn why_a_gpu_cannot_be_used() {
     }
     let mock = mock_cuda_folder().unwrap();
     let device = |index: usize| {
+        let bus = index + 1;
         format!(
-            "DeviceInfo {{ index: {index}, name: \"Mock of a CUDA device\", capability: (8, 0), total_bytes: 4294967296, free_bytes: 4294967296, multiprocessors: 4 }}"
+            "DeviceInfo {{ index: {index}, name: \"Mock of a CUDA device\", pci_bus_id: \"0000:{bus:02x}:00.0\", capability: (8, 0), total_bytes: 4294967296, free_bytes: 4294967296, multiprocessors: 4 }}"
         )
     };
     let first = device(0);

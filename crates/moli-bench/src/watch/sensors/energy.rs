@@ -1,12 +1,14 @@
-//! Energy: RAPL's counters, else hwmon's counters or power, else a battery's power. One of them: they measure different parts
-//! of a machine, and their sum is nothing.
+//! Energy: of a processor RAPL's counters or hwmon's, of a GPU NVML's, else the power of a board or a battery. One of them: they
+//! measure different parts of a machine, and their sum is nothing.
 
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Found, lost};
+#[cfg(feature = "cuda")]
+use super::gpu::Gpu;
+use super::{Computes, Found, lost};
 use crate::files::{name, names, number, numbered, text};
 
 /// The most that a counter can rise in a second, watts: more is a counter that was set back.
@@ -27,6 +29,9 @@ enum Meter {
     Counters(Vec<Counter>),
     /// Power, which is integrated: how it is read, and the last one in watts.
     Power(Power, f64),
+    /// A GPU's counter of millijoules, and its last value.
+    #[cfg(feature = "cuda")]
+    Gpu(Gpu, u64),
 }
 
 struct Counter {
@@ -43,13 +48,23 @@ enum Power {
     Hwmon { volts: PathBuf, amperes: PathBuf },
     /// A folder of a battery.
     Battery(PathBuf),
+    /// A GPU that has no counter.
+    #[cfg(feature = "cuda")]
+    Gpu(Gpu),
 }
 
 impl Energy {
-    pub(super) fn find(root: &Path) -> Found<Self> {
+    pub(super) fn find(root: &Path, computes: &Computes) -> Found<Self> {
+        // A board's and a battery's power is that of whatever computes there.
+        let (board, battery) = (|| board(root), || battery(root));
+        let searches: &[&dyn Fn() -> Search] = match computes {
+            Computes::Processor => &[&|| rapl(root), &|| sockets(root), &board, &battery],
+            #[cfg(feature = "cuda")]
+            Computes::Gpu { pci_bus_id } => &[&|| gpu(pci_bus_id), &board, &battery],
+        };
         let mut reasons = Vec::new();
-        for find in [rapl, hwmon, battery] {
-            match find(root) {
+        for search in searches {
+            match search() {
                 Ok((meter, source)) => return Ok(Self { meter, source, read_at: Instant::now() }),
                 Err(reason) => reasons.push(reason),
             }
@@ -74,8 +89,20 @@ impl Energy {
                 let before = std::mem::replace(last, watts);
                 Ok((before + watts) / 2.0 * seconds)
             }
+            #[cfg(feature = "cuda")]
+            Meter::Gpu(gpu, last) => {
+                let now = gpu.millijoules()?;
+                let more = now.checked_sub(std::mem::replace(last, now)).map(|more| more as f64 / 1e3);
+                more.filter(|&joules| plausible(joules, seconds))
+                    .ok_or_else(|| format!("NVML says {now} mJ, which is impossible"))
+            }
         }
     }
+}
+
+/// Whether a counter can rise so far. Counters move in steps: even in no time a step's worth is possible.
+fn plausible(joules: f64, seconds: f64) -> bool {
+    joules <= MOST_WATTS * (seconds + 0.1)
 }
 
 impl Counter {
@@ -90,9 +117,7 @@ impl Counter {
             Some(more) => Some(more),
             None => self.range?.checked_sub(self.last)?.checked_add(now),
         });
-        // Counters move in steps: even in no time a step's worth is possible.
-        let joules =
-            more.map(|more| more as f64 / 1e6).filter(|&joules| joules <= MOST_WATTS * (seconds + 0.1));
+        let joules = more.map(|more| more as f64 / 1e6).filter(|&joules| plausible(joules, seconds));
         self.last = now.unwrap_or_default();
         joules.ok_or_else(|| lost(&self.path, now))
     }
@@ -101,14 +126,14 @@ impl Counter {
 impl Power {
     /// Watts, now.
     fn read(&self) -> Found<f64> {
-        let plausible = |watts: Option<f64>, path: &Path| {
+        let checked = |watts: Option<f64>, path: &Path| {
             watts.filter(|watts| (0.0..MOST_WATTS).contains(watts)).ok_or_else(|| lost(path, watts))
         };
         match self {
-            Self::Watts(path) => plausible(number::<i64>(path).map(|micro| micro as f64 / 1e6), path),
+            Self::Watts(path) => checked(number::<i64>(path).map(|micro| micro as f64 / 1e6), path),
             Self::Hwmon { volts, amperes } => {
                 let milli = |path| number::<i64>(path).map(|milli| milli as f64 / 1e3);
-                plausible(milli(volts).zip(milli(amperes)).map(|(volts, amperes)| volts * amperes), amperes)
+                checked(milli(volts).zip(milli(amperes)).map(|(volts, amperes)| volts * amperes), amperes)
             }
             Self::Battery(folder) => {
                 let status = name(&folder.join("status")).unwrap_or_default();
@@ -122,8 +147,10 @@ impl Power {
                     .or_else(|| Some(micro("current_now")? * micro("voltage_now")?))
                     // Drivers that can't measure it say 0.
                     .filter(|&watts| watts > 0.0);
-                plausible(watts, folder)
+                checked(watts, folder)
             }
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => gpu.watts(),
         }
     }
 }
@@ -162,18 +189,27 @@ fn rapl(root: &Path) -> Search {
     Ok((Meter::Counters(counters), format!("RAPL: {}", names.join(", "))))
 }
 
+/// A GPU's own counter, or its power.
+#[cfg(feature = "cuda")]
+fn gpu(pci_bus_id: &str) -> Search {
+    let gpu = Gpu::find(pci_bus_id)?;
+    let source = format!("NVML: the GPU at {pci_bus_id}");
+    match gpu.millijoules() {
+        Ok(now) => Ok((Meter::Gpu(gpu, now), source)),
+        Err(_) => {
+            let watts = gpu.watts()?;
+            Ok((Meter::Power(Power::Gpu(gpu), watts), source))
+        }
+    }
+}
+
 /// The meter of a board: of several rails that which all others come from.
-fn hwmon(root: &Path) -> Search {
+fn board(root: &Path) -> Search {
     let folder = root.join("sys/class/hwmon");
     let mut reason = "no power sensor of hwmon".to_owned();
     for (_, device) in numbered(&folder, "hwmon") {
         let device = folder.join(device);
         let driver = name(&device.join("name")).unwrap_or_default();
-        if driver == "amd_energy"
-            && let Some(found) = sockets(&device)
-        {
-            return Ok(found);
-        }
         if !METERS.contains(&driver.as_str()) {
             continue;
         }
@@ -202,15 +238,24 @@ fn is_input(label: &str) -> bool {
     label.split(['_', ' ']).any(|part| part.eq_ignore_ascii_case("in"))
 }
 
-/// The counters of sockets; those of the cores are part of them.
-fn sockets(device: &Path) -> Option<(Meter, String)> {
+/// The counters of AMD's sockets; those of the cores are part of them.
+fn sockets(root: &Path) -> Search {
+    let folder = root.join("sys/class/hwmon");
+    let is_it = |device: &PathBuf| name(&device.join("name")).as_deref() == Some("amd_energy");
+    let devices = numbered(&folder, "hwmon").into_iter().map(|(_, device)| folder.join(device));
+    let counters: Vec<_> = devices.filter(is_it).filter_map(|device| of_sockets(&device)).flatten().collect();
+    match counters.is_empty() {
+        true => Err("no amd_energy".to_owned()),
+        false => Ok((Meter::Counters(counters), "amd_energy of hwmon".to_owned())),
+    }
+}
+
+/// `None` where one of them has no number.
+fn of_sockets(device: &Path) -> Option<Vec<Counter>> {
     let label = |file: &str| text(&device.join(format!("{file}_label"))).unwrap_or_default();
     let files = names(device).into_iter().filter_map(|file| Some(file.strip_suffix("_label")?.to_owned()));
     let files = files.filter(|file| file.starts_with("energy") && label(file).starts_with("Esocket"));
-    let counters: Option<Vec<_>> =
-        files.map(|file| Counter::new(device.join(format!("{file}_input")), None)).collect();
-    let counters = counters.filter(|counters| !counters.is_empty())?;
-    Some((Meter::Counters(counters), "amd_energy of hwmon".to_owned()))
+    files.map(|file| Counter::new(device.join(format!("{file}_input")), None)).collect()
 }
 
 /// How the power of a rail is read, where it can be.

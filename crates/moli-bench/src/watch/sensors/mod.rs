@@ -2,6 +2,8 @@
 
 mod energy;
 mod frequency;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod temperature;
 mod throttling;
 
@@ -13,6 +15,7 @@ pub(super) use temperature::Temperature;
 pub(super) use throttling::Throttling;
 pub use throttling::throttled_since_boot;
 
+use super::Computes;
 use crate::report::{self, Readable};
 
 /// What measures something; `Err`: why nothing does, in words.
@@ -27,12 +30,12 @@ pub(super) struct Sensors {
 }
 
 impl Sensors {
-    /// Looks for those of the machine under `root`, for these processors.
-    pub(super) fn find(root: &Path, cpus: &[u32]) -> Self {
+    /// Looks for those of the machine under `root`, for these processors and what computes.
+    pub(super) fn find(root: &Path, cpus: &[u32], computes: &Computes) -> Self {
         Self {
             frequency: Frequency::find(root, cpus),
-            temperature: Temperature::find(root),
-            energy: Energy::find(root),
+            temperature: Temperature::find(root, computes),
+            energy: Energy::find(root, computes),
             throttling: Throttling::find(root, cpus),
         }
     }

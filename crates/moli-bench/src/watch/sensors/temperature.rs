@@ -1,8 +1,10 @@
-//! Temperatures: thermal zones and hwmon.
+//! Temperatures: thermal zones and hwmon; of a GPU NVML.
 
 use std::path::{Path, PathBuf};
 
-use super::{Found, lost};
+#[cfg(feature = "cuda")]
+use super::gpu::Gpu;
+use super::{Computes, Found, lost};
 use crate::files::{name, names, number, numbered};
 
 /// What the name of a processor's sensor contains: of the kernel's drivers and of device trees.
@@ -11,14 +13,32 @@ const PROCESSOR: [&str; 11] =
 /// What the names of sensors contain that say nothing about the processor or the board.
 const OTHERS: [&str; 8] = ["wifi", "wlan", "battery", "nvme", "drivetemp", "gpu", "modem", "charger"];
 
-/// The processor's sensors; where there are none, the board's.
+/// The sensors of the processor or of the GPU, whichever computes; where there are none, the board's.
 pub(in crate::watch) struct Temperature {
-    files: Vec<PathBuf>,
+    sensors: Sensors,
     source: String,
 }
 
+enum Sensors {
+    Files(Vec<PathBuf>),
+    #[cfg(feature = "cuda")]
+    Gpu(Gpu),
+}
+
 impl Temperature {
-    pub(super) fn find(root: &Path) -> Found<Self> {
+    pub(super) fn find(root: &Path, computes: &Computes) -> Found<Self> {
+        match computes {
+            Computes::Processor => Self::of_processor(root),
+            #[cfg(feature = "cuda")]
+            Computes::Gpu { pci_bus_id } => {
+                let gpu = Gpu::find(pci_bus_id)?;
+                gpu.temperature()?;
+                Ok(Self { sensors: Sensors::Gpu(gpu), source: format!("NVML: the GPU at {pci_bus_id}") })
+            }
+        }
+    }
+
+    fn of_processor(root: &Path) -> Found<Self> {
         let mut sensors = zones(&root.join("sys/class/thermal"));
         sensors.extend(hwmon(&root.join("sys/class/hwmon")));
         sensors.retain(|(path, _)| read(path).is_ok());
@@ -37,7 +57,7 @@ impl Temperature {
         }
         let (files, mut names): (_, Vec<_>) = sensors.into_iter().unzip();
         names.dedup();
-        Ok(Self { files, source: names.join(", ") })
+        Ok(Self { sensors: Sensors::Files(files), source: names.join(", ") })
     }
 
     pub(super) fn source(&self) -> &str {
@@ -46,7 +66,12 @@ impl Temperature {
 
     /// The highest now, °C.
     pub(in crate::watch) fn read(&self) -> Found<f64> {
-        self.files.iter().map(|path| read(path)).try_fold(f64::NEG_INFINITY, |most, next| Ok(most.max(next?)))
+        let all = |most: f64, next: Found<f64>| Ok(most.max(next?));
+        match &self.sensors {
+            Sensors::Files(files) => files.iter().map(|path| read(path)).try_fold(f64::NEG_INFINITY, all),
+            #[cfg(feature = "cuda")]
+            Sensors::Gpu(gpu) => gpu.temperature(),
+        }
     }
 }
 
