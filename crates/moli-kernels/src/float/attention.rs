@@ -15,6 +15,7 @@
 
 use super::parallel::Pieces;
 use super::{FloatOps, KvPages, math};
+use crate::vector::ask_for;
 use crate::{KernelError, Pool};
 use half::f16;
 use std::cell::Cell;
@@ -162,17 +163,58 @@ pub(super) trait Form {
     fn q8_keys(quants: &[i8], scales: &[f16], keys: &mut [f32]);
     /// Blocks of values: `quants`, each times its block's scale in `scales` `[blocks]`.
     fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]);
-    /// The products of queries `[N, dim]` and a page of keys `[dim, PAGE_TOKENS]`, in ascending order of `dim`.
-    fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]);
+    /// The products of queries `[N, dim]` and a page of keys `[dim, PAGE_TOKENS]`, in ascending order of `dim`. Meanwhile, a step
+    /// for each of `dim`, what is ahead is asked for.
+    fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]);
     /// Caps the scores.
     fn soft_cap(scores: &mut Scores, cap: f32);
     /// See [`super::scalar::softmax_page`].
     fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32;
     /// sums `[N, dim]` = sums * rescale, then + weight * value `[PAGE_TOKENS, dim]` for each key in `keys`, ascending.
-    /// `dim` is a multiple of 16.
-    fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]);
+    /// `dim` is a multiple of 16. Meanwhile, a step for each key, what is ahead is asked for.
+    fn values(
+        weights: &[Scores],
+        keys: Range<usize>,
+        values: &[f32],
+        ahead: Ahead,
+        rescale: &[f32],
+        sums: &mut [f32],
+    );
     /// See [`super::scalar::merge`].
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32]));
+}
+
+/// Memory that is read next, and is asked for in steps while something else is computed: pages lie anywhere, so that the processor
+/// by itself would wait for the first lines of each.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    from: *const u8,
+    /// Bytes of a step.
+    step: usize,
+}
+
+impl Ahead {
+    /// Nothing is read next.
+    pub(super) const NOTHING: Self = Self { from: std::ptr::null(), step: 0 };
+
+    /// What is read next, in so many steps.
+    pub(super) fn of<T>(next: &[T], steps: usize) -> Self {
+        Self { from: next.as_ptr().cast(), step: size_of_val(next) / steps.max(1) }
+    }
+
+    /// The same for the first of several times that the steps are made, and nothing for those that begin further on.
+    #[inline(always)]
+    pub(super) fn at(self, first: usize) -> Self {
+        if first == 0 { self } else { Self::NOTHING }
+    }
+
+    /// Asks for what belongs to a step.
+    #[inline(always)]
+    pub(super) fn ask(self, step: usize) {
+        for line in (0..self.step).step_by(64) {
+            ask_for(self.from.wrapping_add(step * self.step + line));
+        }
+    }
 }
 
 /// The scores of one query with a page, and then its weights.
@@ -307,6 +349,11 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
                 continue;
             }
             let at = *index as usize * args.kv_heads + block.kv_head;
+            // The page that comes next.
+            let next = table.get(page + 1).filter(|_| page + 1 < end);
+            let next = next.map(|index| *index as usize * args.kv_heads + block.kv_head);
+            let mut keys_ahead = next.map_or(Ahead::NOTHING, |at| args.k_pages.ahead(at, dim, dim));
+            let mut values_ahead = next.map_or(Ahead::NOTHING, |at| args.v_pages.ahead(at, dim, PAGE_TOKENS));
             // Keys that nobody attends to have scores too, which the softmax leaves out.
             args.k_pages.load_keys::<F>(at, dim, keys);
             args.v_pages.load_values::<F>(at, used, dim, padded, values);
@@ -322,7 +369,8 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
                     continue;
                 }
                 let scores = &mut scores[these.clone()];
-                F::scores(&q[these.start * dim..these.end * dim], dim, keys, scores);
+                let ahead = std::mem::replace(&mut keys_ahead, Ahead::NOTHING);
+                F::scores(&q[these.start * dim..these.end * dim], dim, keys, ahead, scores);
                 if let Some(cap) = args.soft_cap {
                     scores.iter_mut().for_each(|scores| F::soft_cap(scores, cap));
                 }
@@ -334,7 +382,8 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
                     *rescale = F::softmax_page(scores, low, high, running);
                 }
                 let sums = &mut span.sums[these.start * padded..these.end * padded];
-                F::values(scores, low..high, values, rescale, sums);
+                let ahead = std::mem::replace(&mut values_ahead, Ahead::NOTHING);
+                F::values(scores, low..high, values, ahead, rescale, sums);
             }
         }
         if block.span.is_some() {

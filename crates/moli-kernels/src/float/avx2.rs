@@ -6,7 +6,7 @@
 //! AVX-512 machines use these forms too, but for attention's inner steps (see [`super::avx512`]): the operations here are bound
 //! by memory or small beside the matrix products.
 
-use super::attention::{Form, Scores};
+use super::attention::{Ahead, Form, Scores};
 use super::heads;
 use super::recurrent::{self, DeltaHead};
 use super::scalar;
@@ -177,14 +177,14 @@ plain! {
         unsafe { heads::q8_row::<__m256>(quants, scales, out) }
     }
 
-    fn attention_scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+    fn attention_scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]) {
         // SAFETY: AVX2 and FMA are here.
-        unsafe { heads::scores::<__m256>(q, dim, keys, scores) }
+        unsafe { heads::scores::<__m256>(q, dim, keys, ahead, scores) }
     }
 
-    fn attention_values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
+    fn attention_values(weights: &[Scores], keys: Range<usize>, values: &[f32], ahead: Ahead, rescale: &[f32], sums: &mut [f32]) {
         // SAFETY: AVX2 and FMA are here.
-        unsafe { heads::values::<__m256>(weights, keys, values, rescale, sums) }
+        unsafe { heads::values::<__m256>(weights, keys, values, ahead, rescale, sums) }
     }
 }
 
@@ -228,8 +228,8 @@ impl Form for Avx2 {
         q8_row(quants, scales, out);
     }
 
-    fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
-        attention_scores(q, dim, keys, scores);
+    fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]) {
+        attention_scores(q, dim, keys, ahead, scores);
     }
 
     fn soft_cap(scores: &mut Scores, cap: f32) {
@@ -240,8 +240,15 @@ impl Form for Avx2 {
         softmax_page(scores, low, high, running)
     }
 
-    fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
-        attention_values(weights, keys, values, rescale, sums);
+    fn values(
+        weights: &[Scores],
+        keys: Range<usize>,
+        values: &[f32],
+        ahead: Ahead,
+        rescale: &[f32],
+        sums: &mut [f32],
+    ) {
+        attention_values(weights, keys, values, ahead, rescale, sums);
     }
 
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {

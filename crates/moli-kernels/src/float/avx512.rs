@@ -1,6 +1,6 @@
 //! Attention's inner steps with AVX-512.
 
-use super::attention::{Form, Scores};
+use super::attention::{Ahead, Form, Scores};
 use super::heads;
 use super::scalar;
 use half::f16;
@@ -20,15 +20,22 @@ fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]) {
     // SAFETY: AVX-512 is here.
-    unsafe { heads::scores::<__m512>(q, dim, keys, scores) }
+    unsafe { heads::scores::<__m512>(q, dim, keys, ahead, scores) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
+fn values(
+    weights: &[Scores],
+    keys: Range<usize>,
+    values: &[f32],
+    ahead: Ahead,
+    rescale: &[f32],
+    sums: &mut [f32],
+) {
     // SAFETY: AVX-512 is here.
-    unsafe { heads::values::<__m512>(weights, keys, values, rescale, sums) }
+    unsafe { heads::values::<__m512>(weights, keys, values, ahead, rescale, sums) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
@@ -54,9 +61,9 @@ impl Form for Avx512 {
         unsafe { q8_row(quants, scales, out) }
     }
 
-    fn scores(q: &[f32], dim: usize, keys: &[f32], out: &mut [Scores]) {
+    fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, out: &mut [Scores]) {
         // SAFETY: see the type.
-        unsafe { scores(q, dim, keys, out) }
+        unsafe { scores(q, dim, keys, ahead, out) }
     }
 
     fn soft_cap(scores: &mut Scores, cap: f32) {
@@ -68,9 +75,16 @@ impl Form for Avx512 {
         unsafe { softmax_page(scores, low, high, running) }
     }
 
-    fn values(weights: &[Scores], keys: Range<usize>, v: &[f32], rescale: &[f32], sums: &mut [f32]) {
+    fn values(
+        weights: &[Scores],
+        keys: Range<usize>,
+        v: &[f32],
+        ahead: Ahead,
+        rescale: &[f32],
+        sums: &mut [f32],
+    ) {
         // SAFETY: see the type.
-        unsafe { values(weights, keys, v, rescale, sums) }
+        unsafe { values(weights, keys, v, ahead, rescale, sums) }
     }
 
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {

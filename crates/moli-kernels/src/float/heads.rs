@@ -4,7 +4,7 @@
 //! hide the latency of a multiply-add.
 
 use super::KV_BLOCK;
-use super::attention::{PAGE_TOKENS, Scores};
+use super::attention::{Ahead, PAGE_TOKENS, Scores};
 use super::scalar;
 use crate::vector::Vector;
 use half::f16;
@@ -100,7 +100,13 @@ pub(super) unsafe fn q8_row<V: Vector>(quants: &[i8], scales: &[f16], out: &mut 
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
-pub(super) unsafe fn scores<V: Vector>(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+pub(super) unsafe fn scores<V: Vector>(
+    q: &[f32],
+    dim: usize,
+    keys: &[f32],
+    ahead: Ahead,
+    scores: &mut [Scores],
+) {
     assert!(keys.len() >= dim * PAGE_TOKENS && q.len() >= dim * scores.len());
     /// # Safety
     /// As [`scores`]; `N` queries and scores from `first`.
@@ -110,6 +116,7 @@ pub(super) unsafe fn scores<V: Vector>(q: &[f32], dim: usize, keys: &[f32], scor
         q: &[f32],
         dim: usize,
         keys: &[f32],
+        ahead: Ahead,
         scores: &mut [Scores],
     ) {
         // SAFETY: the assertion above; a page's tokens are whole registers.
@@ -121,7 +128,9 @@ pub(super) unsafe fn scores<V: Vector>(q: &[f32], dim: usize, keys: &[f32], scor
                 macro_rules! tokens {
                     ($c:literal) => {{
                         let mut acc = [[V::splat(0.0); $c]; N];
+                        let ahead = ahead.at(column);
                         for d in 0..dim {
+                            ahead.ask(d);
                             let mut k = [V::splat(0.0); $c];
                             for (c, k) in k.iter_mut().enumerate() {
                                 *k = V::load(keys.as_ptr().add(d * PAGE_TOKENS + column + c * V::LANES));
@@ -148,7 +157,7 @@ pub(super) unsafe fn scores<V: Vector>(q: &[f32], dim: usize, keys: &[f32], scor
     }
     // SAFETY: the caller's promise; the groups are inside the queries.
     unsafe {
-        in_groups!(scores.len(), V, |first| some(first, q, dim, keys, scores));
+        in_groups!(scores.len(), V, |first| some(first, q, dim, keys, ahead.at(first), scores));
     }
 }
 
@@ -161,6 +170,7 @@ pub(super) unsafe fn values<V: Vector>(
     weights: &[Scores],
     keys: Range<usize>,
     values: &[f32],
+    ahead: Ahead,
     rescale: &[f32],
     sums: &mut [f32],
 ) {
@@ -181,6 +191,7 @@ pub(super) unsafe fn values<V: Vector>(
         weights: &[Scores],
         keys: &Range<usize>,
         values: &[f32],
+        ahead: Ahead,
         rescale: &[f32],
         sums: &mut [f32],
     ) {
@@ -194,7 +205,9 @@ pub(super) unsafe fn values<V: Vector>(
                     *acc = V::load(sums.as_ptr().add(at(n, c))).mul(rescale);
                 }
             }
+            let ahead = ahead.at(column);
             for key in keys.clone() {
+                ahead.ask(key);
                 let mut v = [V::splat(0.0); C];
                 for (c, v) in v.iter_mut().enumerate() {
                     *v = V::load(values.as_ptr().add(key * dim + column + c * V::LANES));
@@ -223,6 +236,7 @@ pub(super) unsafe fn values<V: Vector>(
         weights: &[Scores],
         keys: &Range<usize>,
         values: &[f32],
+        ahead: Ahead,
         rescale: &[f32],
         sums: &mut [f32],
     ) {
@@ -230,17 +244,26 @@ pub(super) unsafe fn values<V: Vector>(
         // SAFETY: the columns are inside `dim`, a multiple of 16 and so of the lanes.
         unsafe {
             while dim - column >= 4 * V::LANES {
-                columns::<V, N, 4>(first, column, dim, weights, keys, values, rescale, sums);
+                columns::<V, N, 4>(first, column, dim, weights, keys, values, ahead, rescale, sums);
                 column += 4 * V::LANES;
             }
             while column < dim {
-                columns::<V, N, 1>(first, column, dim, weights, keys, values, rescale, sums);
+                columns::<V, N, 1>(first, column, dim, weights, keys, values, ahead, rescale, sums);
                 column += V::LANES;
             }
         }
     }
     // SAFETY: the caller's promise; the groups are inside the queries.
     unsafe {
-        in_groups!(queries, V, |first| some(first, dim, weights, &keys, values, rescale, sums));
+        in_groups!(queries, V, |first| some(
+            first,
+            dim,
+            weights,
+            &keys,
+            values,
+            ahead.at(first),
+            rescale,
+            sums
+        ));
     }
 }

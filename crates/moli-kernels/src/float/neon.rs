@@ -3,7 +3,7 @@
 //! Every aarch64 has it, so the compiler makes vectors of the scalar text by itself. Written here is what it leaves
 //! alone: a sum in 16 lanes, half precision, and attention's loops.
 
-use super::attention::{Form, Scores};
+use super::attention::{Ahead, Form, Scores};
 use super::heads;
 use super::scalar;
 use crate::vector::Vector;
@@ -89,9 +89,9 @@ impl Form for Neon {
         unsafe { heads::q8_row::<float32x4_t>(quants, scales, out) }
     }
 
-    fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+    fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]) {
         // SAFETY: every aarch64 has NEON.
-        unsafe { heads::scores::<float32x4_t>(q, dim, keys, scores) }
+        unsafe { heads::scores::<float32x4_t>(q, dim, keys, ahead, scores) }
     }
 
     fn soft_cap(scores: &mut Scores, cap: f32) {
@@ -102,9 +102,16 @@ impl Form for Neon {
         scalar::softmax_page(scores, low, high, running)
     }
 
-    fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
+    fn values(
+        weights: &[Scores],
+        keys: Range<usize>,
+        values: &[f32],
+        ahead: Ahead,
+        rescale: &[f32],
+        sums: &mut [f32],
+    ) {
         // SAFETY: every aarch64 has NEON.
-        unsafe { heads::values::<float32x4_t>(weights, keys, values, rescale, sums) }
+        unsafe { heads::values::<float32x4_t>(weights, keys, values, ahead, rescale, sums) }
     }
 
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {

@@ -10,7 +10,7 @@
 //! What was stored is read exactly, as f32: an integer of 8 bits times a scale of 11 has no more than the 24 bits of its
 //! mantissa. From there on attention computes with all types alike.
 
-use super::attention::{Form, PAGE_TOKENS};
+use super::attention::{Ahead, Form, PAGE_TOKENS};
 use super::{FloatOps, KvSlot};
 use crate::KernelError;
 use half::f16;
@@ -68,6 +68,16 @@ impl KvPages<'_> {
             Self::Q8_0 { quants, scales } => {
                 pages(quants.len(), head_dim).min(pages(scales.len(), head_dim.div_ceil(KV_BLOCK)))
             }
+        }
+    }
+
+    /// One head's part of one page, the `at`-th of all, to be asked for in so many steps; of q8_0 the integers.
+    pub(super) fn ahead(&self, at: usize, dim: usize, steps: usize) -> Ahead {
+        let page = part(at, dim * PAGE_TOKENS);
+        match self {
+            Self::F32(all) => Ahead::of(&all[page], steps),
+            Self::F16(all) => Ahead::of(&all[page], steps),
+            Self::Q8_0 { quants, .. } => Ahead::of(&quants[page], steps),
         }
     }
 

@@ -10,7 +10,7 @@
 
 #![allow(clippy::needless_range_loop)]
 
-use super::attention::{Form, PAGE_TOKENS, Scores};
+use super::attention::{Ahead, Form, PAGE_TOKENS, Scores};
 use super::{KV_BLOCK, math};
 use half::f16;
 use std::ops::Range;
@@ -382,7 +382,7 @@ impl Form for Scalar {
         q8_row(quants, scales, out);
     }
 
-    fn scores(q: &[f32], dim: usize, keys: &[f32], scores: &mut [Scores]) {
+    fn scores(q: &[f32], dim: usize, keys: &[f32], _: Ahead, scores: &mut [Scores]) {
         for (scores, q) in scores.iter_mut().zip(q.chunks_exact(dim)) {
             for (token, score) in scores.iter_mut().enumerate() {
                 *score = (0..dim).fold(0.0, |sum, d| q[d].mul_add(keys[d * PAGE_TOKENS + token], sum));
@@ -398,7 +398,14 @@ impl Form for Scalar {
         softmax_page(scores, low, high, running)
     }
 
-    fn values(weights: &[Scores], keys: Range<usize>, values: &[f32], rescale: &[f32], sums: &mut [f32]) {
+    fn values(
+        weights: &[Scores],
+        keys: Range<usize>,
+        values: &[f32],
+        _: Ahead,
+        rescale: &[f32],
+        sums: &mut [f32],
+    ) {
         let dim = sums.len() / weights.len().max(1);
         for ((sums, weights), rescale) in sums.chunks_exact_mut(dim).zip(weights).zip(rescale) {
             for (d, sum) in sums.iter_mut().enumerate() {
