@@ -15,7 +15,7 @@
 
 use super::parallel::Pieces;
 use super::{FloatOps, KvPages, math};
-use crate::vector::ask_for;
+use crate::vector::{Vector, ask_for};
 use crate::{KernelError, Pool};
 use half::f16;
 use std::cell::Cell;
@@ -156,6 +156,9 @@ fn runs(sequences: &[u32], rows: Range<usize>) -> impl Iterator<Item = Range<usi
 
 /// The inner steps of attention, which have a form for each instruction set. `N` queries are computed together.
 pub(super) trait Form {
+    /// Up to so many queries read half precision as it is: converting a page once, for all of them, would take longer.
+    const FEW: usize;
+
     /// Half precision to f32.
     fn to_f32(x: &[f16], out: &mut [f32]);
     /// A page of keys: `quants` `[dim, PAGE_TOKENS]`, each times the scale of its block and token in `scales`
@@ -165,23 +168,64 @@ pub(super) trait Form {
     fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]);
     /// The products of queries `[N, dim]` and a page of keys `[dim, PAGE_TOKENS]`, in ascending order of `dim`. Meanwhile, a step
     /// for each of `dim`, what is ahead is asked for.
-    fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]);
+    fn scores<E: Element>(q: &[f32], dim: usize, keys: &[E], ahead: Ahead, scores: &mut [Scores]);
     /// Caps the scores.
     fn soft_cap(scores: &mut Scores, cap: f32);
     /// See [`super::scalar::softmax_page`].
-    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32;
+    fn softmax_page(
+        scores: &mut [Scores],
+        low: usize,
+        high: usize,
+        running: &mut [(f32, f32)],
+        rescale: &mut [f32],
+    );
     /// sums `[N, dim]` = sums * rescale, then + weight * value `[PAGE_TOKENS, dim]` for each key in `keys`, ascending.
     /// `dim` is a multiple of 16. Meanwhile, a step for each key, what is ahead is asked for.
-    fn values(
+    fn values<E: Element>(
         weights: &[Scores],
         keys: Range<usize>,
-        values: &[f32],
+        values: &[E],
         ahead: Ahead,
         rescale: &[f32],
         sums: &mut [f32],
     );
     /// See [`super::scalar::merge`].
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32]));
+}
+
+/// What keys and values are read from.
+pub(super) trait Element: Copy {
+    /// Exactly.
+    fn value(self) -> f32;
+    /// As many as a register has, exactly.
+    ///
+    /// # Safety
+    /// Those of [`Vector`]'s methods.
+    unsafe fn load<V: Vector>(from: *const Self) -> V;
+}
+
+impl Element for f32 {
+    fn value(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(from) }
+    }
+}
+
+impl Element for f16 {
+    fn value(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f16(from.cast()) }
+    }
 }
 
 /// Memory that is read next, and is asked for in steps while something else is computed: pages lie anywhere, so that the processor
@@ -219,6 +263,13 @@ impl Ahead {
 
 /// The scores of one query with a page, and then its weights.
 pub(super) type Scores = [f32; PAGE_TOKENS];
+
+/// One head's keys or values of a page, as they are or converted.
+#[derive(Clone, Copy)]
+enum Read<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+}
 
 /// The queries of one task.
 pub(super) struct Block {
@@ -355,8 +406,17 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
             let mut keys_ahead = next.map_or(Ahead::NOTHING, |at| args.k_pages.ahead(at, dim, dim));
             let mut values_ahead = next.map_or(Ahead::NOTHING, |at| args.v_pages.ahead(at, dim, PAGE_TOKENS));
             // Keys that nobody attends to have scores too, which the softmax leaves out.
-            args.k_pages.load_keys::<F>(at, dim, keys);
-            args.v_pages.load_values::<F>(at, used, dim, padded, values);
+            let (keys, values) = match (&args.k_pages, &args.v_pages) {
+                (KvPages::F16(keys), KvPages::F16(values)) if queries <= F::FEW && dim == padded => {
+                    let page = at * PAGE_TOKENS * dim..(at + 1) * PAGE_TOKENS * dim;
+                    (Read::F16(&keys[page.clone()]), Read::F16(&values[page]))
+                }
+                (from_keys, from_values) => {
+                    from_keys.load_keys::<F>(at, dim, keys);
+                    from_values.load_values::<F>(at, used, dim, padded, values);
+                    (Read::F32(&*keys), Read::F32(&*values))
+                }
+            };
 
             // Rows that attend to the same part of the page are computed together.
             let mut row = block.rows.start;
@@ -370,20 +430,23 @@ pub(super) fn attend<F: Form>(args: &AttentionArgs<'_>, block: &Block, scratch: 
                 }
                 let scores = &mut scores[these.clone()];
                 let ahead = std::mem::replace(&mut keys_ahead, Ahead::NOTHING);
-                F::scores(&q[these.start * dim..these.end * dim], dim, keys, ahead, scores);
+                let q = &q[these.start * dim..these.end * dim];
+                match keys {
+                    Read::F32(keys) => F::scores(q, dim, keys, ahead, scores),
+                    Read::F16(keys) => F::scores(q, dim, keys, ahead, scores),
+                }
                 if let Some(cap) = args.soft_cap {
                     scores.iter_mut().for_each(|scores| F::soft_cap(scores, cap));
                 }
                 let Range { start: low, end: high } = keys_of_rows;
                 let rescale = &mut rescale[these.clone()];
-                for ((scores, running), rescale) in
-                    scores.iter_mut().zip(&mut span.running[these.clone()]).zip(rescale.iter_mut())
-                {
-                    *rescale = F::softmax_page(scores, low, high, running);
-                }
+                F::softmax_page(scores, low, high, &mut span.running[these.clone()], rescale);
                 let sums = &mut span.sums[these.start * padded..these.end * padded];
                 let ahead = std::mem::replace(&mut values_ahead, Ahead::NOTHING);
-                F::values(scores, low..high, values, ahead, rescale, sums);
+                match values {
+                    Read::F32(values) => F::values(scores, low..high, values, ahead, rescale, sums),
+                    Read::F16(values) => F::values(scores, low..high, values, ahead, rescale, sums),
+                }
             }
         }
         if block.span.is_some() {

@@ -6,7 +6,7 @@
 //! AVX-512 machines use these forms too, but for attention's inner steps (see [`super::avx512`]): the operations here are bound
 //! by memory or small beside the matrix products.
 
-use super::attention::{Ahead, Form, Scores};
+use super::attention::{Ahead, Element, Form, Scores};
 use super::heads;
 use super::recurrent::{self, DeltaHead};
 use super::scalar;
@@ -159,8 +159,8 @@ plain! {
         scalar::to_f32(x_rest, out_rest);
     }
 
-    fn softmax_page(s: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
-        scalar::softmax_page(s, low, high, running)
+    fn softmax_page(s: &mut [Scores], low: usize, high: usize, running: &mut [(f32, f32)], rescale: &mut [f32]) {
+        scalar::softmax_page(s, low, high, running, rescale);
     }
 
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {
@@ -176,16 +176,25 @@ plain! {
         // SAFETY: AVX2 and F16C are here.
         unsafe { heads::q8_row::<__m256>(quants, scales, out) }
     }
+}
 
-    fn attention_scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]) {
-        // SAFETY: AVX2 and FMA are here.
-        unsafe { heads::scores::<__m256>(q, dim, keys, ahead, scores) }
-    }
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scores<E: Element>(q: &[f32], dim: usize, keys: &[E], ahead: Ahead, scores: &mut [Scores]) {
+    // SAFETY: AVX2 and FMA are here.
+    unsafe { heads::scores::<__m256, E>(q, dim, keys, ahead, scores) }
+}
 
-    fn attention_values(weights: &[Scores], keys: Range<usize>, values: &[f32], ahead: Ahead, rescale: &[f32], sums: &mut [f32]) {
-        // SAFETY: AVX2 and FMA are here.
-        unsafe { heads::values::<__m256>(weights, keys, values, ahead, rescale, sums) }
-    }
+#[target_feature(enable = "avx2,fma,f16c")]
+fn values<E: Element>(
+    weights: &[Scores],
+    keys: Range<usize>,
+    values: &[E],
+    ahead: Ahead,
+    rescale: &[f32],
+    sums: &mut [f32],
+) {
+    // SAFETY: AVX2 and FMA are here.
+    unsafe { heads::values::<__m256, E>(weights, keys, values, ahead, rescale, sums) }
 }
 
 /// The sum of squares of `x` in the order of [`scalar::sum_of_squares`].
@@ -212,10 +221,12 @@ fn sum_of_squares(x: &[f32]) -> f32 {
     scalar::tree(lanes)
 }
 
-/// The AVX2 form of attention's inner steps.
+/// The AVX2 form of attention's inner steps, picked as the table is.
 pub(super) struct Avx2;
 
 impl Form for Avx2 {
+    const FEW: usize = 3;
+
     fn to_f32(x: &[f16], out: &mut [f32]) {
         to_f32(x, out);
     }
@@ -228,27 +239,35 @@ impl Form for Avx2 {
         q8_row(quants, scales, out);
     }
 
-    fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]) {
-        attention_scores(q, dim, keys, ahead, scores);
+    fn scores<E: Element>(q: &[f32], dim: usize, keys: &[E], ahead: Ahead, scores: &mut [Scores]) {
+        // SAFETY: see the type.
+        unsafe { self::scores(q, dim, keys, ahead, scores) }
     }
 
     fn soft_cap(scores: &mut Scores, cap: f32) {
         soft_cap(scores, cap);
     }
 
-    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
-        softmax_page(scores, low, high, running)
+    fn softmax_page(
+        scores: &mut [Scores],
+        low: usize,
+        high: usize,
+        running: &mut [(f32, f32)],
+        rescale: &mut [f32],
+    ) {
+        softmax_page(scores, low, high, running, rescale);
     }
 
-    fn values(
+    fn values<E: Element>(
         weights: &[Scores],
         keys: Range<usize>,
-        values: &[f32],
+        values: &[E],
         ahead: Ahead,
         rescale: &[f32],
         sums: &mut [f32],
     ) {
-        attention_values(weights, keys, values, ahead, rescale, sums);
+        // SAFETY: see the type.
+        unsafe { self::values(weights, keys, values, ahead, rescale, sums) }
     }
 
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {

@@ -1,6 +1,6 @@
 //! Attention's inner steps with AVX-512.
 
-use super::attention::{Ahead, Form, Scores};
+use super::attention::{Ahead, Element, Form, Scores};
 use super::heads;
 use super::scalar;
 use half::f16;
@@ -20,33 +20,41 @@ fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]) {
+fn scores<E: Element>(q: &[f32], dim: usize, keys: &[E], ahead: Ahead, scores: &mut [Scores]) {
     // SAFETY: AVX-512 is here.
-    unsafe { heads::scores::<__m512>(q, dim, keys, ahead, scores) }
+    unsafe { heads::scores::<__m512, E>(q, dim, keys, ahead, scores) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn values(
+fn values<E: Element>(
     weights: &[Scores],
     keys: Range<usize>,
-    values: &[f32],
+    values: &[E],
     ahead: Ahead,
     rescale: &[f32],
     sums: &mut [f32],
 ) {
     // SAFETY: AVX-512 is here.
-    unsafe { heads::values::<__m512>(weights, keys, values, ahead, rescale, sums) }
+    unsafe { heads::values::<__m512, E>(weights, keys, values, ahead, rescale, sums) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
-    scalar::softmax_page(scores, low, high, running)
+fn softmax_page(
+    scores: &mut [Scores],
+    low: usize,
+    high: usize,
+    running: &mut [(f32, f32)],
+    rescale: &mut [f32],
+) {
+    scalar::softmax_page(scores, low, high, running, rescale);
 }
 
 /// The AVX-512 form of attention's inner steps. [`super::FloatOps::new`] picks it only where the processor has AVX-512.
 pub(super) struct Avx512;
 
 impl Form for Avx512 {
+    const FEW: usize = 8;
+
     fn to_f32(x: &[f16], out: &mut [f32]) {
         super::avx2::to_f32(x, out);
     }
@@ -61,7 +69,7 @@ impl Form for Avx512 {
         unsafe { q8_row(quants, scales, out) }
     }
 
-    fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, out: &mut [Scores]) {
+    fn scores<E: Element>(q: &[f32], dim: usize, keys: &[E], ahead: Ahead, out: &mut [Scores]) {
         // SAFETY: see the type.
         unsafe { scores(q, dim, keys, ahead, out) }
     }
@@ -70,15 +78,21 @@ impl Form for Avx512 {
         super::avx2::soft_cap(scores, cap);
     }
 
-    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
+    fn softmax_page(
+        scores: &mut [Scores],
+        low: usize,
+        high: usize,
+        running: &mut [(f32, f32)],
+        rescale: &mut [f32],
+    ) {
         // SAFETY: see the type.
-        unsafe { softmax_page(scores, low, high, running) }
+        unsafe { softmax_page(scores, low, high, running, rescale) };
     }
 
-    fn values(
+    fn values<E: Element>(
         weights: &[Scores],
         keys: Range<usize>,
-        v: &[f32],
+        v: &[E],
         ahead: Ahead,
         rescale: &[f32],
         sums: &mut [f32],

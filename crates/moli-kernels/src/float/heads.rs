@@ -4,39 +4,37 @@
 //! hide the latency of a multiply-add.
 
 use super::KV_BLOCK;
-use super::attention::{Ahead, PAGE_TOKENS, Scores};
+use super::attention::{Ahead, Element, PAGE_TOKENS, Scores};
 use super::scalar;
 use crate::vector::Vector;
 use half::f16;
 use std::ops::Range;
 
-/// The most queries that are computed together: as many as leave the registers room for keys or values.
-const fn most<V: Vector>() -> usize {
-    if V::LANES == 16 { 6 } else { 3 }
-}
-
-/// Calls `$run::<V, $n, N>(first)` for groups of `N` of the queries, as many at a time as `V` takes.
+/// Calls `$run::<V, E, N>(first)` for groups of `N` of the queries, as many at a time as leave the registers of `V` room for keys or
+/// values.
 macro_rules! in_groups {
     ($queries:expr, $V:ident, |$first:ident| $run:ident($($value:expr),*)) => {
         let mut $first = 0;
         while $first < $queries {
             let left = $queries - $first;
-            if most::<$V>() == 6 && left >= 6 {
-                $run::<$V, 6>($($value),*);
-                $first += 6;
-            } else if most::<$V>() == 6 && left == 4 {
-                $run::<$V, 4>($($value),*);
-                $first += 4;
-            } else if left >= 3 {
-                $run::<$V, 3>($($value),*);
-                $first += 3;
-            } else if left == 2 {
-                $run::<$V, 2>($($value),*);
-                $first += 2;
-            } else {
-                $run::<$V, 1>($($value),*);
-                $first += 1;
+            // Of what is left no group is of one query, which would wait for its own sums, if it can be helped.
+            let count = match (V::LANES, left) {
+                (16, 4 | 8) => 4,
+                (16, 7) => 7,
+                (16, 6..) => 6,
+                (_, 4) => 2,
+                (_, 3..) => 3,
+                _ => left,
+            };
+            match count {
+                7 => $run::<$V, E, 7>($($value),*),
+                6 => $run::<$V, E, 6>($($value),*),
+                4 => $run::<$V, E, 4>($($value),*),
+                3 => $run::<$V, E, 3>($($value),*),
+                2 => $run::<$V, E, 2>($($value),*),
+                _ => $run::<$V, E, 1>($($value),*),
             }
+            $first += count;
         }
     };
 }
@@ -100,10 +98,10 @@ pub(super) unsafe fn q8_row<V: Vector>(quants: &[i8], scales: &[f16], out: &mut 
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
-pub(super) unsafe fn scores<V: Vector>(
+pub(super) unsafe fn scores<V: Vector, E: Element>(
     q: &[f32],
     dim: usize,
-    keys: &[f32],
+    keys: &[E],
     ahead: Ahead,
     scores: &mut [Scores],
 ) {
@@ -111,11 +109,11 @@ pub(super) unsafe fn scores<V: Vector>(
     /// # Safety
     /// As [`scores`]; `N` queries and scores from `first`.
     #[inline(always)]
-    unsafe fn some<V: Vector, const N: usize>(
+    unsafe fn some<V: Vector, E: Element, const N: usize>(
         first: usize,
         q: &[f32],
         dim: usize,
-        keys: &[f32],
+        keys: &[E],
         ahead: Ahead,
         scores: &mut [Scores],
     ) {
@@ -133,7 +131,7 @@ pub(super) unsafe fn scores<V: Vector>(
                             ahead.ask(d);
                             let mut k = [V::splat(0.0); $c];
                             for (c, k) in k.iter_mut().enumerate() {
-                                *k = V::load(keys.as_ptr().add(d * PAGE_TOKENS + column + c * V::LANES));
+                                *k = E::load(keys.as_ptr().add(d * PAGE_TOKENS + column + c * V::LANES));
                             }
                             for (n, acc) in acc.iter_mut().enumerate() {
                                 let q = V::splat(*q.add(n * dim + d));
@@ -166,10 +164,10 @@ pub(super) unsafe fn scores<V: Vector>(
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
-pub(super) unsafe fn values<V: Vector>(
+pub(super) unsafe fn values<V: Vector, E: Element>(
     weights: &[Scores],
     keys: Range<usize>,
-    values: &[f32],
+    values: &[E],
     ahead: Ahead,
     rescale: &[f32],
     sums: &mut [f32],
@@ -184,13 +182,13 @@ pub(super) unsafe fn values<V: Vector>(
     /// As [`values`]; the columns are inside `dim`, and there are `N` queries from `first`.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
-    unsafe fn columns<V: Vector, const N: usize, const C: usize>(
+    unsafe fn columns<V: Vector, E: Element, const N: usize, const C: usize>(
         first: usize,
         column: usize,
         dim: usize,
         weights: &[Scores],
         keys: &Range<usize>,
-        values: &[f32],
+        values: &[E],
         ahead: Ahead,
         rescale: &[f32],
         sums: &mut [f32],
@@ -210,7 +208,7 @@ pub(super) unsafe fn values<V: Vector>(
                 ahead.ask(key);
                 let mut v = [V::splat(0.0); C];
                 for (c, v) in v.iter_mut().enumerate() {
-                    *v = V::load(values.as_ptr().add(key * dim + column + c * V::LANES));
+                    *v = E::load(values.as_ptr().add(key * dim + column + c * V::LANES));
                 }
                 for (n, acc) in acc.iter_mut().enumerate() {
                     let weight = V::splat(*weights.as_ptr().add(first + n).cast::<f32>().add(key));
@@ -230,12 +228,12 @@ pub(super) unsafe fn values<V: Vector>(
     /// As [`columns`].
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
-    unsafe fn some<V: Vector, const N: usize>(
+    unsafe fn some<V: Vector, E: Element, const N: usize>(
         first: usize,
         dim: usize,
         weights: &[Scores],
         keys: &Range<usize>,
-        values: &[f32],
+        values: &[E],
         ahead: Ahead,
         rescale: &[f32],
         sums: &mut [f32],
@@ -243,12 +241,17 @@ pub(super) unsafe fn values<V: Vector>(
         let mut column = 0;
         // SAFETY: the columns are inside `dim`, a multiple of 16 and so of the lanes.
         unsafe {
-            while dim - column >= 4 * V::LANES {
-                columns::<V, N, 4>(first, column, dim, weights, keys, values, ahead, rescale, sums);
+            // Seven queries leave the registers room for half as many columns.
+            while N < 7 && dim - column >= 4 * V::LANES {
+                columns::<V, E, N, 4>(first, column, dim, weights, keys, values, ahead, rescale, sums);
                 column += 4 * V::LANES;
             }
+            while dim - column >= 2 * V::LANES {
+                columns::<V, E, N, 2>(first, column, dim, weights, keys, values, ahead, rescale, sums);
+                column += 2 * V::LANES;
+            }
             while column < dim {
-                columns::<V, N, 1>(first, column, dim, weights, keys, values, ahead, rescale, sums);
+                columns::<V, E, N, 1>(first, column, dim, weights, keys, values, ahead, rescale, sums);
                 column += V::LANES;
             }
         }

@@ -3,7 +3,7 @@
 //! Every aarch64 has it, so the compiler makes vectors of the scalar text by itself. Written here is what it leaves
 //! alone: a sum in 16 lanes, half precision, and attention's loops.
 
-use super::attention::{Ahead, Form, Scores};
+use super::attention::{Ahead, Element, Form, Scores};
 use super::heads;
 use super::scalar;
 use crate::vector::Vector;
@@ -75,6 +75,8 @@ fn to_f32(x: &[f16], out: &mut [f32]) {
 pub(super) struct Neon;
 
 impl Form for Neon {
+    const FEW: usize = 3;
+
     fn to_f32(x: &[f16], out: &mut [f32]) {
         to_f32(x, out);
     }
@@ -89,29 +91,35 @@ impl Form for Neon {
         unsafe { heads::q8_row::<float32x4_t>(quants, scales, out) }
     }
 
-    fn scores(q: &[f32], dim: usize, keys: &[f32], ahead: Ahead, scores: &mut [Scores]) {
+    fn scores<E: Element>(q: &[f32], dim: usize, keys: &[E], ahead: Ahead, scores: &mut [Scores]) {
         // SAFETY: every aarch64 has NEON.
-        unsafe { heads::scores::<float32x4_t>(q, dim, keys, ahead, scores) }
+        unsafe { heads::scores::<float32x4_t, E>(q, dim, keys, ahead, scores) }
     }
 
     fn soft_cap(scores: &mut Scores, cap: f32) {
         scalar::soft_cap(scores, cap);
     }
 
-    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
-        scalar::softmax_page(scores, low, high, running)
+    fn softmax_page(
+        scores: &mut [Scores],
+        low: usize,
+        high: usize,
+        running: &mut [(f32, f32)],
+        rescale: &mut [f32],
+    ) {
+        scalar::softmax_page(scores, low, high, running, rescale);
     }
 
-    fn values(
+    fn values<E: Element>(
         weights: &[Scores],
         keys: Range<usize>,
-        values: &[f32],
+        values: &[E],
         ahead: Ahead,
         rescale: &[f32],
         sums: &mut [f32],
     ) {
         // SAFETY: every aarch64 has NEON.
-        unsafe { heads::values::<float32x4_t>(weights, keys, values, ahead, rescale, sums) }
+        unsafe { heads::values::<float32x4_t, E>(weights, keys, values, ahead, rescale, sums) }
     }
 
     fn merge(total: (&mut (f32, f32), &mut [f32]), part: (&(f32, f32), &[f32])) {

@@ -10,20 +10,25 @@
 
 #![allow(clippy::needless_range_loop)]
 
-use super::attention::{Ahead, Form, PAGE_TOKENS, Scores};
+use super::attention::{Ahead, Element, Form, PAGE_TOKENS, Scores};
 use super::{KV_BLOCK, math};
 use half::f16;
 use std::ops::Range;
 
+/// Joins 16 lanes in the fixed order: those that are 8 apart, then 4, 2 and 1.
+#[inline(always)]
+fn join(lanes: [f32; 16], two: impl Fn(f32, f32) -> f32) -> f32 {
+    // Each step has a length of its own, so that compilers make vectors of it.
+    let lanes: [f32; 8] = std::array::from_fn(|i| two(lanes[i], lanes[i + 8]));
+    let lanes: [f32; 4] = std::array::from_fn(|i| two(lanes[i], lanes[i + 4]));
+    let lanes: [f32; 2] = std::array::from_fn(|i| two(lanes[i], lanes[i + 2]));
+    two(lanes[0], lanes[1])
+}
+
 /// Adds 16 lanes in the fixed order.
 #[inline(always)]
-pub(super) fn tree(mut lanes: [f32; 16]) -> f32 {
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-    }
-    lanes[0]
+pub(super) fn tree(lanes: [f32; 16]) -> f32 {
+    join(lanes, |a, b| a + b)
 }
 
 /// The sum of squares of `x`.
@@ -310,39 +315,49 @@ pub(super) fn q8_row(quants: &[i8], scales: &[f16], out: &mut [f32]) {
     }
 }
 
-/// One page's step of the running softmax, for one query.
+/// One page's step of the running softmax, for each query.
 ///
 /// `scores` of the keys in `low..high` become e^(score - m), those of the others 0, where `m` is the running maximum
-/// with this page's. `running` is `(m, sum)`. Returns what the sums so far must be multiplied by.
+/// with this page's. `running` is `(m, sum)`; `rescale` becomes what the sums so far must be multiplied by.
 #[inline(always)]
 pub(super) fn softmax_page(
-    scores: &mut [f32; PAGE_TOKENS],
+    scores: &mut [Scores],
     low: usize,
     high: usize,
-    running: &mut (f32, f32),
-) -> f32 {
-    // Most pages are whole, and then there is nothing to do.
-    scores[..low].fill(f32::NEG_INFINITY);
-    scores[high..].fill(f32::NEG_INFINITY);
-    let mut lanes = [0.0; 16];
-    for lane in 0..16 {
-        lanes[lane] = math::max(scores[lane], scores[lane + 16]);
-    }
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] = math::max(lanes[lane], lanes[lane + width]);
+    running: &mut [(f32, f32)],
+    rescale: &mut [f32],
+) {
+    // Several queries together, so that one need not wait for the other's sums, and their factors are one vector.
+    const TOGETHER: usize = 8;
+    let queries = scores.chunks_mut(TOGETHER).zip(running.chunks_mut(TOGETHER));
+    for ((scores, running), rescale) in queries.zip(rescale.chunks_mut(TOGETHER)) {
+        let (mut before, mut now) = ([0.0; TOGETHER], [0.0; TOGETHER]);
+        for (((scores, running), before), now) in
+            scores.iter_mut().zip(&*running).zip(&mut before).zip(&mut now)
+        {
+            // Most pages are whole, and then there is nothing to do.
+            scores[..low].fill(f32::NEG_INFINITY);
+            scores[high..].fill(f32::NEG_INFINITY);
+            *before = running.0;
+            *now = math::max(join(halves(scores, math::max), math::max), running.0);
         }
+        let factors: [f32; TOGETHER] = std::array::from_fn(|query| math::exp(before[query] - now[query]));
+        for ((scores, running), (now, factor)) in
+            scores.iter_mut().zip(&mut *running).zip(now.iter().zip(&factors))
+        {
+            for score in scores.iter_mut() {
+                *score = math::exp(*score - now);
+            }
+            *running = (*now, running.1.mul_add(*factor, tree(halves(scores, |a, b| a + b))));
+        }
+        rescale.copy_from_slice(&factors[..rescale.len()]);
     }
-    let m = math::max(lanes[0], running.0);
-    let rescale = math::exp(running.0 - m);
-    for s in scores.iter_mut() {
-        *s = math::exp(*s - m);
-    }
-    for lane in 0..16 {
-        lanes[lane] = scores[lane] + scores[lane + 16];
-    }
-    *running = (m, running.1.mul_add(rescale, tree(lanes)));
-    rescale
+}
+
+/// A page's tokens joined with those 16 further on.
+#[inline(always)]
+fn halves(scores: &Scores, two: impl Fn(f32, f32) -> f32) -> [f32; 16] {
+    std::array::from_fn(|lane| two(scores[lane], scores[lane + 16]))
 }
 
 /// Adds a span's result for one query, `(maximum and sum of the exponentials, weighted values)`, to that of the spans
@@ -364,6 +379,8 @@ pub(super) fn merge(
 pub(super) struct Scalar;
 
 impl Form for Scalar {
+    const FEW: usize = 0;
+
     fn to_f32(x: &[f16], out: &mut [f32]) {
         to_f32(x, out);
     }
@@ -382,10 +399,11 @@ impl Form for Scalar {
         q8_row(quants, scales, out);
     }
 
-    fn scores(q: &[f32], dim: usize, keys: &[f32], _: Ahead, scores: &mut [Scores]) {
+    fn scores<E: Element>(q: &[f32], dim: usize, keys: &[E], _: Ahead, scores: &mut [Scores]) {
         for (scores, q) in scores.iter_mut().zip(q.chunks_exact(dim)) {
             for (token, score) in scores.iter_mut().enumerate() {
-                *score = (0..dim).fold(0.0, |sum, d| q[d].mul_add(keys[d * PAGE_TOKENS + token], sum));
+                *score =
+                    (0..dim).fold(0.0, |sum, d| q[d].mul_add(keys[d * PAGE_TOKENS + token].value(), sum));
             }
         }
     }
@@ -394,14 +412,20 @@ impl Form for Scalar {
         soft_cap(scores, cap);
     }
 
-    fn softmax_page(scores: &mut Scores, low: usize, high: usize, running: &mut (f32, f32)) -> f32 {
-        softmax_page(scores, low, high, running)
+    fn softmax_page(
+        scores: &mut [Scores],
+        low: usize,
+        high: usize,
+        running: &mut [(f32, f32)],
+        rescale: &mut [f32],
+    ) {
+        softmax_page(scores, low, high, running, rescale);
     }
 
-    fn values(
+    fn values<E: Element>(
         weights: &[Scores],
         keys: Range<usize>,
-        values: &[f32],
+        values: &[E],
         _: Ahead,
         rescale: &[f32],
         sums: &mut [f32],
@@ -411,7 +435,7 @@ impl Form for Scalar {
             for (d, sum) in sums.iter_mut().enumerate() {
                 *sum *= rescale;
                 for key in keys.clone() {
-                    *sum = weights[key].mul_add(values[key * dim + d], *sum);
+                    *sum = weights[key].mul_add(values[key * dim + d].value(), *sum);
                 }
             }
         }
