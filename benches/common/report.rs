@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Command, ExitCode};
 
+use moli_bench::watch::Computes;
 use moli_kernels::Isa;
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// This one, now, for work on that many threads.
     pub(crate) fn here(threads: usize) -> Self {
-        let machine = moli_bench::machine::describe(Isa::detect());
+        let machine = moli_bench::machine::describe(Isa::detect(), &Computes::Processor);
         let date = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output().ok();
         let load = fs::read_to_string("/proc/loadavg").ok();
         let unknown = || "unknown".to_owned();

@@ -83,11 +83,12 @@ impl Cleaning {
     fn apply(self, text: &str) -> String {
         let mut cleaned = String::with_capacity(text.len() + text.len() / 2);
         for c in text.chars() {
-            let space = matches!(c, '\t' | '\n' | '\r') || c.is_whitespace();
-            if self.clean && (c == '\0' || c == char::REPLACEMENT_CHARACTER || !space && c.is_other()) {
+            // Other control characters are left out even where they are spaces: words on both sides become one.
+            let left_out = !matches!(c, '\t' | '\n' | '\r') && c.is_other();
+            if self.clean && (c == char::REPLACEMENT_CHARACTER || left_out) {
                 continue;
             }
-            if self.clean && space {
+            if self.clean && c.is_whitespace() {
                 cleaned.push(' ');
             } else if self.chinese && is_chinese(c) {
                 cleaned.extend([' ', c, ' ']);

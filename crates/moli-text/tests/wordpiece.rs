@@ -21,6 +21,7 @@ fn texts() -> Vec<String> {
         " ",
         "\u{85}\u{a0}\u{2028}x",
         "İI",
+        "the\u{b}second\u{85}text\u{1c}and\u{c}more\u{2028}of\u{3000}it",
         "ǅ ΑΣ",
         "[CLS] in [SEP] text [MASK]",
         "\u{e000}\u{301}",
