@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests/fixtures"
 # Their classes are code that comes with published models, which the fixtures don't have.
 FOREIGN = ["baichuan", "internlm2", "minicpm"]
+# What Moli refuses to write into a folder, and why in its words.
+ONE_WAY = {"glm4_odd": "rope_freqs.weight", "qwen2_5_vl": "qwen2vl"}
 PROMPTS = ["The capital of France is", "Water boils at", "def fibonacci(n):\n", "1, 2, 3, 4,"]
 CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -45,6 +47,10 @@ def apart(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
+class Refused(Exception):
+    """The command failed, with these words."""
+
+
 class Moli:
     def __init__(self, binary):
         self.binary = binary
@@ -52,7 +58,7 @@ class Moli:
     def __call__(self, *arguments):
         done = subprocess.run([self.binary, *map(str, arguments)], capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"moli {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+            raise Refused(f"moli {' '.join(map(str, arguments))}: {done.stderr.strip()}")
         return done.stdout
 
     def there_and_back(self, source, place, name, *options):
@@ -137,8 +143,15 @@ def main():
         place = Path(place)
         for kind, folder in ((decoder, "architectures"), (encoder, "encoders")):
             for source in sorted((FIXTURES / folder).iterdir()):
-                if asked(source.name) and source.name not in FOREIGN:
+                if not asked(source.name) or source.name in FOREIGN:
+                    continue
+                try:
                     kind(moli, source, place)
+                except Refused as error:
+                    why = ONE_WAY.get(source.name)
+                    if why is None or why not in str(error):
+                        failures.append(source.name)
+                    print(f"{source.name}: {error}", flush=True)
         for kind in (smollm2, minilm):
             if asked(kind.__name__):
                 kind(moli, place)

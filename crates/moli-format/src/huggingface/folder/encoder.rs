@@ -105,7 +105,12 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
         None => keys.need("context_length")?,
     };
     config.put("max_position_embeddings", positions);
-    config.put("pad_token_id", padding(source)?.map_or(Json::Null, Json::from));
+    match padding(source)? {
+        Some(id) => config.put("pad_token_id", id),
+        // A class that wants a number has one by itself.
+        None if source.is(Special::NomicBert) => {}
+        None => config.put("pad_token_id", Json::Null),
+    }
     let epsilon = keys.float("attention.layer_norm_epsilon")?;
     let epsilon =
         epsilon.ok_or_else(|| FormatError::MissingKey { key: keys.key("attention.layer_norm_epsilon") })?;

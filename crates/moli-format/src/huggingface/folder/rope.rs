@@ -46,7 +46,10 @@ pub(super) fn write(source: &Source<'_>, config: &mut Map<String, Json>) -> Resu
         Some("longrope") => long(source, config)?,
         Some("yarn") => yarn(source)?,
         None | Some("none" | "linear") => match keys.float("rope.scaling.factor")? {
-            Some(factor) if factor != 1.0 => json!({ "type": "linear", "factor": decimal(factor) }),
+            // Some readers know the one name, some the other.
+            Some(factor) if factor != 1.0 => {
+                json!({ "type": "linear", "rope_type": "linear", "factor": decimal(factor) })
+            }
             _ => llama3(source, base)?,
         },
         Some(other) => {
@@ -54,6 +57,16 @@ pub(super) fn write(source: &Source<'_>, config: &mut Map<String, Json>) -> Resu
             return Err(HuggingFaceError::NoField { key, value }.into());
         }
     };
+    if source.model_type == "olmo3" {
+        // Its class takes `rope_theta` for one kind of its layers only.
+        let local = json!({ "rope_type": "default", "rope_theta": base });
+        let mut global = scaling.as_object().cloned().unwrap_or_default();
+        global.remove("type");
+        global.entry("rope_type").or_insert_with(|| "default".into());
+        global.insert("rope_theta".to_owned(), base.into());
+        let kinds = json!({ "full_attention": global, "sliding_attention": local });
+        config.insert("rope_parameters".to_owned(), kinds);
+    }
     config.insert("rope_scaling".to_owned(), scaling);
     Ok(())
 }
