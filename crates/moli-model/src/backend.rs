@@ -9,7 +9,7 @@ use moli_kernels::{DeltaShape, KvSlot, RopeAngles, RopeStyle, StateRun};
 
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
-use crate::{KvType, ModelError};
+use crate::{KvShape, KvType, ModelError};
 
 /// The shape of attention in one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,19 +95,12 @@ pub trait Backend: Send {
     /// [`ModelError::TooLarge`] when the size overflows.
     fn buffer(&self, rows: usize, cols: usize) -> Result<Self::Buffer, ModelError>;
 
-    /// Allocates the keys and values of `pages` pages in each of `layers` layers.
+    /// Allocates the keys and values of `pages` pages in each of these layers.
     ///
     /// # Errors
     /// [`ModelError::TooLarge`] when the size overflows or can't be had, [`ModelError::UnsupportedKvType`] when the device has
     /// no such keys and values.
-    fn cache(
-        &self,
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kv_type: KvType,
-    ) -> Result<Self::Cache, ModelError>;
+    fn cache(&self, layers: &[KvShape], pages: usize, kv_type: KvType) -> Result<Self::Cache, ModelError>;
 
     /// Bytes of a page's keys and values, in all layers.
     fn page_bytes(&self, cache: &Self::Cache) -> usize;

@@ -14,7 +14,7 @@ use moli_kernels::{
 use crate::backend::{AttentionSpec, DeltaInputs, Rows};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
-use crate::{ActivationSquares, Backend, KvType, ModelError};
+use crate::{ActivationSquares, Backend, KvShape, KvType, ModelError};
 
 pub use cache::CpuCache;
 
@@ -118,16 +118,10 @@ impl Backend for CpuBackend {
         Ok(CpuBuffer { data: zeros("a buffer of activations", &[rows, cols])?, rows, cols })
     }
 
-    fn cache(
-        &self,
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kv_type: KvType,
-    ) -> Result<Self::Cache, ModelError> {
-        self.kernels.reserve_attention(&self.pool, head_dim);
-        CpuCache::new(layers, pages, kv_heads, head_dim, kv_type)
+    fn cache(&self, layers: &[KvShape], pages: usize, kv_type: KvType) -> Result<Self::Cache, ModelError> {
+        let widest = layers.iter().map(|shape| shape.head_dim).max().unwrap_or(0);
+        self.kernels.reserve_attention(&self.pool, widest);
+        CpuCache::new(layers, pages, kv_type)
     }
 
     fn page_bytes(&self, cache: &Self::Cache) -> usize {

@@ -10,7 +10,7 @@ use moli_kernels::{DeltaShape, RopeAngles, RopeStyle, StateRun};
 use crate::backend::{AttentionSpec, DeltaInputs, Rows};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
-use crate::{Backend, KvType, ModelError};
+use crate::{Backend, KvShape, KvType, ModelError};
 
 /// A GPU.
 pub struct CudaBackend {
@@ -85,20 +85,14 @@ impl Backend for CudaBackend {
         Ok(Buffer::new(&self.gpu, rows, cols)?)
     }
 
-    fn cache(
-        &self,
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kv_type: KvType,
-    ) -> Result<Self::Cache, ModelError> {
+    fn cache(&self, layers: &[KvShape], pages: usize, kv_type: KvType) -> Result<Self::Cache, ModelError> {
         let kind = match kv_type {
             KvType::F32 => KvKind::F32,
             KvType::F16 => KvKind::F16,
             KvType::Q8_0 => KvKind::Q8_0,
         };
-        Ok(Cache::new(&self.gpu, layers, pages, kv_heads, head_dim, kind)?)
+        let layers: Vec<_> = layers.iter().map(|shape| (shape.heads, shape.head_dim)).collect();
+        Ok(Cache::new(&self.gpu, &layers, pages, kind)?)
     }
 
     fn page_bytes(&self, cache: &Self::Cache) -> usize {

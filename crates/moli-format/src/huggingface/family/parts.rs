@@ -332,6 +332,30 @@ pub(super) const fn join<T: Copy, const N: usize>(tables: &[&[T]]) -> [T; N] {
     all
 }
 
+/// Gemma 3's norms as they are, experts beside the network, and what a layer makes of its own vector of a token.
+pub(super) const GEMMA4_PARTS: &[(&str, Part)] = &join::<_, 25>(&[
+    &ATTENTION,
+    &MLP,
+    &QK_NORMS,
+    &[
+        ("input_layernorm", As("attn_norm")),
+        ("post_attention_layernorm", As("post_attention_norm")),
+        ("pre_feedforward_layernorm", As("ffn_norm")),
+        ("post_feedforward_layernorm", As("post_ffw_norm")),
+        ("layer_scalar", As("layer_output_scale")),
+        ("per_layer_input_gate", As("inp_gate")),
+        ("per_layer_projection", As("proj")),
+        ("post_per_layer_input_norm", As("post_norm")),
+        ("pre_feedforward_layernorm_2", As("pre_ffw_norm_2")),
+        ("post_feedforward_layernorm_1", As("post_ffw_norm_1")),
+        ("post_feedforward_layernorm_2", As("post_ffw_norm_2")),
+        ("router.proj", As("ffn_gate_inp")),
+        ("router.scale", Part::Scale("ffn_gate_inp")),
+        ("router.per_expert_scale", Part::Scale("ffn_down_exps")),
+        ("experts.gate_up_proj", Part::GateUp),
+        ("experts.down_proj", Part::Down),
+    ],
+]);
 /// Norms that count from one, and the number of those around each half of a layer.
 pub(super) const GEMMA_PARTS: &[(&str, Part)] = &join::<_, 9>(&[
     &ATTENTION,

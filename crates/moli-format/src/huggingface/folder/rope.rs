@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Source, decimal, inverse};
+use super::{Source, decimal, gemma4, inverse};
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::Special;
 use crate::huggingface::rope::{llama3_divisor, longrope_factor, mscale};
@@ -23,6 +23,9 @@ pub(super) fn is_factors(name: &str) -> bool {
 }
 
 pub(super) fn write(source: &Source<'_>, config: &mut Map<String, Json>) -> Result<(), FormatError> {
+    if source.is(Special::Gemma4) {
+        return gemma4::write_rope(source, config);
+    }
     let keys = source.keys();
     let usual = match source.family.architecture {
         "gpt-oss" => 150_000.0,
