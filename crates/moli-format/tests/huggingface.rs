@@ -407,6 +407,72 @@ fn experts_stay_where_they_are_and_fused_ones_are_cut() {
     }
 }
 
+/// What a folder of Gemma 4 may not say, or not say so.
+#[test]
+fn layers_of_two_kinds() {
+    let source = fixtures().join("gemma4_dense");
+    let config: Value = serde_json::from_slice(&fs::read(source.join(CONFIG)).unwrap()).unwrap();
+    let opened = |fields: Value| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(CONFIG), with(config.clone(), &fields).to_string()).unwrap();
+        fs::copy(source.join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+        Gguf::open(folder.path(), ReadMode::Map)
+    };
+    let (full, sliding) = (&config["rope_parameters"]["full_attention"], json!({ "rope_theta": 100.0 }));
+    for (named, fields) in [
+        ("use_bidirectional_attention", json!({ "use_bidirectional_attention": "all" })),
+        ("num_kv_shared_layers", json!({ "num_kv_shared_layers": 2 })),
+        ("num_kv_shared_layers", json!({ "num_kv_shared_layers": 3 })),
+        ("vocab_size_per_layer_input", json!({ "hidden_size_per_layer_input": 4 })),
+        ("per_layer_config", json!({ "per_layer_config": { "1": { "head_dim": 20 } } })),
+        ("per_layer_config", json!({ "per_layer_config": { "7": { "head_dim": 20 } } })),
+        ("sliding_window", json!({ "per_layer_config": { "1": { "sliding_window": 20 } } })),
+        (
+            "layer_types",
+            json!({ "layer_types": ["sliding_attention", "chunked_attention", "full_attention"] }),
+        ),
+        ("rope_parameters", json!({ "rope_parameters": { "sliding_attention": sliding } })),
+        ("rope_parameters", json!({ "rope_parameters": { "full_attention": full } })),
+        (
+            "rope_type",
+            json!({ "rope_parameters": { "full_attention": {
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 2.0 }, "sliding_attention": sliding } }),
+        ),
+        (
+            "rope_type",
+            json!({ "rope_parameters": { "full_attention": full, "sliding_attention": {
+            "rope_type": "linear", "rope_theta": 100.0, "factor": 2.0 } } }),
+        ),
+        // The weights have no values for these layers.
+        ("v_proj", json!({ "attention_k_eq_v": false })),
+    ] {
+        let error = opened(fields).err().unwrap().to_string();
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    // The last layer has global attention whatever is said of it, and the spelling of older configurations means the same.
+    let mut older = json!({ "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "global_head_dim": 20, "num_global_key_value_heads": 2 });
+    let kept = opened(json!({})).unwrap();
+    let mut config_without = config.clone();
+    config_without.as_object_mut().unwrap().remove("per_layer_config");
+    older = with(config_without, &older);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(CONFIG), older.to_string()).unwrap();
+    fs::copy(source.join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+    let again = open(folder.path());
+    let keys = |gguf: &Gguf| -> Vec<String> {
+        gguf.metadata()
+            .iter()
+            .filter(|(key, _)| key.starts_with("gemma4."))
+            .map(|entry| format!("{entry:?}"))
+            .collect()
+    };
+    assert_eq!(keys(&again), keys(&kept));
+    assert_eq!(dims(&kept, "blk.1.attn_k.weight"), [28, 40]);
+    let factors = elements(&kept, "rope_freqs.weight");
+    assert_eq!(factors, [1.0, 1.0, 1.0, 1.0, 1e30, 1e30, 1e30, 1e30, 1e30, 1e30]);
+}
+
 #[test]
 fn the_experts_of_gpt_oss() {
     let config = with(

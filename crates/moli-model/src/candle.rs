@@ -513,6 +513,11 @@ impl Backend for CandleBackend {
         Ok(())
     }
 
+    fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
+        *x = (&*x * y).during("product")?;
+        Ok(())
+    }
+
     fn soft_cap(&mut self, x: &mut Self::Buffer, cap: f32) -> Result<(), ModelError> {
         let capped = (&*x / f64::from(cap)).and_then(|x| x.tanh()).and_then(|x| x * f64::from(cap));
         *x = capped.during("soft cap")?;

@@ -232,7 +232,8 @@ fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
     };
     let Some(slides) = slides(model)? else { return Ok(()) };
     // Where there is a window, the layers without it have no rotary embedding here, even if all of them are such.
-    if slides.contains(&true) || ["exaone4", "cohere2"].contains(&model.family.architecture) {
+    // Of Gemma 4 the convention always has the number.
+    if slides.contains(&true) || ["exaone4", "cohere2", "gemma4"].contains(&model.family.architecture) {
         entries.put("attention.sliding_window", tokens);
         // Where all layers slide, the convention has no pattern.
         if slides.contains(&false) || matches!(model.family.window, Window::Period(_)) {
