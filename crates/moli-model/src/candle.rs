@@ -518,6 +518,16 @@ impl Backend for CandleBackend {
         Ok(())
     }
 
+    fn cut_off(&mut self, x: &mut Self::Buffer, deviations: f32) -> Result<(), ModelError> {
+        let cut = || {
+            let above = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+            let deviation = above.sqr()?.mean_keepdim(D::Minus1)?.sqrt()?;
+            above.broadcast_sub(&(deviation * f64::from(deviations))?)?.relu()
+        };
+        *x = cut().during("cutting off")?;
+        Ok(())
+    }
+
     fn soft_cap(&mut self, x: &mut Self::Buffer, cap: f32) -> Result<(), ModelError> {
         let capped = (&*x / f64::from(cap)).and_then(|x| x.tanh()).and_then(|x| x * f64::from(cap));
         *x = capped.during("soft cap")?;

@@ -11,7 +11,7 @@ use moli_kernels::{
     Scratch, StateRun, Zero, zeroed,
 };
 
-use crate::backend::{AttentionSpec, DeltaInputs, Rows};
+use crate::backend::{AttentionSpec, DeltaInputs, Rows, cut_off};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
 use crate::{ActivationSquares, Backend, KvShape, KvType, ModelError};
@@ -404,6 +404,12 @@ impl Backend for CpuBackend {
 
     fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
         self.kernels.multiply(&self.pool, x.data_mut(), y.data());
+        Ok(())
+    }
+
+    fn cut_off(&mut self, x: &mut Self::Buffer, deviations: f32) -> Result<(), ModelError> {
+        let cols = x.cols;
+        x.data_mut().chunks_exact_mut(cols).for_each(|row| cut_off(row, deviations));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use moli_cuda::{Angles, Array, Buffer, Cache, CudaError, Function, Gpu, KvKind, 
 use moli_format::Tensor;
 use moli_kernels::{DeltaShape, RopeAngles, RopeStyle, StateRun};
 
-use crate::backend::{AttentionSpec, DeltaInputs, Rows};
+use crate::backend::{AttentionSpec, DeltaInputs, Rows, cut_off};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
 use crate::{Backend, KvShape, KvType, ModelError};
@@ -294,6 +294,17 @@ impl Backend for CudaBackend {
 
     fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
         Ok(self.gpu.multiply(x, y)?)
+    }
+
+    fn cut_off(&mut self, x: &mut Self::Buffer, deviations: f32) -> Result<(), ModelError> {
+        // On the host: a few layers of one architecture have it.
+        let (mut values, cols) = (Vec::new(), x.cols());
+        self.gpu.download(x, &mut values)?;
+        for (row, values) in values.chunks_exact_mut(cols.max(1)).enumerate() {
+            cut_off(values, deviations);
+            self.gpu.upload(values, row, x)?;
+        }
+        Ok(())
     }
 
     fn states(&self, slots: usize, floats: usize) -> Result<Self::Buffer, ModelError> {

@@ -6,6 +6,7 @@
 //! One arithmetic: a row's result depends on its own token, position and earlier keys and values only (of an encoder, on those
 //! of its whole text), bit for bit, whatever else is in the batch and however the prompt was cut into batches.
 
+pub(crate) mod altup;
 mod latent;
 pub(crate) mod recurrent;
 
@@ -22,6 +23,7 @@ use crate::{
     Backend, Batch, Classifier, Computed, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope,
     Runtime, pages_of,
 };
+use altup::StreamScratch;
 use recurrent::Recurrence;
 
 /// A model on a backend.
@@ -62,6 +64,7 @@ struct Scratch<B: Backend> {
     attended: B::Buffer,
     gate: B::Buffer,
     up: B::Buffer,
+    streams: Option<StreamScratch<B>>,
     /// The vectors that layers have for the tokens, and a part of them on its way, `[layers * layer_inputs]`.
     inputs: Option<[B::Buffer; 2]>,
     experts: Option<ExpertScratch<B>>,
@@ -144,6 +147,10 @@ impl<B: Backend> Scratch<B> {
             attended: buffer(q)?,
             gate: buffer(ffn)?,
             up: buffer(ffn)?,
+            streams: match config.altup {
+                Some(altup) => Some(StreamScratch::new(backend, config, altup, max_rows)?),
+                None => None,
+            },
             inputs: match config.layers * config.layer_inputs {
                 0 => None,
                 width => Some([buffer(width)?, buffer(width)?]),
@@ -241,12 +248,18 @@ impl<B: Backend> Decoder<B> {
         if let Some(inputs) = &w.layer_inputs {
             layer_inputs((b, a), c, inputs, batch.tokens, s)?;
         }
+        if let Some(streams) = &w.streams {
+            altup::begin((b, a), c, streams, s)?;
+        }
         // Layers so far with a state.
         let mut carried = 0;
         for ((i, layer), &place) in w.layers.iter().enumerate().zip(kv_places) {
             // Attention: which earlier tokens matter here, and what they say. Or what a state keeps of them.
             let angles = if c.window_of(i).is_some() { &*angles_local } else { &*angles };
             let angles = c.rotated[i].then_some(angles);
+            if let Some(streams) = &layer.streams {
+                altup::predict((b, a), c, streams, s)?;
+            }
             let input = normed(b, &s.x, layer.attn_norm.as_ref(), c.norm_eps, &mut s.h)?;
             let found = match (&layer.mixer, recurrence.as_mut()) {
                 (Mixer::ShortConv(conv), Some(recurrence)) => {
@@ -258,27 +271,40 @@ impl<B: Backend> Decoder<B> {
                     recurrence.delta_net((b, a), c, net, input, carried - 1)?
                 }
                 _ => {
+                    if let Some(streams) = &layer.streams {
+                        altup::around((b, a), c, streams, s)?;
+                    }
                     attend((b, a), c, layer, i, (cache, place), angles, &rows, s)?;
                     &s.attended
                 }
             };
             a.project(b, found, None, &mut [(&layer.o, &mut s.normed)])?;
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
+            altup::join(b, s)?;
 
             // Feed-forward: what each token makes of it by itself.
             feed_forward((b, a), c, layer, s)?;
             add_to_stream(b, c, layer.post_ffn_norm.as_ref(), s)?;
 
             // What the token itself means to this layer.
+            if let Some(streams) = &layer.streams {
+                altup::correct((b, a), c, streams, s)?;
+            }
             if let Some(input) = &layer.input {
                 own_input((b, a), c, input, i, s)?;
-                add_to_stream(b, c, Some(&input.norm), s)?;
+                match layer.streams {
+                    Some(_) => altup::add_input(b, c, &input.norm, s)?,
+                    None => add_to_stream(b, c, Some(&input.norm), s)?,
+                }
             }
             if let Some(scale) = layer.scale {
                 b.scale(&mut s.x, scale)?;
             }
         }
 
+        if let Some(streams) = &w.streams {
+            altup::end((b, a), c, streams, s)?;
+        }
         let mut computed = Computed { logits: &[], states: &[] };
         if !batch.states.is_empty() {
             // The layers' buffers are free by now.
@@ -524,6 +550,14 @@ fn layer_inputs<B: Backend>(
     a.project(b, &s.x, None, &mut [(&w.projection, &mut *projected)])?;
     b.scale(projected, root(c.hidden).recip())?;
     b.rms_norm_heads(projected, &w.gain, c.norm_eps)?;
+    let mut of_table = Vec::new();
+    let tokens = match tokens.iter().all(|&token| (token as usize) < w.tokens) {
+        true => tokens,
+        false => {
+            of_table.extend(tokens.iter().map(|&token| if (token as usize) < w.tokens { token } else { 0 }));
+            &of_table
+        }
+    };
     b.embed(&w.table, tokens, root(c.layer_inputs), inputs)?;
     b.add(inputs, projected)?;
     b.scale(inputs, std::f32::consts::FRAC_1_SQRT_2)
@@ -718,6 +752,9 @@ fn mlp<B: Backend>(
     match &network.gate {
         Some(matrix) => {
             a.project(b, x, rows, &mut [(matrix, &mut *gate), (&network.up, &mut *up)])?;
+            if let Some(cutoff) = network.cutoff {
+                b.cut_off(gate, cutoff)?;
+            }
             b.gated(gate, up, c.activation)?;
             a.project(b, gate, rows, &mut [(&network.down, out)])
         }

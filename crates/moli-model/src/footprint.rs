@@ -7,8 +7,9 @@ use moli_format::Gguf;
 use moli_kernels::{Activations, Kernels, KvSlot, RopeAngles, Scratch, StateRun};
 
 use crate::cpu::{CpuBackend, CpuBuffer};
+use crate::decoder::altup::StreamScratch;
 use crate::decoder::recurrent;
-use crate::weights::{Both, DeltaNet, LatentAttention, Layer, Linear, Mixture, Mlp, ShortConv};
+use crate::weights::{Both, DeltaNet, LatentAttention, Layer, LayerStreams, Linear, Mixture, Mlp, ShortConv};
 use crate::{Config, MAX_OUTPUTS, RecurrentKind};
 
 /// The table with a vector of each layer for each token.
@@ -102,7 +103,14 @@ impl Footprint {
         let ones =
             config.kv_shapes().into_iter().filter(|_| config.value_norm).map(|shape| floats(shape.head_dim));
         let ones = ones.fold(0, u64::saturating_add);
-        let lists = [layers, experts, latent, recurrent, ones]
+        let streams = config.altup.map_or(0, |altup| {
+            // Norms that give factors have gains of zero, which no file has.
+            let layer = size_of::<LayerStreams<CpuBackend>>() as u64 + floats(config.hidden);
+            let buffers = 2 * list(altup.streams, size_of::<CpuBuffer>());
+            let ways = 2 * list(altup.streams, size_of::<Linear<CpuBackend>>());
+            layer.saturating_mul(config.layers as u64).saturating_add(buffers + ways)
+        });
+        let lists = [layers, experts, latent, recurrent, ones, streams]
             .iter()
             .fold(0, |sum: u64, &part| sum.saturating_add(part));
 
@@ -125,7 +133,9 @@ impl Footprint {
         let gates = if config.gated_attention { 3 * q } else { 0 };
         let inputs = 2 * config.layers * config.layer_inputs;
         let widths = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn();
-        let row = widths + experts + latent + carried + gates + inputs;
+        // With the list of rows, and two of weights.
+        let streams = config.altup.map_or(0, |altup| StreamScratch::<CpuBackend>::columns(config, altup) + 3);
+        let row = widths + experts + latent + carried + gates + inputs + streams;
         let outputs = MAX_OUTPUTS.min(max_rows);
         let widest = config.widest_input();
         let angles = RopeAngles::bytes(config.rope.dims, max_rows)

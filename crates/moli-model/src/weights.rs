@@ -3,6 +3,7 @@
 //! Names are those of the GGUF convention (`blk.N.attn_q.weight` …). A tensor in the file that nothing here takes is an
 //! error: leaving it out would change the model in silence.
 
+mod altup;
 mod latent;
 mod recurrent;
 
@@ -15,6 +16,7 @@ use crate::adapter::LowRank;
 use crate::classifier::{Dense, MAX_LABELS};
 use crate::{Backend, Classifier, Config, Experts, ModelError, QkNorm, RecurrentKind};
 
+pub use altup::{LayerStreams, Streams};
 pub use latent::LatentAttention;
 pub use recurrent::{DeltaNet, ShortConv};
 
@@ -64,6 +66,8 @@ pub struct Layer<B: Backend> {
     pub ffn: FeedForward<B>,
     /// After the feed-forward network.
     pub post_ffn_norm: Option<Norm<B::Vector>>,
+    /// What it has for streams beside each other.
+    pub streams: Option<Box<LayerStreams<B>>>,
     /// What it makes of its own vector of a token.
     pub input: Option<LayerInput<B>>,
     /// Factor on the residual stream behind it.
@@ -82,8 +86,10 @@ pub struct LayerInput<B: Backend> {
 
 /// The vectors that layers have for tokens: a row of the table and what the embedding gives, `(row + norm(projection · x)) / √2`.
 pub struct LayerInputs<B: Backend> {
-    /// Of all layers, one behind the other, `[vocab, layers * layer_inputs]`.
+    /// Of all layers, one behind the other, `[tokens, layers * layer_inputs]`.
     pub table: B::Matrix,
+    /// Tokens in the table; others have the first one's row.
+    pub tokens: usize,
     /// Of the embedding, `[layers * layer_inputs, hidden]`.
     pub projection: Linear<B>,
     /// Gain of the norm of what that gives each layer, `[layer_inputs]`.
@@ -155,6 +161,8 @@ pub struct Mlp<B: Backend> {
     pub up: Linear<B>,
     /// Back to the residual stream, `[hidden, ffn]`.
     pub down: Linear<B>,
+    /// How many standard deviations above the mean of all a gate has to be to count.
+    pub cutoff: Option<f32>,
 }
 
 /// Experts and what chooses among them.
@@ -183,6 +191,8 @@ pub struct Weights<B: Backend> {
     pub embedding_norm: Option<Norm<B::Vector>>,
     /// The vectors that each layer has for a token.
     pub layer_inputs: Option<LayerInputs<B>>,
+    /// The ways to streams beside each other, and back.
+    pub streams: Option<Streams<B>>,
     /// The blocks, in order.
     pub layers: Vec<Layer<B>>,
     /// The last norm.
@@ -220,6 +230,7 @@ impl<B: Backend> Weights<B> {
         let token_embd = loader.matrix("token_embd.weight", vocab, hidden)?;
         let position_embd = loader.positions()?;
         let layer_inputs = loader.layer_inputs()?;
+        let streams = config.altup.map(|altup| loader.streams(altup)).transpose()?;
         let token_types = match config.token_types {
             0 => None,
             kinds => Some(loader.matrix("token_types.weight", kinds, hidden)?),
@@ -247,6 +258,7 @@ impl<B: Backend> Weights<B> {
             token_types,
             embedding_norm,
             layer_inputs,
+            streams,
             layers,
             output_norm,
             output,
@@ -315,6 +327,10 @@ impl<'a, B: Backend> Loader<'a, B> {
                 _ => FeedForward::Dense(self.dense_ffn(i)?),
             },
             post_ffn_norm: norm(self, behind, behind_ffn)?,
+            streams: match config.altup {
+                Some(altup) => Some(Box::new(self.layer_streams(i, altup)?)),
+                None => None,
+            },
             input: match config.layer_inputs {
                 0 => None,
                 width => Some(LayerInput {
@@ -336,8 +352,15 @@ impl<'a, B: Backend> Loader<'a, B> {
         if width == 0 {
             return Ok(None);
         }
+        let name = "per_layer_token_embd.weight";
+        // Gemma 3n's has no rows for tokens of pictures and sounds.
+        let tokens = match self.gguf.tensor(name).map(Tensor::rows) {
+            Some(rows) if self.config.altup.is_some() => rows.min(vocab),
+            _ => vocab,
+        };
         Ok(Some(LayerInputs {
-            table: self.matrix("per_layer_token_embd.weight", vocab, layers * width)?,
+            table: self.matrix(name, tokens, layers * width)?,
+            tokens,
             projection: self.linear("per_layer_model_proj", layers * width, hidden, Bias::Optional)?,
             gain: self.vector("per_layer_proj_norm.weight", width)?,
         }))
@@ -401,7 +424,8 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// The feed-forward network of a layer, or that beside its experts.
     fn dense_ffn(&mut self, i: usize) -> Result<Mlp<B>, ModelError> {
-        self.mlp(&format!("blk.{i}.ffn"), "", self.config.ffn.get(i).copied().unwrap_or(0))
+        let network = self.mlp(&format!("blk.{i}.ffn"), "", self.config.ffn.get(i).copied().unwrap_or(0))?;
+        Ok(Mlp { cutoff: self.config.cutoffs.get(i).copied().flatten(), ..network })
     }
 
     /// A network, and experts beside it.
@@ -441,6 +465,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 self.linear(&up, ffn, hidden, Bias::Optional)?
             },
             down: self.linear(&format!("{stem}_down{suffix}"), hidden, ffn, Bias::Optional)?,
+            cutoff: None,
         })
     }
 
@@ -472,7 +497,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 let mut linear = |stem| linear(stem, experts.ffn, hidden);
                 (linear("ffn_gate")?, linear("ffn_up")?)
             };
-            all.push(Mlp { gate: Some(gate), up, down });
+            all.push(Mlp { gate: Some(gate), up, down, cutoff: None });
         }
         let router = name("ffn_gate_inp");
         Ok(Mixture {

@@ -51,7 +51,7 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
         }
         (Some(tied), ..) => tied,
     };
-    let layers = gemma4::is(model).then(|| gemma4::Layers::of(model)).transpose()?;
+    let layers = gemma4::has_layers(model).then(|| gemma4::Layers::of(model)).transpose()?;
     let mut assembly = Assembly { model, shards, tied, layers, tensors: Vec::new() };
     for placed in shards.tensors.values() {
         assembly.add(&placed.tensor)?;
@@ -61,6 +61,7 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
         return Err(HuggingFaceError::MissingTensor { tensor: "lm_head.weight".to_owned() }.into());
     }
     assembly.check_values()?;
+    assembly.add_streams()?;
     // Packed weights may come with biases of zeros.
     if model.root.get("quantization_config").is_none() {
         biases(model, shards)?;
@@ -83,6 +84,7 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
             "gemma2",
             "gemma3",
             "gemma4",
+            "gemma3n",
             "smollm3",
             "glm4",
             "glm4moe",
@@ -147,7 +149,7 @@ struct Assembly<'a> {
     shards: &'a Shards,
     /// Whether the logits are computed with the embeddings.
     tied: bool,
-    /// What sets the layers of Gemma 4 apart.
+    /// What sets the layers of Gemma 3n and 4 apart.
     layers: Option<gemma4::Layers>,
     tensors: Vec<Tensor>,
 }
@@ -199,6 +201,8 @@ impl Assembly<'_> {
             "lm_head.bias" => "output.bias",
             "embed_tokens_per_layer.weight" if self.layers.is_some() => "per_layer_token_embd.weight",
             "per_layer_model_projection.weight" if self.layers.is_some() => "per_layer_model_proj.weight",
+            // All of them together, later.
+            name if gemma4::is_way(self.model, name)? => return Ok(()),
             "per_layer_projection_norm.weight" if self.layers.is_some() => "per_layer_proj_norm.weight",
             _ => return Err(self.unknown(tensor).into()),
         };
@@ -234,6 +238,26 @@ impl Assembly<'_> {
                 let tensor = format!("layers.{layer}.self_attn.v_proj.weight");
                 return Err(HuggingFaceError::MissingTensor { tensor }.into());
             }
+        }
+        Ok(())
+    }
+
+    /// The ways to streams beside each other and back, each in one tensor.
+    fn add_streams(&mut self) -> Result<(), FormatError> {
+        let Some(others) = gemma4::other_streams(self.model)? else { return Ok(()) };
+        for (name, old) in gemma4::WAYS {
+            let parts = (0..others).map(|i| {
+                let name = format!("{old}.{i}.weight");
+                let mut all = self.shards.tensors.values().map(|placed| &placed.tensor);
+                let part = all.find(|tensor| without_prefix(&tensor.name) == name);
+                part.cloned().ok_or(HuggingFaceError::MissingTensor { tensor: name })
+            });
+            let mut all = data::join(name, &parts.collect::<Result<Vec<_>, _>>()?)?;
+            if let Some(rows) = all.shape.first_mut() {
+                *rows /= others;
+            }
+            all.shape.insert(0, others);
+            self.keep(name.to_owned(), &all)?;
         }
         Ok(())
     }

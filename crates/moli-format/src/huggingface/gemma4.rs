@@ -1,4 +1,5 @@
-//! Gemma 4: heads that differ between layers with global and with local attention, and layers without keys of their own.
+//! Gemma 3n and 4: layers without keys of their own, heads that differ between layers with global and with local attention (4), and
+//! streams beside each other (3n).
 
 use super::family::Special;
 use super::fields::Fields;
@@ -42,15 +43,17 @@ impl Layers {
                 false => Err(fields.unsupported(OVERRIDES)),
             }
         };
-        // The last layer has global attention.
-        let global = kind(false)?.ok_or_else(|| fields.unsupported("layer_types"))?;
+        let (global, local) = (kind(false)?, kind(true)?);
+        let usual = Heads { count: model.kv_heads, width: model.head_dim };
         let shared = fields.count("num_kv_shared_layers")?.unwrap_or(0) as usize;
         let first_shared = slides.len().saturating_sub(shared);
         let (own, others) = slides.split_at(first_shared);
         if others.iter().any(|slides| !own.contains(slides)) {
             return Err(fields.unsupported("num_kv_shared_layers"));
         }
-        Ok(Self { global, local: kind(true)?.unwrap_or(global), slides, first_shared, keys_as_values })
+        let global_heads = global.or(local).unwrap_or(usual);
+        let local = local.unwrap_or(global_heads);
+        Ok(Self { global: global_heads, local, slides, first_shared, keys_as_values })
     }
 
     /// Whether a layer has a matrix for its values.
@@ -70,6 +73,9 @@ fn heads(model: &Model<'_>, slides: &[bool], keys_as_values: bool) -> Result<Vec
     let fields = &model.fields;
     let usual = Heads { count: model.kv_heads, width: model.head_dim };
     let mut heads = vec![usual; slides.len()];
+    if !is(model) {
+        return Ok(heads);
+    }
     if fields.names().any(|name| name == OVERRIDES) {
         let overrides = fields.object(OVERRIDES)?;
         for name in overrides.iter().flat_map(Fields::names) {
@@ -140,9 +146,7 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     if fields.get(ATTENTION).is_some() && fields.text(ATTENTION)? != Some("vision") {
         return Err(fields.unsupported(ATTENTION));
     }
-    let layers = Layers::of(model)?;
-    let shared = layers.slides.len() - layers.first_shared;
-    entries.put("attention.shared_kv_layers", u32::try_from(shared).unwrap_or(u32::MAX));
+    write_shared(model, entries)?;
     let own = fields.count("hidden_size_per_layer_input")?.unwrap_or(0);
     if own > 0 && fields.count("vocab_size_per_layer_input")? != fields.count("vocab_size")? {
         return Err(fields.unsupported("vocab_size_per_layer_input"));
@@ -158,7 +162,127 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     Ok(())
 }
 
-/// Whether this is such a model.
+/// Writes how many layers have no keys and values of their own.
+fn write_shared(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    let layers = Layers::of(model)?;
+    let shared = layers.slides.len() - layers.first_shared;
+    entries.put("attention.shared_kv_layers", u32::try_from(shared).unwrap_or(u32::MAX));
+    Ok(())
+}
+
+/// Writes the widths of Gemma 3n's networks: one for each layer, or one for all.
+pub(super) fn write_widths(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    const FIELD: &str = "intermediate_size";
+    let fields = &model.fields;
+    if !fields.get(FIELD).is_some_and(serde_json::Value::is_array) {
+        entries.put("feed_forward_length", fields.need_count(FIELD)?);
+        return Ok(());
+    }
+    let widths = fields.numbers(FIELD)?.unwrap_or_default();
+    let is_width = |&width: &f64| width.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(&width);
+    if widths.len() != model.layers as usize || !widths.iter().all(is_width) {
+        return Err(fields.wrong(FIELD, "a width, or one for each layer"));
+    }
+    let all: Vec<u32> = widths.iter().map(|&width| width as u32).collect();
+    match all.first() {
+        Some(&first) if all.iter().all(|&width| width == first) => entries.put("feed_forward_length", first),
+        _ => entries.put("feed_forward_length", all),
+    }
+    Ok(())
+}
+
+/// Writes what only Gemma 3n has.
+pub(super) fn write_streams(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
+    const SPARSE: &str = "activation_sparsity_pattern";
+    let fields = &model.fields;
+    if fields.flag("altup_correct_scale")? == Some(false) {
+        return Err(fields.unsupported("altup_correct_scale"));
+    }
+    let streams = fields.need_size("altup_num_inputs")?;
+    let active = fields.count("altup_active_idx")?.unwrap_or(0);
+    if streams < 2 || active >= streams {
+        return Err(fields.wrong("altup_active_idx", "below altup_num_inputs, which is above 1"));
+    }
+    entries.put("altup.num_inputs", streams);
+    entries.put("altup.active_idx", active);
+    write_shared(model, entries)?;
+    entries.put("embedding_length_per_layer_input", fields.need_size("hidden_size_per_layer_input")?);
+    if let Some(cap) = positive(fields, "final_logit_softcapping")? {
+        entries.float("final_logit_softcapping", cap);
+    }
+    let layers = model.layers as usize;
+    let shares = match fields.numbers(SPARSE)? {
+        Some(shares) => shares,
+        // What its class takes: ten layers, if there are more.
+        None => (0..layers).map(|layer| if layers > 10 && layer < 10 { 0.95 } else { 0.0 }).collect(),
+    };
+    if shares.len() != layers || shares.iter().any(|share| !(0.0..1.0).contains(share)) {
+        return Err(fields.wrong(SPARSE, "a share from 0 to 1 for each layer"));
+    }
+    // The class rounds to single precision first.
+    let cutoffs = shares.iter().map(|&share| quantile(f64::from(share as f32)) as f32).collect::<Vec<f32>>();
+    entries.put("activation_sparsity_scale", cutoffs);
+    Ok(())
+}
+
+/// How many standard deviations above the mean this share of normally distributed numbers is; -inf for none.
+pub(super) fn quantile(share: f64) -> f64 {
+    if share <= 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    // The share below a number grows with it: halving finds the number.
+    let (mut low, mut high) = (-40.0, 40.0);
+    for _ in 0..200 {
+        let middle = 0.5 * (low + high);
+        if below(middle) < share { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}
+
+/// The share of normally distributed numbers that are below this many standard deviations above their mean.
+fn below(x: f64) -> f64 {
+    let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
+    let size = x.abs();
+    if size < 5.0 {
+        // 1/2 + density * (x + x^3 / 3 + x^5 / (3 * 5) + ...)
+        let (mut term, mut sum) = (size, size);
+        for odd in (3..300).step_by(2) {
+            term *= size * size / f64::from(odd);
+            sum += term;
+        }
+        return if x < 0.0 { 0.5 - density * sum } else { 0.5 + density * sum };
+    }
+    // density / (x + 1 / (x + 2 / (x + 3 / ...)))
+    let fraction = (1..60).rev().fold(size, |rest, n| size + f64::from(n) / rest);
+    if x < 0.0 { density / fraction } else { 1.0 - density / fraction }
+}
+
+/// The ways to streams beside each other and back, by their new names and old stems.
+pub(super) const WAYS: [(&str, &str); 2] =
+    [("altup_proj.weight", "altup_projections"), ("altup_unembd_proj.weight", "altup_unembed_projections")];
+
+/// Streams but the first, where there are some.
+pub(super) fn other_streams(model: &Model<'_>) -> Result<Option<usize>, HuggingFaceError> {
+    if model.family.special != Special::Gemma3n {
+        return Ok(None);
+    }
+    Ok(Some(model.fields.need_size("altup_num_inputs")?.saturating_sub(1) as usize))
+}
+
+/// Whether a tensor is one of [`WAYS`].
+pub(super) fn is_way(model: &Model<'_>, name: &str) -> Result<bool, HuggingFaceError> {
+    let Some(others) = other_streams(model)? else { return Ok(false) };
+    let number =
+        WAYS.iter().find_map(|(_, old)| name.strip_prefix(old)?.strip_prefix('.')?.strip_suffix(".weight"));
+    Ok(number.and_then(|number| number.parse().ok()).is_some_and(|number: usize| number < others))
+}
+
+/// Whether layers of such a model are of several kinds.
+pub(super) fn has_layers(model: &Model<'_>) -> bool {
+    matches!(model.family.special, Special::Gemma3n | Special::Gemma4)
+}
+
+/// Whether this is Gemma 4.
 pub(super) fn is(model: &Model<'_>) -> bool {
     model.family.special == Special::Gemma4
 }

@@ -17,6 +17,8 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     entries.put("embedding_length", model.hidden);
     if gemma4::is(model) {
         gemma4::write_width(model, entries)?;
+    } else if model.family.special == Special::Gemma3n {
+        gemma4::write_widths(model, entries)?;
     } else if let Some(width) = width(model)? {
         entries.put("feed_forward_length", width);
     }
@@ -233,7 +235,9 @@ fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
     let Some(slides) = slides(model)? else { return Ok(()) };
     // Where there is a window, the layers without it have no rotary embedding here, even if all of them are such.
     // Of Gemma 4 the convention always has the number.
-    if slides.contains(&true) || ["exaone4", "cohere2", "gemma4"].contains(&model.family.architecture) {
+    if slides.contains(&true)
+        || ["exaone4", "cohere2", "gemma4", "gemma3n"].contains(&model.family.architecture)
+    {
         entries.put("attention.sliding_window", tokens);
         // Where all layers slide, the convention has no pattern.
         if slides.contains(&false) || matches!(model.family.window, Window::Period(_)) {
@@ -323,6 +327,7 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
         | Special::NomicBert
         | Special::ModernBert => Ok(()),
         Special::Gemma4 => gemma4::write(model, entries),
+        Special::Gemma3n => gemma4::write_streams(model, entries),
         Special::Gemma => {
             if let Some(scalar) = positive(fields, "query_pre_attn_scalar")? {
                 entries.float("attention.scale", scalar.sqrt().recip());

@@ -32,7 +32,7 @@ pub(super) fn write(
         base *= alpha.powf(dims / (dims - 2.0));
     }
     entries.float("rope.freq_base", base);
-    if ["gemma3", "modern-bert"].contains(&model.family.architecture) {
+    if ["gemma3", "gemma3n", "modern-bert"].contains(&model.family.architecture) {
         let local = match &kinds.local {
             Some(local) => {
                 if !matches!(kind(local)?, "default") {

@@ -63,6 +63,8 @@ pub(super) struct Family {
     pub(super) normalised: bool,
     /// Whether there is a dense network beside the experts.
     pub(super) beside: bool,
+    /// Whether there are streams beside each other, ways around attention, and gates that only count if they stand out.
+    pub(super) altup: bool,
 }
 
 /// The layers that have a window, where the file gives a window and no pattern.
@@ -132,6 +134,7 @@ const PLAIN: Family = Family {
     gating: Gating::Softmax,
     normalised: true,
     beside: false,
+    altup: false,
 };
 
 /// As [`PLAIN`], with pairs of neighbours rotated.
@@ -174,7 +177,7 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 52] = [
+pub(super) const FAMILIES: [Family; 53] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -315,6 +318,18 @@ pub(super) const FAMILIES: [Family; 52] = [
         keys_as_values: true,
         unscaled: true,
         beside: true,
+        ..GEMMA
+    },
+    Family {
+        name: "gemma3n",
+        rope_base: 1e6,
+        local: Local::Base(1e4),
+        post_norm: true,
+        qk_norm: QkNorm::Head,
+        value_norm: true,
+        unscaled: true,
+        windows: Windows::AllBut(5),
+        altup: true,
         ..GEMMA
     },
 ];

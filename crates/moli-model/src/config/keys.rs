@@ -1,6 +1,6 @@
 //! The metadata keys of one architecture, each value checked as it is read.
 
-use moli_format::{Metadata, Value};
+use moli_format::{FormatError, Metadata, Value};
 
 use super::{Activation, Family, MAX_CONTEXT, MAX_LAYERS, SlidingWindow, Windows};
 use crate::ModelError;
@@ -123,6 +123,16 @@ impl Keys<'_> {
             Some("relu2") => Some(Activation::ReluSquared),
             Some(other) => return Err(self.unsupported(suffix, format!("`{other}`"))),
         })
+    }
+
+    /// A list of floats, of whatever length.
+    pub(super) fn floats(&self, suffix: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        Ok(self.metadata.f32s_opt(&self.key(suffix))?.map(std::borrow::Cow::into_owned))
+    }
+
+    /// The error for a key that has to be there.
+    pub(super) fn missing(&self, suffix: &str) -> ModelError {
+        FormatError::MissingKey { key: self.key(suffix) }.into()
     }
 
     /// A list of flags, of whatever length.

@@ -1,6 +1,7 @@
 //! What a model is, read from its file's metadata. The decoder knows nothing of architectures: their differences are the
 //! fields here.
 
+mod altup;
 mod experts;
 mod family;
 mod keys;
@@ -15,6 +16,7 @@ use family::{FAMILIES, Family, Local, Windows};
 use keys::Keys;
 use recurrent::RecurrentFamily;
 
+pub use altup::AltUp;
 pub use experts::{Experts, Gating};
 pub use family::ARCHITECTURES;
 pub use latent::Latent;
@@ -53,6 +55,11 @@ pub struct Config {
     pub ffn: Vec<usize>,
     /// Width of the vector that each layer has for each token; 0: there are none.
     pub layer_inputs: usize,
+    /// Per layer: how many standard deviations above the mean of all a gate has to be to count, and by how much it counts then;
+    /// `None`, or an empty list: all count as they are.
+    pub cutoffs: Vec<Option<f32>>,
+    /// Streams beside each other; `None`: there is one.
+    pub altup: Option<AltUp>,
     /// Whether that network has a gate.
     pub gated: bool,
     /// The layers with experts; `None`: there are none.
@@ -288,6 +295,8 @@ impl Config {
             shared_kv: shared_kv(&keys, layers, window.as_ref())?,
             ffn,
             layer_inputs: keys.count("embedding_length_per_layer_input", MAX_WIDTH / layers)?.unwrap_or(0),
+            cutoffs: if family.altup { altup::cutoffs(&keys, layers)? } else { Vec::new() },
+            altup: if family.altup { Some(AltUp::read(&keys)?) } else { None },
             gated: family.gated,
             experts,
             latent,

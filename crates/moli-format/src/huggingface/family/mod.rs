@@ -138,6 +138,8 @@ pub(super) enum Special {
     Gemma,
     /// The same with norms as they are; two kinds of heads, layers without keys, and vectors that layers have for tokens.
     Gemma4,
+    /// The same with heads of one kind, and streams beside each other.
+    Gemma3n,
     /// Factors on the embeddings, the residual stream, the scores and the logits; experts or not.
     Granite,
     /// The same in other terms.
@@ -226,6 +228,9 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("enable_moe_block", 0.0),
     ("hidden_size_per_layer_input", 0.0),
     ("use_double_wide_mlp", 0.0),
+    ("altup_num_inputs", 1.0),
+    ("laurel_rank", 0.0),
+    ("activation_sparsity_pattern", 0.0),
 ];
 
 impl Family {

@@ -1,4 +1,4 @@
-//! Gemma 4: the two kinds of layers, and what each layer has of its own.
+//! Gemma 3n and 4: the two kinds of layers, and what each layer has of its own.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -6,6 +6,7 @@ use super::config::Config;
 use super::rope::floats;
 use super::{Keys, Source, decimal};
 use crate::huggingface::HuggingFaceError;
+use crate::huggingface::gemma4::quantile;
 use crate::huggingface::rope::NO_TURN;
 use crate::{FormatError, Value};
 
@@ -41,6 +42,52 @@ fn slides(keys: Keys<'_>, layers: usize) -> Result<Vec<bool>, FormatError> {
 /// Width inside the feed-forward network of the first layers.
 pub(super) fn width(source: &Source<'_>) -> Result<usize, FormatError> {
     Ok(counts(source.keys(), "feed_forward_length", source.layers)?.first().copied().unwrap_or_default())
+}
+
+/// Widths inside the feed-forward networks.
+pub(super) fn widths(source: &Source<'_>) -> Result<Vec<usize>, FormatError> {
+    counts(source.keys(), "feed_forward_length", source.layers)
+}
+
+/// The fields that only Gemma 3n has.
+pub(super) fn write_streams(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> {
+    let keys = source.keys();
+    config.put("num_kv_shared_layers", keys.count("attention.shared_kv_layers")?.unwrap_or(0));
+    config.put("hidden_size_per_layer_input", keys.need("embedding_length_per_layer_input")?);
+    let table = source.model.tensor("per_layer_token_embd.weight").map_or(0, crate::Tensor::rows);
+    config.put("vocab_size_per_layer_input", table);
+    config.put("altup_num_inputs", keys.need("altup.num_inputs")?);
+    config.put("altup_active_idx", keys.count("altup.active_idx")?.unwrap_or(0));
+    config.put("altup_correct_scale", true);
+    let rank = source.model.tensor("blk.0.laurel_l.weight").map_or(0, crate::Tensor::rows);
+    config.put("laurel_rank", rank);
+    let cap = keys.float("final_logit_softcapping")?;
+    config.put("final_logit_softcapping", cap.map_or(Json::Null, |cap| decimal(cap).into()));
+    let suffix = "activation_sparsity_scale";
+    let cutoffs = keys.metadata.f32s_opt(&keys.key(suffix))?;
+    let cutoffs = cutoffs.ok_or_else(|| FormatError::MissingKey { key: keys.key(suffix) })?;
+    let share = |&cutoff: &f32| match cutoff {
+        f32::NEG_INFINITY => Some(0.0),
+        cutoff => inverse_of(cutoff),
+    };
+    let shares: Option<Vec<f64>> = cutoffs.iter().map(share).collect();
+    let shares = shares.ok_or_else(|| no_field(keys, suffix, "a number that no share gives"))?;
+    config.put("activation_sparsity_pattern", shares);
+    Ok(())
+}
+
+/// The share in single precision, written short, that gives this cutoff.
+fn inverse_of(cutoff: f32) -> Option<f64> {
+    let gives = |share: f32| quantile(f64::from(share)) as f32;
+    // Shares of a few digits first, then those next to where they cross.
+    let (mut low, mut high) = (0.0_f32, 1.0_f32);
+    for _ in 0..64 {
+        let middle = 0.5 * (low + high);
+        if gives(middle) < cutoff { low = middle } else { high = middle }
+    }
+    let short = |digits: usize| format!("{high:.digits$}").parse::<f32>().ok();
+    let found = (1..9).filter_map(short).chain([high, low]).find(|&share| gives(share) == cutoff);
+    found.map(decimal)
 }
 
 /// The fields that only Gemma 4 has, or that it has otherwise than others.

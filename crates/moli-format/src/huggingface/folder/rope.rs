@@ -29,12 +29,12 @@ pub(super) fn write(source: &Source<'_>, config: &mut Map<String, Json>) -> Resu
     let keys = source.keys();
     let usual = match source.family.architecture {
         "gpt-oss" => 150_000.0,
-        "gemma3" => 1e6,
+        "gemma3" | "gemma3n" => 1e6,
         _ => 1e4,
     };
     let base = decimal(keys.float("rope.freq_base")?.unwrap_or(usual));
     config.insert("rope_theta".to_owned(), base.into());
-    if source.family.architecture == "gemma3" {
+    if ["gemma3", "gemma3n"].contains(&source.family.architecture) {
         let local = decimal(keys.float("rope.freq_base_swa")?.unwrap_or(1e4));
         config.insert("rope_local_base_freq".to_owned(), local.into());
     }

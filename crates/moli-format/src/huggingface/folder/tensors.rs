@@ -3,6 +3,7 @@
 use super::{FolderTensor, Rows, Source, encoder};
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::{Harmony, Part, Special};
+use crate::huggingface::gemma4::WAYS;
 use crate::{FormatError, Tensor};
 
 /// All of a model's tensors.
@@ -62,7 +63,18 @@ impl Folder<'_> {
             return Ok(());
         }
         let first = self.source.family.architecture == "internlm2";
-        let gemma4 = self.source.is(Special::Gemma4);
+        let gemma4 = self.source.is(Special::Gemma4) || self.source.is(Special::Gemma3n);
+        let way = WAYS.iter().find(|(new, _)| *new == tensor.name && self.source.is(Special::Gemma3n));
+        if let Some((_, old)) = way {
+            let &[cols, rows, count] = tensor.dims.as_slice() else { return Err(shape(tensor, &[0, 0, 0])) };
+            for index in 0..count as usize {
+                let count = rows as usize;
+                let rows = Rows { first: index * count, count, ..stretch(tensor, cols as usize) };
+                let name = format!("model.{old}.{index}.weight");
+                self.tensors.push(made(name, vec![count, cols as usize], vec![rows]));
+            }
+            return Ok(());
+        }
         let phi = self.source.family.architecture == "phi2";
         let name = match tensor.name.as_str() {
             "token_embd.weight" if first => "model.tok_embeddings.weight",
@@ -279,7 +291,7 @@ impl Folder<'_> {
             || pattern.ends_with(".expert_bias")
             || matches!(pattern, "mlp.experts.gate_up_proj" | "mlp.experts.down_proj")
             || matches!(pattern, "experts.gate_up_proj" | "experts.down_proj" | "layer_scalar")
-            || matches!(pattern, "router.scale" | "router.per_expert_scale");
+            || matches!(pattern, "router.scale" | "router.per_expert_scale" | "altup.correct_output_scale");
         let end = if bare { String::new() } else { format!(".{}", place.end) };
         let layers = match self.source.family.encoder {
             Some(encoder) => format!("{}{}", encoder::prefix(self.source), encoder.layers),
