@@ -473,6 +473,43 @@ fn layers_of_two_kinds() {
     assert_eq!(factors, [1.0, 1.0, 1.0, 1.0, 1e30, 1e30, 1e30, 1e30, 1e30, 1e30]);
 }
 
+/// Gemma 3n: what its folders may not say, and what shares become.
+#[test]
+fn streams_and_shares() {
+    let source = fixtures().join("gemma3n");
+    let config: Value = serde_json::from_slice(&fs::read(source.join(CONFIG)).unwrap()).unwrap();
+    let opened = |fields: Value| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(CONFIG), with(config.clone(), &fields).to_string()).unwrap();
+        fs::copy(source.join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+        Gguf::open(folder.path(), ReadMode::Map)
+    };
+    for (named, fields) in [
+        ("altup_correct_scale", json!({ "altup_correct_scale": false })),
+        ("altup_active_idx", json!({ "altup_active_idx": 4 })),
+        ("altup_active_idx", json!({ "altup_num_inputs": 1, "altup_active_idx": 0 })),
+        ("altup_projections", json!({ "altup_num_inputs": 3 })),
+        ("altup_projections", json!({ "altup_num_inputs": 5 })),
+        ("activation_sparsity_pattern", json!({ "activation_sparsity_pattern": [0.5] })),
+        ("activation_sparsity_pattern", json!({ "activation_sparsity_pattern": 0.5 })),
+        ("activation_sparsity_pattern", json!({ "activation_sparsity_pattern": [0.5, 0.0, 1.0, 0.0] })),
+        ("intermediate_size", json!({ "intermediate_size": [24, 40] })),
+        ("intermediate_size", json!({ "intermediate_size": [24, 40, 24, 0.5] })),
+        ("num_kv_shared_layers", json!({ "num_kv_shared_layers": 3 })),
+    ] {
+        let error = opened(fields).err().unwrap().to_string();
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    // By torch.distributions.Normal(0, 1).icdf of these in single precision.
+    let shares = json!({ "activation_sparsity_pattern": [0.95, 0.5, 0.0, 0.3] });
+    let gguf = opened(shares).unwrap();
+    let cutoffs = gguf.metadata().f32s_opt("gemma3n.activation_sparsity_scale").unwrap().unwrap();
+    for (found, expected) in cutoffs.iter().zip([1.644_853_6, 0.0, f32::NEG_INFINITY, -0.524_400_5]) {
+        assert!(*found == expected || (found - expected).abs() < 2e-7, "{found} {expected}");
+    }
+    assert_eq!(dims(&gguf, "altup_proj.weight"), [30, 30, 3]);
+}
+
 #[test]
 fn the_experts_of_gpt_oss() {
     let config = with(

@@ -578,3 +578,29 @@ fn layers_of_two_kinds_that_contradict_themselves() {
     let error = try_load(&file).err().unwrap();
     assert!(matches!(&error, ModelError::TensorShape { .. }), "{error}");
 }
+
+#[test]
+fn streams_that_contradict_themselves() {
+    for (key, value) in [
+        ("altup.num_inputs", Value::from(0u32)),
+        ("altup.num_inputs", Value::from(1u32 << 20)),
+        ("altup.active_idx", Value::from(4u32)),
+        ("activation_sparsity_scale", Value::from(vec![0.5f32])),
+        ("activation_sparsity_scale", Value::from(vec![0.5f32, f32::NAN])),
+        ("activation_sparsity_scale", Value::from(vec![0.5f32, f32::INFINITY])),
+    ] {
+        assert_out_of_range(&error_of("gemma3n", key, value), &format!("gemma3n.{key}"));
+    }
+    for key in ["gemma3n.altup.num_inputs", "gemma3n.activation_sparsity_scale"] {
+        let mut file = TinyModel::new("gemma3n").file().unwrap();
+        file.remove(key);
+        let error = try_load(&file).err().unwrap();
+        assert!(
+            matches!(&error, ModelError::Format(FormatError::MissingKey { key: found }) if found == key),
+            "{error}"
+        );
+    }
+    // Ways for another number of streams.
+    let error = error_of("gemma3n", "altup.num_inputs", Value::from(3u32));
+    assert!(matches!(&error, ModelError::TensorShape { .. }), "{error}");
+}
