@@ -352,7 +352,7 @@ impl TinyModel {
         for norm in ["attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm", "post_norm"] {
             add(&format!("{norm}.weight"), float, 1, hidden);
         }
-        if layer % 2 == 0 {
+        if layer.is_multiple_of(2) {
             add("ffn_gate_inp.weight", float, self.experts, hidden);
             add("ffn_gate_inp.scale", float, 1, hidden);
             add("ffn_gate_exps.weight", self.matrix, self.experts * self.ffn, hidden);
