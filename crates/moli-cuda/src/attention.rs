@@ -72,10 +72,32 @@ pub struct Cache {
     keys: Part,
     values: Part,
     kind: KvKind,
-    layers: usize,
+    layers: Vec<Layer>,
     pages: usize,
+}
+
+/// What the keys of a layer are, and its values.
+#[derive(Clone, Copy)]
+struct Layer {
     kv_heads: usize,
     head_dim: usize,
+    /// Where its first page is: its elements, its scales.
+    first: [usize; 2],
+    /// Bytes of a page: of its elements, of its scales.
+    page: [usize; 2],
+}
+
+impl Layer {
+    fn new((kv_heads, head_dim): (usize, usize), kind: KvKind, first: [usize; 2]) -> Self {
+        let tokens = kv_heads.saturating_mul(PAGE_TOKENS);
+        let bytes = |head: usize| tokens.saturating_mul(head);
+        let page = match kind {
+            KvKind::F32 => [bytes(head_dim.saturating_mul(4)), 0],
+            KvKind::F16 => [bytes(head_dim.saturating_mul(2)), 0],
+            KvKind::Q8_0 => [bytes(head_dim), bytes(head_dim.div_ceil(KV_BLOCK) * 2)],
+        };
+        Self { kv_heads, head_dim, first, page }
+    }
 }
 
 /// The keys or the values: elements, and scales where there are any.
@@ -99,53 +121,34 @@ struct Pages {
 unsafe impl DeviceRepr for Pages {}
 
 impl Cache {
-    /// Keys and values of `pages` pages in each of `layers` layers.
+    /// Keys and values of `pages` pages in each of these layers: of each its heads, and the elements of one.
     ///
     /// # Errors
     /// [`CudaError::OutOfMemory`], [`CudaError::HeadTooWide`].
-    pub fn new(
-        gpu: &Gpu,
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kind: KvKind,
-    ) -> Result<Self, CudaError> {
+    pub fn new(gpu: &Gpu, layers: &[(usize, usize)], pages: usize, kind: KvKind) -> Result<Self, CudaError> {
         let widest = FORMS[FORMS.len() - 1].widest;
-        if head_dim > widest {
+        if let Some(&(_, head_dim)) = layers.iter().find(|(_, head_dim)| *head_dim > widest) {
             return Err(CudaError::HeadTooWide { head_dim, widest });
         }
-        let mut cache = Self {
-            keys: Part { elements: gpu.array("", 0)?, scales: gpu.array("", 0)? },
-            values: Part { elements: gpu.array("", 0)?, scales: gpu.array("", 0)? },
-            kind,
-            layers,
-            pages,
-            kv_heads,
-            head_dim,
+        let mut end = [0_usize; 2];
+        let layers = layers.iter().map(|&shape| {
+            let layer = Layer::new(shape, kind, end);
+            for (end, bytes) in end.iter_mut().zip(layer.page) {
+                *end = end.saturating_add(pages.saturating_mul(bytes));
+            }
+            layer
+        });
+        let layers = layers.collect();
+        let part = || {
+            let [elements, scales] = end.map(|bytes| gpu.array("the KV cache", bytes));
+            Ok::<_, CudaError>(Part { elements: elements?, scales: scales? })
         };
-        let [elements, scales] = cache.page();
-        let all = layers.saturating_mul(pages);
-        for part in [&mut cache.keys, &mut cache.values] {
-            part.elements = gpu.array("the KV cache", all.saturating_mul(elements))?;
-            part.scales = gpu.array("the KV cache", all.saturating_mul(scales))?;
-        }
-        Ok(cache)
-    }
-
-    /// Bytes of a page of keys in one layer: its elements, its scales.
-    fn page(&self) -> [usize; 2] {
-        let tokens = self.kv_heads * PAGE_TOKENS;
-        match self.kind {
-            KvKind::F32 => [tokens * self.head_dim * 4, 0],
-            KvKind::F16 => [tokens * self.head_dim * 2, 0],
-            KvKind::Q8_0 => [tokens * self.head_dim, tokens * self.head_dim.div_ceil(KV_BLOCK) * 2],
-        }
+        Ok(Self { keys: part()?, values: part()?, kind, layers, pages })
     }
 
     /// Bytes of a page in all layers.
     pub fn page_bytes(&self) -> usize {
-        2 * self.layers * self.page().iter().sum::<usize>()
+        2 * self.layers.iter().flat_map(|layer| layer.page).sum::<usize>()
     }
 
     /// What its elements are.
@@ -153,15 +156,18 @@ impl Cache {
         self.kind
     }
 
-    fn layer(&self, layer: usize) -> [Pages; 2] {
-        let [elements, scales] = self.page();
-        let first = layer * self.pages;
-        [&self.keys, &self.values].map(|part| Pages {
-            elements: part.elements.at(first * elements),
-            scales: part.scales.at(first * scales),
+    /// A layer, and its keys and values.
+    fn layer(&self, layer: usize) -> Result<(Layer, [Pages; 2]), CudaError> {
+        let (expected, actual) = (self.layers.len(), layer + 1);
+        let layer = self.layers.get(layer).copied();
+        let layer = layer.ok_or(CudaError::Shape { what: "layers of the KV cache", expected, actual })?;
+        let pages = [&self.keys, &self.values].map(|part| Pages {
+            elements: part.elements.at(layer.first[0]),
+            scales: part.scales.at(layer.first[1]),
             kind: self.kind as u32,
-            blocks: self.head_dim.div_ceil(KV_BLOCK) as u32,
-        })
+            blocks: layer.head_dim.div_ceil(KV_BLOCK) as u32,
+        });
+        Ok((layer, pages))
     }
 
     /// The arrays: keys' elements and scales, then the values'.
@@ -176,11 +182,10 @@ impl Cache {
         if at >= self.pages {
             return Err(CudaError::Shape { what: "a KV page", expected: self.pages, actual: at });
         }
-        let [elements, scales] = self.page();
-        let layer = |layer: usize| {
-            [elements, scales, elements, scales].map(|bytes| ((layer * self.pages + at) * bytes, bytes))
+        let layer = |layer: &Layer| {
+            [0, 1, 0, 1].map(|kind| (layer.first[kind] + at * layer.page[kind], layer.page[kind]))
         };
-        Ok((0..self.layers).map(layer).collect())
+        Ok(self.layers.iter().map(layer).collect())
     }
 }
 
@@ -359,13 +364,12 @@ impl Gpu {
         keys: &Buffer,
         values: &Buffer,
     ) -> Result<(), CudaError> {
-        let (kv_heads, dim) = (cache.kv_heads, cache.head_dim);
-        same("layers of the KV cache", cache.layers.max(layer + 1), cache.layers)?;
+        let (Layer { kv_heads, head_dim: dim, .. }, pages) = cache.layer(layer)?;
         let warps = match cache.kind {
             KvKind::Q8_0 => kv_heads * dim.div_ceil(KV_BLOCK) * 32,
             _ => kv_heads * dim,
         };
-        for (x, pages) in [keys, values].into_iter().zip(cache.layer(layer)) {
+        for (x, pages) in [keys, values].into_iter().zip(pages) {
             same("columns of keys or values", kv_heads * dim, x.cols)?;
             same("rows of keys or values", self.attention.rows, x.rows)?;
             if x.rows == 0 || warps == 0 {
@@ -398,14 +402,14 @@ impl Gpu {
         out: &mut Buffer,
     ) -> Result<(), CudaError> {
         let Shape { heads, kv_heads, head_dim: dim, .. } = *shape;
-        same("key heads", cache.kv_heads, kv_heads)?;
+        let (kept, [keys, values]) = cache.layer(layer)?;
+        same("key heads", kept.kv_heads, kv_heads)?;
         let group = heads.checked_div(kv_heads).unwrap_or(0);
         same("query heads", group * kv_heads, heads)?;
-        same("elements of a head", cache.head_dim, dim)?;
+        same("elements of a head", kept.head_dim, dim)?;
         same("columns of queries", heads * dim, q.cols)?;
         same("rows of queries", self.attention.rows, q.rows)?;
         same("sinks", heads, sinks.map_or(heads, Array::len))?;
-        same("layers of the KV cache", cache.layers.max(layer + 1), cache.layers)?;
         out.resize(self, q.rows, q.cols)?;
         if q.rows == 0 || q.cols == 0 {
             return Ok(());
@@ -433,7 +437,6 @@ impl Gpu {
         }
         let scratch = &self.attention;
         let grid_of = |spans: usize| grid((scratch.tile_count, kv_heads, spans), 32 * WARPS, shared);
-        let [keys, values] = cache.layer(layer);
         let sinks = sinks.map_or(0, Array::address);
         let (heads, kv_heads, width) = (int("heads", heads)?, int("heads", kv_heads)?, int("columns", dim)?);
         let window = shape

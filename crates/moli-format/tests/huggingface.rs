@@ -407,6 +407,109 @@ fn experts_stay_where_they_are_and_fused_ones_are_cut() {
     }
 }
 
+/// What a folder of Gemma 4 may not say, or not say so.
+#[test]
+fn layers_of_two_kinds() {
+    let source = fixtures().join("gemma4_dense");
+    let config: Value = serde_json::from_slice(&fs::read(source.join(CONFIG)).unwrap()).unwrap();
+    let opened = |fields: Value| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(CONFIG), with(config.clone(), &fields).to_string()).unwrap();
+        fs::copy(source.join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+        Gguf::open(folder.path(), ReadMode::Map)
+    };
+    let (full, sliding) = (&config["rope_parameters"]["full_attention"], json!({ "rope_theta": 100.0 }));
+    for (named, fields) in [
+        ("use_bidirectional_attention", json!({ "use_bidirectional_attention": "all" })),
+        ("num_kv_shared_layers", json!({ "num_kv_shared_layers": 2 })),
+        ("num_kv_shared_layers", json!({ "num_kv_shared_layers": 3 })),
+        ("vocab_size_per_layer_input", json!({ "hidden_size_per_layer_input": 4 })),
+        ("per_layer_config", json!({ "per_layer_config": { "1": { "head_dim": 20 } } })),
+        ("per_layer_config", json!({ "per_layer_config": { "7": { "head_dim": 20 } } })),
+        ("sliding_window", json!({ "per_layer_config": { "1": { "sliding_window": 20 } } })),
+        (
+            "layer_types",
+            json!({ "layer_types": ["sliding_attention", "chunked_attention", "full_attention"] }),
+        ),
+        ("rope_parameters", json!({ "rope_parameters": { "sliding_attention": sliding } })),
+        ("rope_parameters", json!({ "rope_parameters": { "full_attention": full } })),
+        (
+            "rope_type",
+            json!({ "rope_parameters": { "full_attention": {
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 2.0 }, "sliding_attention": sliding } }),
+        ),
+        (
+            "rope_type",
+            json!({ "rope_parameters": { "full_attention": full, "sliding_attention": {
+            "rope_type": "linear", "rope_theta": 100.0, "factor": 2.0 } } }),
+        ),
+        // The weights have no values for these layers.
+        ("v_proj", json!({ "attention_k_eq_v": false })),
+    ] {
+        let error = opened(fields).err().unwrap().to_string();
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    // The last layer has global attention whatever is said of it, and the spelling of older configurations means the same.
+    let mut older = json!({ "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "global_head_dim": 20, "num_global_key_value_heads": 2 });
+    let kept = opened(json!({})).unwrap();
+    let mut config_without = config.clone();
+    config_without.as_object_mut().unwrap().remove("per_layer_config");
+    older = with(config_without, &older);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(CONFIG), older.to_string()).unwrap();
+    fs::copy(source.join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+    let again = open(folder.path());
+    let keys = |gguf: &Gguf| -> Vec<String> {
+        gguf.metadata()
+            .iter()
+            .filter(|(key, _)| key.starts_with("gemma4."))
+            .map(|entry| format!("{entry:?}"))
+            .collect()
+    };
+    assert_eq!(keys(&again), keys(&kept));
+    assert_eq!(dims(&kept, "blk.1.attn_k.weight"), [28, 40]);
+    let factors = elements(&kept, "rope_freqs.weight");
+    assert_eq!(factors, [1.0, 1.0, 1.0, 1.0, 1e30, 1e30, 1e30, 1e30, 1e30, 1e30]);
+}
+
+/// Gemma 3n: what its folders may not say, and what shares become.
+#[test]
+fn streams_and_shares() {
+    let source = fixtures().join("gemma3n");
+    let config: Value = serde_json::from_slice(&fs::read(source.join(CONFIG)).unwrap()).unwrap();
+    let opened = |fields: Value| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(CONFIG), with(config.clone(), &fields).to_string()).unwrap();
+        fs::copy(source.join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+        Gguf::open(folder.path(), ReadMode::Map)
+    };
+    for (named, fields) in [
+        ("altup_correct_scale", json!({ "altup_correct_scale": false })),
+        ("altup_active_idx", json!({ "altup_active_idx": 4 })),
+        ("altup_active_idx", json!({ "altup_num_inputs": 1, "altup_active_idx": 0 })),
+        ("altup_projections", json!({ "altup_num_inputs": 3 })),
+        ("altup_projections", json!({ "altup_num_inputs": 5 })),
+        ("activation_sparsity_pattern", json!({ "activation_sparsity_pattern": [0.5] })),
+        ("activation_sparsity_pattern", json!({ "activation_sparsity_pattern": 0.5 })),
+        ("activation_sparsity_pattern", json!({ "activation_sparsity_pattern": [0.5, 0.0, 1.0, 0.0] })),
+        ("intermediate_size", json!({ "intermediate_size": [24, 40] })),
+        ("intermediate_size", json!({ "intermediate_size": [24, 40, 24, 0.5] })),
+        ("num_kv_shared_layers", json!({ "num_kv_shared_layers": 3 })),
+    ] {
+        let error = opened(fields).err().unwrap().to_string();
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    // By torch.distributions.Normal(0, 1).icdf of these in single precision.
+    let shares = json!({ "activation_sparsity_pattern": [0.95, 0.5, 0.0, 0.3] });
+    let gguf = opened(shares).unwrap();
+    let cutoffs = gguf.metadata().f32s_opt("gemma3n.activation_sparsity_scale").unwrap().unwrap();
+    for (found, expected) in cutoffs.iter().zip([1.644_853_6, 0.0, f32::NEG_INFINITY, -0.524_400_5]) {
+        assert!(*found == expected || (found - expected).abs() < 2e-7, "{found} {expected}");
+    }
+    assert_eq!(dims(&gguf, "altup_proj.weight"), [30, 30, 3]);
+}
+
 #[test]
 fn the_experts_of_gpt_oss() {
     let config = with(

@@ -9,7 +9,7 @@ use moli_kernels::{DeltaShape, KvSlot, RopeAngles, RopeStyle, StateRun};
 
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
-use crate::{KvType, ModelError};
+use crate::{KvShape, KvType, ModelError};
 
 /// The shape of attention in one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,6 +57,23 @@ pub struct DeltaInputs<'a, B: Backend + ?Sized> {
     pub bias: &'a B::Vector,
 }
 
+/// [`Backend::cut_off`] of a row. Sums have sixteen lanes, in double precision.
+pub(crate) fn cut_off(row: &mut [f32], deviations: f32) {
+    let sum = |term: &dyn Fn(f32) -> f64| {
+        let mut lanes = [0.0; 16];
+        for chunk in row.chunks(16) {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane += term(x);
+            }
+        }
+        lanes.iter().sum::<f64>() / row.len() as f64
+    };
+    let mean = sum(&|x| f64::from(x));
+    let deviation = sum(&|x| (f64::from(x) - mean).powi(2)).sqrt();
+    let least = (mean + deviation * f64::from(deviations)) as f32;
+    row.iter_mut().for_each(|x| *x = (*x - least).max(0.0));
+}
+
 /// A device that computes the decoder's operations.
 pub trait Backend: Send {
     /// A weight matrix in the file's own format.
@@ -95,19 +112,12 @@ pub trait Backend: Send {
     /// [`ModelError::TooLarge`] when the size overflows.
     fn buffer(&self, rows: usize, cols: usize) -> Result<Self::Buffer, ModelError>;
 
-    /// Allocates the keys and values of `pages` pages in each of `layers` layers.
+    /// Allocates the keys and values of `pages` pages in each of these layers.
     ///
     /// # Errors
     /// [`ModelError::TooLarge`] when the size overflows or can't be had, [`ModelError::UnsupportedKvType`] when the device has
     /// no such keys and values.
-    fn cache(
-        &self,
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kv_type: KvType,
-    ) -> Result<Self::Cache, ModelError>;
+    fn cache(&self, layers: &[KvShape], pages: usize, kv_type: KvType) -> Result<Self::Cache, ModelError>;
 
     /// Bytes of a page's keys and values, in all layers.
     fn page_bytes(&self, cache: &Self::Cache) -> usize;
@@ -297,6 +307,13 @@ pub trait Backend: Send {
     fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
         let _ = (x, y);
         self.unsupported("products of activations")
+    }
+
+    /// What of each row is above its mean by more than so many of its standard deviations, by how much it is; else 0:
+    /// `x = max(x - mean - deviations * deviation, 0)`.
+    fn cut_off(&mut self, x: &mut Self::Buffer, deviations: f32) -> Result<(), ModelError> {
+        let _ = (x, deviations);
+        self.unsupported("gates that have to stand out")
     }
 
     /// Allocates the states of a layer, zeros, `[slots, floats]`.

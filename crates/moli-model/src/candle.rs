@@ -15,7 +15,7 @@ use moli_kernels::{RopeAngles, RopeStyle};
 use crate::backend::{AttentionSpec, Rows};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
-use crate::{Backend, KvType, ModelError, PAGE_TOKENS};
+use crate::{Backend, KvShape, KvType, ModelError, PAGE_TOKENS};
 
 /// A candle device.
 pub struct CandleBackend {
@@ -198,22 +198,16 @@ impl Backend for CandleBackend {
         candle_core::Tensor::zeros((1, cols), DType::F32, &self.device).during("allocating activations")
     }
 
-    fn cache(
-        &self,
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kv_type: KvType,
-    ) -> Result<Self::Cache, ModelError> {
+    fn cache(&self, layers: &[KvShape], pages: usize, kv_type: KvType) -> Result<Self::Cache, ModelError> {
         if kv_type != KvType::F16 {
             return Err(ModelError::UnsupportedKvType { backend: "candle", kv_type, supported: KvType::F16 });
         }
-        let zeros = || {
-            let shape = (pages * PAGE_TOKENS, kv_heads * head_dim);
+        let zeros = |layer: &KvShape| {
+            let shape = (pages * PAGE_TOKENS, layer.heads * layer.head_dim);
             candle_core::Tensor::zeros(shape, DType::F16, &self.device).during("allocating the KV cache")
         };
-        let layers = (0..layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_, ModelError>>()?;
+        let layer = |layer: &KvShape| Ok::<_, ModelError>((zeros(layer)?, zeros(layer)?));
+        let layers = layers.iter().map(layer).collect::<Result<_, _>>()?;
         Ok(CandleCache { layers })
     }
 
@@ -516,6 +510,21 @@ impl Backend for CandleBackend {
 
     fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
         *x = (&*x + y).during("addition")?;
+        Ok(())
+    }
+
+    fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
+        *x = (&*x * y).during("product")?;
+        Ok(())
+    }
+
+    fn cut_off(&mut self, x: &mut Self::Buffer, deviations: f32) -> Result<(), ModelError> {
+        let cut = || {
+            let above = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+            let deviation = above.sqr()?.mean_keepdim(D::Minus1)?.sqrt()?;
+            above.broadcast_sub(&(deviation * f64::from(deviations))?)?.relu()
+        };
+        *x = cut().during("cutting off")?;
         Ok(())
     }
 

@@ -11,10 +11,10 @@ use moli_kernels::{
     Scratch, StateRun, Zero, zeroed,
 };
 
-use crate::backend::{AttentionSpec, DeltaInputs, Rows};
+use crate::backend::{AttentionSpec, DeltaInputs, Rows, cut_off};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
-use crate::{ActivationSquares, Backend, KvType, ModelError};
+use crate::{ActivationSquares, Backend, KvShape, KvType, ModelError};
 
 pub use cache::CpuCache;
 
@@ -118,16 +118,10 @@ impl Backend for CpuBackend {
         Ok(CpuBuffer { data: zeros("a buffer of activations", &[rows, cols])?, rows, cols })
     }
 
-    fn cache(
-        &self,
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kv_type: KvType,
-    ) -> Result<Self::Cache, ModelError> {
-        self.kernels.reserve_attention(&self.pool, head_dim);
-        CpuCache::new(layers, pages, kv_heads, head_dim, kv_type)
+    fn cache(&self, layers: &[KvShape], pages: usize, kv_type: KvType) -> Result<Self::Cache, ModelError> {
+        let widest = layers.iter().map(|shape| shape.head_dim).max().unwrap_or(0);
+        self.kernels.reserve_attention(&self.pool, widest);
+        CpuCache::new(layers, pages, kv_type)
     }
 
     fn page_bytes(&self, cache: &Self::Cache) -> usize {
@@ -410,6 +404,12 @@ impl Backend for CpuBackend {
 
     fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
         self.kernels.multiply(&self.pool, x.data_mut(), y.data());
+        Ok(())
+    }
+
+    fn cut_off(&mut self, x: &mut Self::Buffer, deviations: f32) -> Result<(), ModelError> {
+        let cols = x.cols;
+        x.data_mut().chunks_exact_mut(cols).for_each(|row| cut_off(row, deviations));
         Ok(())
     }
 

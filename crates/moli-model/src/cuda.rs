@@ -7,10 +7,10 @@ use moli_cuda::{Angles, Array, Buffer, Cache, CudaError, Function, Gpu, KvKind, 
 use moli_format::Tensor;
 use moli_kernels::{DeltaShape, RopeAngles, RopeStyle, StateRun};
 
-use crate::backend::{AttentionSpec, DeltaInputs, Rows};
+use crate::backend::{AttentionSpec, DeltaInputs, Rows, cut_off};
 use crate::config::Activation;
 use crate::weights::{Linear, Norm};
-use crate::{Backend, KvType, ModelError};
+use crate::{Backend, KvShape, KvType, ModelError};
 
 /// A GPU.
 pub struct CudaBackend {
@@ -85,20 +85,14 @@ impl Backend for CudaBackend {
         Ok(Buffer::new(&self.gpu, rows, cols)?)
     }
 
-    fn cache(
-        &self,
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kv_type: KvType,
-    ) -> Result<Self::Cache, ModelError> {
+    fn cache(&self, layers: &[KvShape], pages: usize, kv_type: KvType) -> Result<Self::Cache, ModelError> {
         let kind = match kv_type {
             KvType::F32 => KvKind::F32,
             KvType::F16 => KvKind::F16,
             KvType::Q8_0 => KvKind::Q8_0,
         };
-        Ok(Cache::new(&self.gpu, layers, pages, kv_heads, head_dim, kind)?)
+        let layers: Vec<_> = layers.iter().map(|shape| (shape.heads, shape.head_dim)).collect();
+        Ok(Cache::new(&self.gpu, &layers, pages, kind)?)
     }
 
     fn page_bytes(&self, cache: &Self::Cache) -> usize {
@@ -300,6 +294,17 @@ impl Backend for CudaBackend {
 
     fn multiply(&mut self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<(), ModelError> {
         Ok(self.gpu.multiply(x, y)?)
+    }
+
+    fn cut_off(&mut self, x: &mut Self::Buffer, deviations: f32) -> Result<(), ModelError> {
+        // On the host: a few layers of one architecture have it.
+        let (mut values, cols) = (Vec::new(), x.cols());
+        self.gpu.download(x, &mut values)?;
+        for (row, values) in values.chunks_exact_mut(cols.max(1)).enumerate() {
+            cut_off(values, deviations);
+            self.gpu.upload(values, row, x)?;
+        }
+        Ok(())
     }
 
     fn states(&self, slots: usize, floats: usize) -> Result<Self::Buffer, ModelError> {

@@ -6,6 +6,7 @@
 //! One arithmetic: a row's result depends on its own token, position and earlier keys and values only (of an encoder, on those
 //! of its whole text), bit for bit, whatever else is in the batch and however the prompt was cut into batches.
 
+pub(crate) mod altup;
 mod latent;
 pub(crate) mod recurrent;
 
@@ -15,11 +16,14 @@ use moli_kernels::{KvSlot, RopeAngles};
 use crate::adapter::Adapters;
 use crate::backend::{AttentionSpec, Rows};
 use crate::experts::Routes;
-use crate::weights::{FeedForward, Layer, Mixer, Mixture, Mlp, Norm, Weights};
+use crate::weights::{
+    FeedForward, KeyValue, Layer, LayerInput, LayerInputs, Mixer, Mixture, Mlp, Norm, Weights,
+};
 use crate::{
     Backend, Batch, Classifier, Computed, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope,
     Runtime, pages_of,
 };
+use altup::StreamScratch;
 use recurrent::Recurrence;
 
 /// A model on a backend.
@@ -31,6 +35,8 @@ pub struct Decoder<B: Backend> {
     scratch: Scratch<B>,
     cache: B::Cache,
     recurrence: Option<Recurrence<B>>,
+    /// Of each layer which keys and values of the cache it sees.
+    kv_places: Vec<usize>,
     pages: usize,
     max_rows: usize,
     angles: RopeAngles,
@@ -58,7 +64,12 @@ struct Scratch<B: Backend> {
     attended: B::Buffer,
     gate: B::Buffer,
     up: B::Buffer,
+    streams: Option<StreamScratch<B>>,
+    /// The vectors that layers have for the tokens, and a part of them on its way, `[layers * layer_inputs]`.
+    inputs: Option<[B::Buffer; 2]>,
     experts: Option<ExpertScratch<B>>,
+    /// What a network beside the experts gives, then they themselves, `[hidden]`.
+    beside: Option<B::Buffer>,
     latent: Option<LatentScratch<B>>,
     /// Rows whose logits are wanted, `[hidden]`.
     last: B::Buffer,
@@ -99,7 +110,7 @@ struct LatentScratch<B: Backend> {
 impl<B: Backend> Scratch<B> {
     fn new(backend: &B, config: &Config, max_rows: usize) -> Result<Self, ModelError> {
         let buffer = |cols: usize| backend.buffer(max_rows, cols);
-        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let [q, kv] = config.widest_heads();
         let (hidden, ffn) = (config.hidden, config.widest_ffn());
         let outputs = MAX_OUTPUTS.min(max_rows);
         let experts = config.experts.as_ref().map(|experts| {
@@ -116,7 +127,7 @@ impl<B: Backend> Scratch<B> {
             let q_rank = latent.q_rank.unwrap_or(1);
             Ok::<_, ModelError>(LatentScratch {
                 q_down: [buffer(q_rank)?, buffer(q_rank)?],
-                heads: buffer(config.q_width().max(config.attended_width()).max(q))?,
+                heads: buffer(config.q_width().max(config.attended_width(0)).max(q))?,
                 rotated: buffer(config.heads * latent.rotated)?,
                 kv: buffer(latent.width())?,
                 parts: [buffer(part)?, buffer(part)?],
@@ -136,7 +147,19 @@ impl<B: Backend> Scratch<B> {
             attended: buffer(q)?,
             gate: buffer(ffn)?,
             up: buffer(ffn)?,
+            streams: match config.altup {
+                Some(altup) => Some(StreamScratch::new(backend, config, altup, max_rows)?),
+                None => None,
+            },
+            inputs: match config.layers * config.layer_inputs {
+                0 => None,
+                width => Some([buffer(width)?, buffer(width)?]),
+            },
             experts: experts.transpose()?,
+            beside: match &config.experts {
+                Some(experts) if experts.beside => Some(buffer(hidden)?),
+                _ => None,
+            },
             latent: latent.transpose()?,
             last: backend.buffer(outputs, hidden)?,
             last_normed: backend.buffer(outputs, hidden)?,
@@ -173,12 +196,12 @@ impl<B: Backend> Decoder<B> {
         let whole_rows = if config.causal { 0 } else { max_rows };
         let pages = pages_of(options.context);
         let recurrence = Recurrence::new(&backend, &config, max_rows)?;
-        let cache =
-            backend.cache(config.kv_layers(), pages, config.kv_heads, config.head_dim, options.kv_type)?;
+        let cache = backend.cache(&config.kv_shapes(), pages, options.kv_type)?;
         Ok(Self {
             angles: rope_angles(&config.rope, weights.rope_factors.as_deref(), max_rows)?,
             angles_local: rope_angles(&config.rope_local, weights.rope_factors.as_deref(), max_rows)?,
             backend,
+            kv_places: config.kv_places(),
             config,
             weights,
             adapters,
@@ -196,7 +219,7 @@ impl<B: Backend> Decoder<B> {
     /// Logits and hidden states of the wanted rows, all of them finite. What `check` finds out of the batch is there.
     fn compute(&mut self, batch: &Batch<'_>) -> Result<Computed<'_>, ModelError> {
         let Self { backend: b, config: c, weights: w, adapters: a, scratch: s, cache, recurrence, .. } = self;
-        let (angles, angles_local) = (&mut self.angles, &mut self.angles_local);
+        let (angles, angles_local, kv_places) = (&mut self.angles, &mut self.angles_local, &self.kv_places);
         let rows = Rows {
             positions: batch.positions,
             sequences: batch.sequences,
@@ -222,12 +245,21 @@ impl<B: Backend> Decoder<B> {
             b.norm(&s.x, norm, c.norm_eps, &mut s.h)?;
             std::mem::swap(&mut s.x, &mut s.h);
         }
-        // Layers so far with keys and values, and with a state.
-        let (mut cached, mut carried) = (0, 0);
-        for (i, layer) in w.layers.iter().enumerate() {
+        if let Some(inputs) = &w.layer_inputs {
+            layer_inputs((b, a), c, inputs, batch.tokens, s)?;
+        }
+        if let Some(streams) = &w.streams {
+            altup::begin((b, a), c, streams, s)?;
+        }
+        // Layers so far with a state.
+        let mut carried = 0;
+        for ((i, layer), &place) in w.layers.iter().enumerate().zip(kv_places) {
             // Attention: which earlier tokens matter here, and what they say. Or what a state keeps of them.
             let angles = if c.window_of(i).is_some() { &*angles_local } else { &*angles };
             let angles = c.rotated[i].then_some(angles);
+            if let Some(streams) = &layer.streams {
+                altup::predict((b, a), c, streams, s)?;
+            }
             let input = normed(b, &s.x, layer.attn_norm.as_ref(), c.norm_eps, &mut s.h)?;
             let found = match (&layer.mixer, recurrence.as_mut()) {
                 (Mixer::ShortConv(conv), Some(recurrence)) => {
@@ -239,19 +271,40 @@ impl<B: Backend> Decoder<B> {
                     recurrence.delta_net((b, a), c, net, input, carried - 1)?
                 }
                 _ => {
-                    attend((b, a), c, layer, i, (cache, cached), angles, &rows, s)?;
-                    cached += 1;
+                    if let Some(streams) = &layer.streams {
+                        altup::around((b, a), c, streams, s)?;
+                    }
+                    attend((b, a), c, layer, i, (cache, place), angles, &rows, s)?;
                     &s.attended
                 }
             };
             a.project(b, found, None, &mut [(&layer.o, &mut s.normed)])?;
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
+            altup::join(b, s)?;
 
             // Feed-forward: what each token makes of it by itself.
             feed_forward((b, a), c, layer, s)?;
             add_to_stream(b, c, layer.post_ffn_norm.as_ref(), s)?;
+
+            // What the token itself means to this layer.
+            if let Some(streams) = &layer.streams {
+                altup::correct((b, a), c, streams, s)?;
+            }
+            if let Some(input) = &layer.input {
+                own_input((b, a), c, input, i, s)?;
+                match layer.streams {
+                    Some(_) => altup::add_input(b, c, &input.norm, s)?,
+                    None => add_to_stream(b, c, Some(&input.norm), s)?,
+                }
+            }
+            if let Some(scale) = layer.scale {
+                b.scale(&mut s.x, scale)?;
+            }
         }
 
+        if let Some(streams) = &w.streams {
+            altup::end((b, a), c, streams, s)?;
+        }
         let mut computed = Computed { logits: &[], states: &[] };
         if !batch.states.is_empty() {
             // The layers' buffers are free by now.
@@ -484,28 +537,84 @@ fn odd(values: &[f32]) -> Option<usize> {
     values[start..].iter().position(is_odd).map(|at| start + at)
 }
 
-/// Attention of a layer into `s.attended`; `kv`: the cache, and which of its layers this one is.
+/// The vectors that all layers have for the tokens, into the first of `s.inputs`; `s.x`: the embeddings.
+fn layer_inputs<B: Backend>(
+    (b, a): (&mut B, &mut Adapters<B>),
+    c: &Config,
+    w: &LayerInputs<B>,
+    tokens: &[u32],
+    s: &mut Scratch<B>,
+) -> Result<(), ModelError> {
+    let Some([inputs, projected]) = &mut s.inputs else { return Ok(()) };
+    let root = |n: usize| (n as f32).sqrt();
+    a.project(b, &s.x, None, &mut [(&w.projection, &mut *projected)])?;
+    b.scale(projected, root(c.hidden).recip())?;
+    b.rms_norm_heads(projected, &w.gain, c.norm_eps)?;
+    let mut of_table = Vec::new();
+    let tokens = match tokens.iter().all(|&token| (token as usize) < w.tokens) {
+        true => tokens,
+        false => {
+            of_table.extend(tokens.iter().map(|&token| if (token as usize) < w.tokens { token } else { 0 }));
+            &of_table
+        }
+    };
+    b.embed(&w.table, tokens, root(c.layer_inputs), inputs)?;
+    b.add(inputs, projected)?;
+    b.scale(inputs, std::f32::consts::FRAC_1_SQRT_2)
+}
+
+/// What layer `i` makes of its own vector of each token and of `s.x`, into `s.normed`.
+fn own_input<B: Backend>(
+    (b, a): (&mut B, &mut Adapters<B>),
+    c: &Config,
+    w: &LayerInput<B>,
+    i: usize,
+    s: &mut Scratch<B>,
+) -> Result<(), ModelError> {
+    let Some([inputs, own]) = &mut s.inputs else { return Ok(()) };
+    let rows = b.rows(inputs);
+    b.zero(own, rows, c.layer_inputs)?;
+    b.copy_columns(inputs, i * c.layer_inputs, own, 0, c.layer_inputs)?;
+    a.project(b, &s.x, None, &mut [(&w.gate, &mut s.gate)])?;
+    b.gated(&mut s.gate, own, c.activation)?;
+    a.project(b, &s.gate, None, &mut [(&w.up, &mut s.normed)])
+}
+
+/// Attention of a layer into `s.attended`; `kv`: the cache, and which of its layers this one sees.
 #[allow(clippy::too_many_arguments, reason = "they are what attention is of")]
 fn attend<B: Backend>(
     (b, a): (&mut B, &mut Adapters<B>),
     c: &Config,
     layer: &Layer<B>,
     i: usize,
-    (cache, cached): (&mut B::Cache, usize),
+    (cache, place): (&mut B::Cache, usize),
     angles: Option<&RopeAngles>,
     rows: &Rows<'_>,
     s: &mut Scratch<B>,
 ) -> Result<(), ModelError> {
+    let shape = c.kv_of(i);
+    let mut keeps_kv = true;
     match &layer.mixer {
-        Mixer::Heads { q, k, v, q_norm, k_norm } => {
+        Mixer::Heads { q, q_norm, kv } => {
             let input = if layer.attn_norm.is_some() { &s.h } else { &s.x };
             let queries = match &mut s.gated_q {
                 Some([both, _]) => both,
                 None => &mut s.q,
             };
-            a.project(b, input, None, &mut [(q, queries), (k, &mut s.k), (v, &mut s.v)])?;
+            match kv {
+                Some(KeyValue { k, v: Some(v), .. }) => {
+                    a.project(b, input, None, &mut [(q, queries), (k, &mut s.k), (v, &mut s.v)])?;
+                }
+                Some(KeyValue { k, v: None, .. }) => {
+                    a.project(b, input, None, &mut [(q, queries), (k, &mut s.k)])?;
+                    let rows = b.rows(&s.k);
+                    b.zero(&mut s.v, rows, shape.width())?;
+                    b.add(&mut s.v, &s.k)?;
+                }
+                None => a.project(b, input, None, &mut [(q, queries)])?,
+            }
             if let Some([both, gates]) = &mut s.gated_q {
-                let (rows, width) = (b.rows(both), c.head_dim);
+                let (rows, width) = (b.rows(both), shape.head_dim);
                 b.zero(&mut s.q, rows, c.heads * width)?;
                 b.zero(gates, rows, c.heads * width)?;
                 for head in 0..c.heads {
@@ -513,17 +622,22 @@ fn attend<B: Backend>(
                     b.copy_columns(both, (2 * head + 1) * width, gates, head * width, width)?;
                 }
             }
-            for (x, gain) in [(&mut s.q, q_norm), (&mut s.k, k_norm)] {
+            let keys = kv.as_ref().map(|kv| (&mut s.k, &kv.k_norm));
+            for (x, gain) in [(&mut s.q, q_norm)].into_iter().chain(keys) {
                 if let Some(angles) = angles.filter(|_| c.rope_first) {
-                    b.rope(x, angles, c.rope.style, c.head_dim)?;
+                    b.rope(x, angles, c.rope.style, shape.head_dim)?;
                 }
                 if let Some(gain) = gain {
                     b.rms_norm_heads(x, gain, c.norm_eps)?;
                 }
                 if let Some(angles) = angles.filter(|_| !c.rope_first) {
-                    b.rope(x, angles, c.rope.style, c.head_dim)?;
+                    b.rope(x, angles, c.rope.style, shape.head_dim)?;
                 }
             }
+            if let Some(gain) = kv.as_ref().and_then(|kv| kv.v_norm.as_ref()) {
+                b.rms_norm_heads(&mut s.v, gain, c.norm_eps)?;
+            }
+            keeps_kv = kv.is_some();
         }
         Mixer::Latent(attention) => latent::queries((b, a), c, attention, angles, s)?,
         // These have no keys and values.
@@ -531,16 +645,18 @@ fn attend<B: Backend>(
     }
     let spec = AttentionSpec {
         heads: c.heads,
-        kv_heads: c.kv_heads,
-        head_dim: c.head_dim,
+        kv_heads: shape.heads,
+        head_dim: shape.head_dim,
         scale: c.attention_scale,
         soft_cap: c.attention_soft_cap,
         window: c.window_of(i),
     };
     // A latent vector is key and value.
     let values = if c.latent.is_some() { &s.k } else { &s.v };
-    b.store(cache, cached, &spec, &s.k, values, rows)?;
-    b.attention(&s.q, layer.sinks.as_ref(), cache, cached, &spec, rows, &mut s.attended)?;
+    if keeps_kv {
+        b.store(cache, place, &spec, &s.k, values, rows)?;
+    }
+    b.attention(&s.q, layer.sinks.as_ref(), cache, place, &spec, rows, &mut s.attended)?;
     if let Some([_, gates]) = &s.gated_q {
         b.gate_sigmoid(&mut s.attended, gates)?;
     }
@@ -597,19 +713,30 @@ fn feed_forward<B: Backend>(
     layer: &Layer<B>,
     s: &mut Scratch<B>,
 ) -> Result<(), ModelError> {
-    let Scratch { x, h, normed: out, gate, up, experts, downloaded, .. } = s;
+    let Scratch { x, h, normed: out, gate, up, experts, beside, downloaded, .. } = s;
     let input = match &layer.ffn_norm {
         // What attention read is still there.
         None if c.parallel => &*h,
         norm => normed(b, x, norm.as_ref(), c.norm_eps, h)?,
     };
-    match (&layer.ffn, experts) {
-        (FeedForward::Dense(network), _) => mlp((b, a), c, network, (input, None), (gate, up), out),
-        (FeedForward::Experts(mixture), Some(scratch)) => {
+    match (&layer.ffn, experts, beside) {
+        (FeedForward::Dense(network), ..) => mlp((b, a), c, network, (input, None), (gate, up), out),
+        (FeedForward::Experts(mixture), Some(scratch), _) => {
+            route((&mut *b, &mut *a), c, mixture, input, scratch, downloaded)?;
             mix((b, a), c, mixture, input, scratch, (gate, up, downloaded), out)
         }
+        (FeedForward::Both(both), Some(scratch), Some(beside)) => {
+            mlp((&mut *b, &mut *a), c, &both.dense, (input, None), (gate, up), beside)?;
+            b.norm(beside, &both.dense_norm, c.norm_eps, h)?;
+            b.norm(x, &both.router_norm, c.norm_eps, out)?;
+            route((&mut *b, &mut *a), c, &both.mixture, out, scratch, downloaded)?;
+            b.norm(x, &both.mixture_norm, c.norm_eps, out)?;
+            mix((&mut *b, &mut *a), c, &both.mixture, out, scratch, (gate, up, downloaded), beside)?;
+            b.norm(beside, &both.mixed_norm, c.norm_eps, out)?;
+            b.add(out, h)
+        }
         // The scratch is made for the configuration that the layers follow.
-        (FeedForward::Experts(_), None) => Ok(()),
+        (FeedForward::Experts(_) | FeedForward::Both(_), ..) => Ok(()),
     }
 }
 
@@ -625,6 +752,9 @@ fn mlp<B: Backend>(
     match &network.gate {
         Some(matrix) => {
             a.project(b, x, rows, &mut [(matrix, &mut *gate), (&network.up, &mut *up)])?;
+            if let Some(cutoff) = network.cutoff {
+                b.cut_off(gate, cutoff)?;
+            }
             b.gated(gate, up, c.activation)?;
             a.project(b, gate, rows, &mut [(&network.down, out)])
         }
@@ -636,7 +766,22 @@ fn mlp<B: Backend>(
     }
 }
 
-/// Each row through the experts that the router chooses for it, weighted and added up.
+/// Which experts each row goes through, by what the router makes of it.
+fn route<B: Backend>(
+    (b, a): (&mut B, &mut Adapters<B>),
+    c: &Config,
+    mixture: &Mixture<B>,
+    x: &B::Buffer,
+    s: &mut ExpertScratch<B>,
+    downloaded: &mut Vec<f32>,
+) -> Result<(), ModelError> {
+    let Some(experts) = &c.experts else { return Ok(()) };
+    a.project(b, x, None, &mut [(&mixture.router, &mut s.logits)])?;
+    s.routes.choose(experts, b.download(&s.logits, downloaded)?, mixture.choice_bias.as_deref());
+    Ok(())
+}
+
+/// Each row through the experts that were chosen for it, weighted and added up.
 fn mix<B: Backend>(
     (b, a): (&mut B, &mut Adapters<B>),
     c: &Config,
@@ -646,10 +791,7 @@ fn mix<B: Backend>(
     (gate, up, downloaded): (&mut B::Buffer, &mut B::Buffer, &mut Vec<f32>),
     out: &mut B::Buffer,
 ) -> Result<(), ModelError> {
-    let Some(experts) = &c.experts else { return Ok(()) };
     let count = b.rows(x);
-    a.project(b, x, None, &mut [(&mixture.router, &mut s.logits)])?;
-    s.routes.choose(experts, b.download(&s.logits, downloaded)?, mixture.choice_bias.as_deref());
     b.zero(out, count, c.hidden)?;
     s.routes.each(|expert, rows, weights| {
         b.select(x, rows, &mut s.rows)?;

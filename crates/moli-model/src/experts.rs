@@ -85,7 +85,17 @@ mod tests {
     use super::*;
 
     fn experts(gating: Gating, normalised: bool, groups: Option<(usize, usize)>) -> Experts {
-        Experts { count: 6, used: 2, ffn: 1, shared_ffn: 0, gating, normalised, scale: 2.0, groups }
+        Experts {
+            count: 6,
+            used: 2,
+            ffn: 1,
+            shared_ffn: 0,
+            gating,
+            normalised,
+            scale: 2.0,
+            beside: false,
+            groups,
+        }
     }
 
     fn choose(experts: &Experts, logits: &[f32], bias: Option<&[f32]>) -> Vec<(usize, u32, f32)> {

@@ -7,9 +7,13 @@ use moli_format::Gguf;
 use moli_kernels::{Activations, Kernels, KvSlot, RopeAngles, Scratch, StateRun};
 
 use crate::cpu::{CpuBackend, CpuBuffer};
+use crate::decoder::altup::StreamScratch;
 use crate::decoder::recurrent;
-use crate::weights::{DeltaNet, LatentAttention, Layer, Linear, Mixture, Mlp, ShortConv};
+use crate::weights::{Both, DeltaNet, LatentAttention, Layer, LayerStreams, Linear, Mixture, Mlp, ShortConv};
 use crate::{Config, MAX_OUTPUTS, RecurrentKind};
+
+/// The table with a vector of each layer for each token.
+const LAYER_INPUTS: &str = "per_layer_token_embd.weight";
 
 /// The pool, the batch's lists and all else that has no row and no layer: a few kilobytes.
 const REST: u64 = 8 << 10;
@@ -32,8 +36,8 @@ pub struct Load {
 pub struct Footprint {
     /// The model's files but for `embeddings`: mapped, or in memory as a whole.
     pub weights: u64,
-    /// The table of embeddings, where it is not the output head too: of a mapped file, those parts become resident whose
-    /// tokens occur.
+    /// The table of embeddings, where it is not the output head too, and that of the vectors that layers have for tokens: of a
+    /// mapped file, those parts become resident whose tokens occur.
     pub embeddings: u64,
     /// Norms and biases as f32, and the list of layers.
     pub vectors: u64,
@@ -51,7 +55,7 @@ impl Footprint {
     pub fn of(gguf: &Gguf, config: &Config, load: &Load) -> Self {
         let floats = |n: usize| (n as u64).saturating_mul(size_of::<f32>() as u64);
         let max_rows = load.max_rows.max(1);
-        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let [q, kv] = config.widest_heads();
 
         let vectors = gguf.tensors().filter(|tensor| {
             tensor.rows() == 1
@@ -63,8 +67,11 @@ impl Footprint {
         let list = |len: usize, element: usize| (len.next_power_of_two().max(4) * element) as u64;
         let layers = list(config.layers, size_of::<Layer<CpuBackend>>());
         let experts = config.experts.as_ref().map_or(0, |experts| {
-            let layer =
-                list(experts.count, size_of::<Mlp<CpuBackend>>()) + size_of::<Mixture<CpuBackend>>() as u64;
+            let boxed = match experts.beside {
+                true => size_of::<Both<CpuBackend>>(),
+                false => size_of::<Mixture<CpuBackend>>(),
+            };
+            let layer = list(experts.count, size_of::<Mlp<CpuBackend>>()) + boxed as u64;
             layer
                 * gguf.tensors().filter(|tensor| tensor.name.ends_with(".ffn_gate_inp.weight")).count() as u64
         });
@@ -92,24 +99,43 @@ impl Footprint {
             let boxes = (boxed as u64).saturating_mul(recurrent.count() as u64);
             copied.fold(states.saturating_add(boxes), u64::saturating_add)
         });
-        let lists =
-            [layers, experts, latent, recurrent].iter().fold(0, |sum: u64, &part| sum.saturating_add(part));
+        // Norms of values have gains of one, which no file has.
+        let ones =
+            config.kv_shapes().into_iter().filter(|_| config.value_norm).map(|shape| floats(shape.head_dim));
+        let ones = ones.fold(0, u64::saturating_add);
+        let streams = config.altup.map_or(0, |altup| {
+            // Norms that give factors have gains of zero, which no file has.
+            let layer = size_of::<LayerStreams<CpuBackend>>() as u64 + floats(config.hidden);
+            let buffers = 2 * list(altup.streams, size_of::<CpuBuffer>());
+            let ways = 2 * list(altup.streams, size_of::<Linear<CpuBackend>>());
+            layer.saturating_mul(config.layers as u64).saturating_add(buffers + ways)
+        });
+        let lists = [layers, experts, latent, recurrent, ones, streams]
+            .iter()
+            .fold(0, |sum: u64, &part| sum.saturating_add(part));
 
         let tied = gguf.tensor("output.weight").is_none();
-        let embeddings =
-            gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |table| table.data.len() as u64);
+        let table = |name: &str| gguf.tensor(name).map_or(0, |table| table.data.len() as u64);
+        let embeddings = if tied { 0 } else { table("token_embd.weight") };
+        let embeddings = embeddings.saturating_add(table(LAYER_INPUTS));
 
-        let experts = config.experts.as_ref().map_or(0, |e| e.count + 2 * config.hidden + 4 + 4 * e.used);
+        let experts = config.experts.as_ref().map_or(0, |e| {
+            let beside = if e.beside { config.hidden } else { 0 };
+            e.count + 2 * config.hidden + beside + 4 + 4 * e.used
+        });
         let latent = config.latent.map_or(0, |l| {
             let part = l.kv_rank.max(l.plain).max(l.value);
-            let heads = config.q_width().max(config.attended_width()).max(q) + config.heads * l.rotated;
+            let heads = config.q_width().max(config.attended_width(0)).max(q) + config.heads * l.rotated;
             2 * l.q_rank.unwrap_or(1) + heads + l.width() + 2 * part
         });
         let recurrent = config.recurrent.as_ref();
         let carried = recurrent.map_or(0, |carried| recurrent::row(&carried.kind, config.hidden));
         let gates = if config.gated_attention { 3 * q } else { 0 };
-        let row =
-            3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn() + experts + latent + carried + gates;
+        let inputs = 2 * config.layers * config.layer_inputs;
+        let widths = 3 * config.hidden + 2 * q + 2 * kv + 2 * config.widest_ffn();
+        // With the list of rows, and two of weights.
+        let streams = config.altup.map_or(0, |altup| StreamScratch::<CpuBackend>::columns(config, altup) + 3);
+        let row = widths + experts + latent + carried + gates + inputs + streams;
         let outputs = MAX_OUTPUTS.min(max_rows);
         let widest = config.widest_input();
         let angles = RopeAngles::bytes(config.rope.dims, max_rows)
@@ -127,8 +153,11 @@ impl Footprint {
             floats(if config.causal { 0 } else { 2 * max_rows }),
         ];
 
-        let heads = (config.heads, config.kv_heads);
-        let attention = Kernels::attention_bytes(load.threads, heads, config.head_dim, load.context);
+        let attention = |heads: usize, head_dim: usize| {
+            Kernels::attention_bytes(load.threads, (config.heads, heads), head_dim, load.context)
+        };
+        let attention = attention(config.kv_heads, config.head_dim)
+            .max(attention(config.kv_local.heads, config.kv_local.head_dim));
         // The buffer grows by doubling.
         let rows = load.outputs.clamp(1, outputs).next_power_of_two() as u64;
         Self {
@@ -149,7 +178,8 @@ impl Footprint {
         let (widest, outputs) = (config.widest_input(), MAX_OUTPUTS.min(max_rows));
         let host = Self::of(gguf, config, load);
         let reserved = moli_cuda::reserved_bytes(max_rows, widest);
-        let attention = moli_cuda::attention_bytes(max_rows, config.heads, config.head_dim, load.context);
+        let widest = config.head_dim.max(config.kv_local.head_dim);
+        let attention = moli_cuda::attention_bytes(max_rows, config.heads, widest, load.context);
         // A matrix of its own is an allocation, which is rounded up, and so is each expert's.
         let tensors =
             gguf.tensors().map(|tensor| tensor.dims.get(2).map_or(1, |&experts| experts.min(1 << 12)));

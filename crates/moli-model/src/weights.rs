@@ -3,6 +3,7 @@
 //! Names are those of the GGUF convention (`blk.N.attn_q.weight` …). A tensor in the file that nothing here takes is an
 //! error: leaving it out would change the model in silence.
 
+mod altup;
 mod latent;
 mod recurrent;
 
@@ -15,6 +16,7 @@ use crate::adapter::LowRank;
 use crate::classifier::{Dense, MAX_LABELS};
 use crate::{Backend, Classifier, Config, Experts, ModelError, QkNorm, RecurrentKind};
 
+pub use altup::{LayerStreams, Streams};
 pub use latent::LatentAttention;
 pub use recurrent::{DeltaNet, ShortConv};
 
@@ -64,6 +66,34 @@ pub struct Layer<B: Backend> {
     pub ffn: FeedForward<B>,
     /// After the feed-forward network.
     pub post_ffn_norm: Option<Norm<B::Vector>>,
+    /// What it has for streams beside each other.
+    pub streams: Option<Box<LayerStreams<B>>>,
+    /// What it makes of its own vector of a token.
+    pub input: Option<LayerInput<B>>,
+    /// Factor on the residual stream behind it.
+    pub scale: Option<f32>,
+}
+
+/// What a layer makes of its own vector of a token: `norm(up · (activation(gate · x) * vector))`.
+pub struct LayerInput<B: Backend> {
+    /// Gates, `[layer_inputs, hidden]`.
+    pub gate: Linear<B>,
+    /// Back to the residual stream, `[hidden, layer_inputs]`.
+    pub up: Linear<B>,
+    /// Behind it.
+    pub norm: Norm<B::Vector>,
+}
+
+/// The vectors that layers have for tokens: a row of the table and what the embedding gives, `(row + norm(projection · x)) / √2`.
+pub struct LayerInputs<B: Backend> {
+    /// Of all layers, one behind the other, `[tokens, layers * layer_inputs]`.
+    pub table: B::Matrix,
+    /// Tokens in the table; others have the first one's row.
+    pub tokens: usize,
+    /// Of the embedding, `[layers * layer_inputs, hidden]`.
+    pub projection: Linear<B>,
+    /// Gain of the norm of what that gives each layer, `[layer_inputs]`.
+    pub gain: B::Vector,
 }
 
 /// Attention, by where queries, keys and values come from; or what carries a state instead.
@@ -72,14 +102,10 @@ pub enum Mixer<B: Backend> {
     Heads {
         /// Queries, `[heads * head_dim, hidden]`; twice as many rows where each has a gate, which is behind it.
         q: Linear<B>,
-        /// Keys, `[kv_heads * head_dim, hidden]`.
-        k: Linear<B>,
-        /// Values, `[kv_heads * head_dim, hidden]`.
-        v: Linear<B>,
         /// Gain of the norm of queries: of each head, or of all together.
         q_norm: Option<B::Vector>,
-        /// Gain of the norm of keys.
-        k_norm: Option<B::Vector>,
+        /// Keys and values; `None`: those of a layer before it.
+        kv: Option<KeyValue<B>>,
     },
     /// A latent vector for keys and values; see [`Latent`](crate::Latent).
     Latent(Box<LatentAttention<B>>),
@@ -89,12 +115,42 @@ pub enum Mixer<B: Backend> {
     DeltaNet(Box<DeltaNet<B>>),
 }
 
+/// Where keys and values come from.
+pub struct KeyValue<B: Backend> {
+    /// Keys, `[kv_heads * head_dim, hidden]`.
+    pub k: Linear<B>,
+    /// Values, `[kv_heads * head_dim, hidden]`; `None`: what the keys are made of.
+    pub v: Option<Linear<B>>,
+    /// Gain of the norm of keys: of each head, or of all together.
+    pub k_norm: Option<B::Vector>,
+    /// Gain of the norm of the values of each head.
+    pub v_norm: Option<B::Vector>,
+}
+
 /// What each token goes through by itself.
 pub enum FeedForward<B: Backend> {
     /// One network.
     Dense(Mlp<B>),
     /// A few of many.
     Experts(Box<Mixture<B>>),
+    /// One network, and beside it a few of many.
+    Both(Box<Both<B>>),
+}
+
+/// A network, and experts beside it: `norm(dense) + norm(mixture)`.
+pub struct Both<B: Backend> {
+    /// The network.
+    pub dense: Mlp<B>,
+    /// Behind it.
+    pub dense_norm: Norm<B::Vector>,
+    /// The experts.
+    pub mixture: Mixture<B>,
+    /// Before the router.
+    pub router_norm: Norm<B::Vector>,
+    /// Before the experts.
+    pub mixture_norm: Norm<B::Vector>,
+    /// Behind them.
+    pub mixed_norm: Norm<B::Vector>,
 }
 
 /// `down · (activation(gate · x) * (up · x))`, or without a gate `down · activation(up · x)`.
@@ -105,6 +161,8 @@ pub struct Mlp<B: Backend> {
     pub up: Linear<B>,
     /// Back to the residual stream, `[hidden, ffn]`.
     pub down: Linear<B>,
+    /// How many standard deviations above the mean of all a gate has to be to count.
+    pub cutoff: Option<f32>,
 }
 
 /// Experts and what chooses among them.
@@ -131,6 +189,10 @@ pub struct Weights<B: Backend> {
     pub token_types: Option<B::Matrix>,
     /// The norm of the embeddings.
     pub embedding_norm: Option<Norm<B::Vector>>,
+    /// The vectors that each layer has for a token.
+    pub layer_inputs: Option<LayerInputs<B>>,
+    /// The ways to streams beside each other, and back.
+    pub streams: Option<Streams<B>>,
     /// The blocks, in order.
     pub layers: Vec<Layer<B>>,
     /// The last norm.
@@ -167,6 +229,8 @@ impl<B: Backend> Weights<B> {
         }
         let token_embd = loader.matrix("token_embd.weight", vocab, hidden)?;
         let position_embd = loader.positions()?;
+        let layer_inputs = loader.layer_inputs()?;
+        let streams = config.altup.map(|altup| loader.streams(altup)).transpose()?;
         let token_types = match config.token_types {
             0 => None,
             kinds => Some(loader.matrix("token_types.weight", kinds, hidden)?),
@@ -193,6 +257,8 @@ impl<B: Backend> Weights<B> {
             position_embd,
             token_types,
             embedding_norm,
+            layer_inputs,
+            streams,
             layers,
             output_norm,
             output,
@@ -236,7 +302,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let behind = config.post_norm || config.sum_norm;
         let recurrent = config.recurrent.as_ref().filter(|recurrent| recurrent.has(i));
         let (out, width) = match recurrent.map(|recurrent| recurrent.kind) {
-            None => ("attn_output", config.attended_width()),
+            None => ("attn_output", config.attended_width(i)),
             Some(kind @ RecurrentKind::ShortConv { .. }) => ("shortconv.out_proj", kind.width(hidden)),
             Some(kind @ RecurrentKind::DeltaNet { .. }) => ("ssm_out", kind.width(hidden)),
         };
@@ -252,13 +318,52 @@ impl<'a, B: Backend> Loader<'a, B> {
             post_attn_norm: norm(self, behind, behind_attn)?,
             ffn_norm: norm(self, config.pre_norm && !(config.parallel && no_ffn_norm), before_ffn)?,
             ffn: match &config.experts {
+                Some(experts) if self.has(&name("ffn_gate_inp.weight")) && experts.beside => {
+                    FeedForward::Both(Box::new(self.both(i, experts)?))
+                }
                 Some(experts) if self.has(&name("ffn_gate_inp.weight")) => {
                     FeedForward::Experts(Box::new(self.mixture(i, experts)?))
                 }
-                _ => FeedForward::Dense(self.mlp(&name("ffn"), "", config.ffn)?),
+                _ => FeedForward::Dense(self.dense_ffn(i)?),
             },
             post_ffn_norm: norm(self, behind, behind_ffn)?,
+            streams: match config.altup {
+                Some(altup) => Some(Box::new(self.layer_streams(i, altup)?)),
+                None => None,
+            },
+            input: match config.layer_inputs {
+                0 => None,
+                width => Some(LayerInput {
+                    gate: self.linear(&name("inp_gate"), width, hidden, Bias::Optional)?,
+                    up: self.linear(&name("proj"), hidden, width, Bias::Optional)?,
+                    norm: self.norm(&name("post_norm"), hidden)?,
+                }),
+            },
+            scale: match name("layer_output_scale.weight") {
+                name if self.has(&name) => self.floats(&name, 1)?.first().copied(),
+                _ => None,
+            },
         })
+    }
+
+    /// The vectors that each layer has for a token.
+    fn layer_inputs(&mut self) -> Result<Option<LayerInputs<B>>, ModelError> {
+        let Config { layer_inputs: width, layers, hidden, vocab, .. } = *self.config;
+        if width == 0 {
+            return Ok(None);
+        }
+        let name = "per_layer_token_embd.weight";
+        // Gemma 3n's has no rows for tokens of pictures and sounds.
+        let tokens = match self.gguf.tensor(name).map(Tensor::rows) {
+            Some(rows) if self.config.altup.is_some() => rows.min(vocab),
+            _ => vocab,
+        };
+        Ok(Some(LayerInputs {
+            table: self.matrix(name, tokens, layers * width)?,
+            tokens,
+            projection: self.linear("per_layer_model_proj", layers * width, hidden, Bias::Optional)?,
+            gain: self.vector("per_layer_proj_norm.weight", width)?,
+        }))
     }
 
     /// The learned positions, of which there may be more than the model was trained for.
@@ -273,10 +378,16 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     fn heads(&mut self, i: usize) -> Result<Mixer<B>, ModelError> {
         let config = self.config;
-        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (shape, keeps_kv) = (config.kv_of(i), config.keeps_kv(i));
+        let (q, kv) = (config.heads * shape.head_dim, shape.width());
         // With its gate, each.
         let queries = if config.gated_attention { 2 * q } else { q };
         let name = |suffix: &str| format!("blk.{i}.{suffix}");
+        if !keeps_kv {
+            // Files have them although nothing reads them.
+            self.used.extend(["attn_k.weight", "attn_v.weight", "attn_k_norm.weight"].map(name));
+        }
+        let only_keys = config.keys_as_values && !self.has(&name("attn_v.weight"));
         let bias = if config.qkv_bias { Bias::Required } else { Bias::Optional };
         // Three tensors, or the rows of one after the other in one tensor.
         let fused = name("attn_qkv");
@@ -288,18 +399,50 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
         };
         let (keys, values) = (queries..queries + kv, queries + kv..queries + 2 * kv);
-        let (q_linear, k, v) = (part("attn_q", 0..queries)?, part("attn_k", keys)?, part("attn_v", values)?);
+        let q_linear = part("attn_q", 0..queries)?;
+        let kv_linear = match (keeps_kv, only_keys) {
+            (false, _) => None,
+            (true, true) => Some((part("attn_k", keys)?, None)),
+            (true, false) => Some((part("attn_k", keys)?, Some(part("attn_v", values)?))),
+        };
         let mut norm = |stem: &str, row: usize| {
             let len = match config.qk_norm {
                 QkNorm::None => return Ok(None),
                 QkNorm::HeadOrNone if !self.has(&name(stem)) => return Ok(None),
-                QkNorm::Head | QkNorm::HeadOrNone => config.head_dim,
+                QkNorm::Head | QkNorm::HeadOrNone => shape.head_dim,
                 QkNorm::Row => row,
             };
             self.vector(&name(stem), len).map(Some)
         };
-        let (q_norm, k_norm) = (norm("attn_q_norm.weight", q)?, norm("attn_k_norm.weight", kv)?);
-        Ok(Mixer::Heads { q: q_linear, k, v, q_norm, k_norm })
+        let q_norm = norm("attn_q_norm.weight", q)?;
+        let Some((k, v)) = kv_linear else { return Ok(Mixer::Heads { q: q_linear, q_norm, kv: None }) };
+        let k_norm = norm("attn_k_norm.weight", kv)?;
+        let ones = config.value_norm.then(|| self.backend.vector(vec![1.0; shape.head_dim]));
+        let kv = Some(KeyValue { k, v, k_norm, v_norm: ones.transpose()? });
+        Ok(Mixer::Heads { q: q_linear, q_norm, kv })
+    }
+
+    /// The feed-forward network of a layer, or that beside its experts.
+    fn dense_ffn(&mut self, i: usize) -> Result<Mlp<B>, ModelError> {
+        let network = self.mlp(&format!("blk.{i}.ffn"), "", self.config.ffn.get(i).copied().unwrap_or(0))?;
+        Ok(Mlp { cutoff: self.config.cutoffs.get(i).copied().flatten(), ..network })
+    }
+
+    /// A network, and experts beside it.
+    fn both(&mut self, i: usize, experts: &Experts) -> Result<Both<B>, ModelError> {
+        let hidden = self.config.hidden;
+        let name = |suffix: &str| format!("blk.{i}.{suffix}");
+        // The router's own gain, on what is divided by the root of the width.
+        let mut gain = self.floats(&name("ffn_gate_inp.scale"), hidden)?;
+        gain.iter_mut().for_each(|gain| *gain /= (hidden as f32).sqrt());
+        Ok(Both {
+            dense: self.dense_ffn(i)?,
+            dense_norm: self.norm(&name("post_ffw_norm_1"), hidden)?,
+            mixture: self.mixture(i, experts)?,
+            router_norm: Norm::Rms { gain: self.backend.vector(gain)? },
+            mixture_norm: self.norm(&name("pre_ffw_norm_2"), hidden)?,
+            mixed_norm: self.norm(&name("post_ffw_norm_2"), hidden)?,
+        })
     }
 
     /// The network `{stem}_gate{suffix}`, `{stem}_up{suffix}`, `{stem}_down{suffix}`.
@@ -322,6 +465,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 self.linear(&up, ffn, hidden, Bias::Optional)?
             },
             down: self.linear(&format!("{stem}_down{suffix}"), hidden, ffn, Bias::Optional)?,
+            cutoff: None,
         })
     }
 
@@ -353,10 +497,20 @@ impl<'a, B: Backend> Loader<'a, B> {
                 let mut linear = |stem| linear(stem, experts.ffn, hidden);
                 (linear("ffn_gate")?, linear("ffn_up")?)
             };
-            all.push(Mlp { gate: Some(gate), up, down });
+            all.push(Mlp { gate: Some(gate), up, down, cutoff: None });
         }
+        let router = name("ffn_gate_inp");
         Ok(Mixture {
-            router: self.linear(&name("ffn_gate_inp"), experts.count, hidden, Bias::Optional)?,
+            router: match experts.beside {
+                // What is called its scale is a gain of its input.
+                true => Linear {
+                    weight: self.matrix(&format!("{router}.weight"), experts.count, hidden)?,
+                    bias: None,
+                    scale: None,
+                    adapters: self.adapted(&router, 0..experts.count)?,
+                },
+                false => self.linear(&router, experts.count, hidden, Bias::Optional)?,
+            },
             choice_bias: match self.has(&choice_bias) {
                 true => Some(self.floats(&choice_bias, experts.count)?),
                 false => None,

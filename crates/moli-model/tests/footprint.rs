@@ -112,11 +112,12 @@ fn a_model_takes_what_was_said_beforehand() {
             ];
             for (what, kv_type) in cases {
                 let footprint = Footprint::of(&gguf, &config, &what);
-                assert_eq!(footprint.weights, std::fs::metadata(&path).unwrap().len());
+                let mapped = footprint.weights + footprint.embeddings;
+                assert_eq!(mapped, std::fs::metadata(&path).unwrap().len());
                 let pages = pages_of(what.context) + what.outputs;
-                let page = kv_type.page_bytes(config.kv_layers(), config.kv_heads, config.head_dim).unwrap();
+                let page = config.page_bytes(kv_type);
                 let states = what.outputs as u64 * config.state_bytes();
-                let said = footprint.total() - footprint.weights + pages as u64 * page + states;
+                let said = footprint.total() - mapped + pages as u64 * page + states;
                 // On a thread of its own, since a thread keeps what attention works in.
                 let used = std::thread::scope(|scope| {
                     scope.spawn(|| used(&gguf, &[], what, kv_type)).join().unwrap()

@@ -528,3 +528,79 @@ fn batches_that_do_not_go_on_from_their_states() {
     assert_eq!(what(without.forward(&good)), "recurrent");
     assert!(matches!(without.write_state(0, 0, &[]).unwrap_err(), ModelError::State { states: 0, .. }));
 }
+
+#[test]
+fn layers_of_two_kinds_that_contradict_themselves() {
+    let range = |key: &str, value: Value| {
+        let error = error_of("gemma4", key, value);
+        assert_out_of_range(&error, &format!("gemma4.{key}"));
+    };
+    // Both layers, so that none is left whose keys they could see; and more than there are.
+    range("attention.shared_kv_layers", Value::from(2u32));
+    range("attention.shared_kv_layers", Value::from(1u32));
+    range("attention.shared_kv_layers", Value::from(3u32));
+    range("attention.value_length_swa", Value::from(32u32));
+    range("attention.key_length_swa", Value::from(0u32));
+    range("rope.dimension_count_swa", Value::from(63u32));
+    range("attention.head_count_kv", Value::from(vec![2u32, 3]));
+    range("attention.head_count_kv", Value::from(vec![2u32, 0]));
+    range("attention.head_count_kv", Value::from(vec![2u32, 1, 1]));
+    range("feed_forward_length", Value::from(vec![512u32, 1024, 512]));
+    range("embedding_length_per_layer_input", Value::from(u32::MAX));
+    for key in ["attention.sliding_window", "rope.dimension_count_swa"] {
+        let mut file = TinyModel::new("gemma4").file().unwrap();
+        file.remove(&format!("gemma4.{key}"));
+        let error = try_load(&file).err().unwrap();
+        assert!(
+            matches!(&error, ModelError::Format(FormatError::MissingKey { key: found }) if found.ends_with(key)),
+            "{error}"
+        );
+    }
+    // Without the list, which layers are of which kind is not said.
+    let mut file = TinyModel::new("gemma4").file().unwrap();
+    file.remove("gemma4.attention.sliding_window_pattern");
+    let error = try_load(&file).err().unwrap();
+    assert!(
+        matches!(&error, ModelError::UnsupportedFeature { key, .. } if key == "gemma4.attention.sliding_window"),
+        "{error}"
+    );
+    // Layers of one kind have the same heads.
+    let mut file = TinyModel { layers: 3, ..TinyModel::new("gemma4") }.file().unwrap();
+    file.meta("gemma4.attention.head_count_kv", vec![2u32, 1, 4]);
+    let error = try_load(&file).err().unwrap();
+    assert!(
+        matches!(&error, ModelError::UnsupportedFeature { key, .. } if key == "gemma4.attention.head_count_kv"),
+        "{error}"
+    );
+    // A vector of another number of layers for each token.
+    let mut file = TinyModel::new("gemma4").file().unwrap();
+    file.meta("gemma4.embedding_length_per_layer_input", 128u32);
+    let error = try_load(&file).err().unwrap();
+    assert!(matches!(&error, ModelError::TensorShape { .. }), "{error}");
+}
+
+#[test]
+fn streams_that_contradict_themselves() {
+    for (key, value) in [
+        ("altup.num_inputs", Value::from(0u32)),
+        ("altup.num_inputs", Value::from(1u32 << 20)),
+        ("altup.active_idx", Value::from(4u32)),
+        ("activation_sparsity_scale", Value::from(vec![0.5f32])),
+        ("activation_sparsity_scale", Value::from(vec![0.5f32, f32::NAN])),
+        ("activation_sparsity_scale", Value::from(vec![0.5f32, f32::INFINITY])),
+    ] {
+        assert_out_of_range(&error_of("gemma3n", key, value), &format!("gemma3n.{key}"));
+    }
+    for key in ["gemma3n.altup.num_inputs", "gemma3n.activation_sparsity_scale"] {
+        let mut file = TinyModel::new("gemma3n").file().unwrap();
+        file.remove(key);
+        let error = try_load(&file).err().unwrap();
+        assert!(
+            matches!(&error, ModelError::Format(FormatError::MissingKey { key: found }) if found == key),
+            "{error}"
+        );
+    }
+    // Ways for another number of streams.
+    let error = error_of("gemma3n", "altup.num_inputs", Value::from(3u32));
+    assert!(matches!(&error, ModelError::TensorShape { .. }), "{error}");
+}

@@ -25,17 +25,17 @@ pub struct TinyModel {
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Width of a head; of the layers with global attention of gemma4 half of theirs.
     pub head_dim: usize,
     /// Width inside the feed-forward network.
     pub ffn: usize,
-    /// Experts of each layer (qwen3moe); they are as wide as the network of others.
+    /// Experts of each layer (qwen3moe), or of every other (gemma4); they are as wide as the network of others.
     pub experts: usize,
     /// Experts that a token goes through.
     pub experts_used: usize,
     /// Context in the metadata, in tokens.
     pub context: usize,
-    /// Sliding window (gemma3), in tokens.
+    /// Sliding window (gemma3, gemma3n, gemma4), in tokens.
     pub window: usize,
     /// Taps of the convolutions (lfm2, qwen35).
     pub taps: usize,
@@ -111,7 +111,10 @@ pub const CONTROL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_en
 
 impl TinyModel {
     /// Those that it can be.
-    pub const ARCHITECTURES: [&str; 7] = ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3", "lfm2", "qwen35"];
+    pub const ARCHITECTURES: [&str; 9] =
+        ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3", "gemma3n", "gemma4", "lfm2", "qwen35"];
+    /// Streams beside each other of gemma3n.
+    const STREAMS: usize = 4;
     /// Those whose layers take turns between attention and a state, attention first.
     pub const RECURRENT: [&str; 2] = ["lfm2", "qwen35"];
 
@@ -154,6 +157,7 @@ impl TinyModel {
             let dims = match rows {
                 1 => vec![cols],
                 _ if name.ends_with("_exps.weight") => vec![cols, rows / experts, experts],
+                _ if name.starts_with("altup_") => vec![cols, cols, rows / cols],
                 _ => vec![cols, rows],
             };
             file.tensor(&name, ttype, &dims, data);
@@ -196,6 +200,47 @@ impl TinyModel {
             // Otherwise the first global layer would be the sixth.
             file.meta(&key("attention.sliding_window_pattern"), 2u32);
         }
+        if self.architecture == "gemma4" {
+            let layers = || 0..self.layers;
+            let heads = |layer| if self.is_global(layer) { 1 } else { self.kv_heads as u32 };
+            let width = |layer| if self.shares(layer) { 2 } else { 1 } * self.ffn as u32;
+            file.meta(&key("attention.head_count_kv"), layers().map(heads).collect::<Vec<u32>>());
+            file.meta(&key("feed_forward_length"), layers().map(width).collect::<Vec<u32>>());
+            let local = layers().map(|layer| !self.is_global(layer)).collect::<Vec<bool>>();
+            file.meta(&key("attention.sliding_window_pattern"), local);
+            for (suffix, value) in [
+                ("attention.sliding_window", self.window),
+                ("attention.key_length", 2 * self.head_dim),
+                ("attention.value_length", 2 * self.head_dim),
+                ("attention.key_length_swa", self.head_dim),
+                ("attention.value_length_swa", self.head_dim),
+                ("rope.dimension_count_swa", self.head_dim),
+                ("attention.shared_kv_layers", layers().filter(|&layer| self.shares(layer)).count()),
+                ("embedding_length_per_layer_input", self.hidden),
+                ("expert_count", self.experts),
+                ("expert_used_count", self.experts_used),
+                ("expert_feed_forward_length", self.ffn),
+            ] {
+                file.meta(&key(suffix), value as u32);
+            }
+            file.meta(&key("final_logit_softcapping"), 30.0f32);
+        }
+        if self.architecture == "gemma3n" {
+            let layers = || 0..self.layers;
+            let local = layers().map(|layer| !self.is_global(layer)).collect::<Vec<bool>>();
+            file.meta(&key("attention.sliding_window_pattern"), local);
+            for (suffix, value) in [
+                ("attention.sliding_window", self.window),
+                ("attention.shared_kv_layers", layers().filter(|&layer| self.shares(layer)).count()),
+                ("embedding_length_per_layer_input", self.hidden),
+                ("altup.num_inputs", Self::STREAMS),
+                ("altup.active_idx", 0),
+            ] {
+                file.meta(&key(suffix), value as u32);
+            }
+            let cutoffs = layers().map(|layer| if layer == 0 { 0.5 } else { f32::NEG_INFINITY });
+            file.meta(&key("activation_sparsity_scale"), cutoffs.collect::<Vec<f32>>());
+        }
         let recurrent: Vec<bool> = (0..self.layers).map(|layer| self.is_recurrent(layer)).collect();
         if self.architecture == "lfm2" {
             let heads = |&recurrent: &bool| if recurrent { 0 } else { self.kv_heads as i32 };
@@ -232,6 +277,94 @@ impl TinyModel {
         Self::RECURRENT.contains(&self.architecture) && layer % 2 == 1
     }
 
+    /// Whether it is one whose layers have vectors for tokens.
+    fn has_layer_inputs(&self) -> bool {
+        matches!(self.architecture, "gemma3n" | "gemma4")
+    }
+
+    /// What the layers of gemma3n have in the place of others' tensors, and more.
+    fn gemma3n(&self, layer: usize, mut add: impl FnMut(&str, TensorType, usize, usize)) {
+        let (hidden, float, n) = (self.hidden, TensorType::F32, Self::STREAMS);
+        add("attn_q.weight", self.matrix, self.heads * self.head_dim, hidden);
+        add("attn_q_norm.weight", float, 1, self.head_dim);
+        if !self.shares(layer) {
+            add("attn_k.weight", self.matrix, self.kv_heads * self.head_dim, hidden);
+            add("attn_v.weight", self.matrix, self.kv_heads * self.head_dim, hidden);
+            add("attn_k_norm.weight", float, 1, self.head_dim);
+        }
+        add("attn_output.weight", self.matrix, hidden, self.heads * self.head_dim);
+        add("ffn_gate.weight", self.matrix, self.ffn, hidden);
+        add("ffn_up.weight", self.matrix, self.ffn, hidden);
+        add("ffn_down.weight", self.matrix, hidden, self.ffn);
+        add("altup_router.weight", float, n, hidden);
+        add("altup_predict_coef.weight", float, n * n, n);
+        add("altup_correct_coef.weight", float, n, n);
+        for square in ["inp_gate", "proj", "laurel_l", "laurel_r"] {
+            add(&format!("{square}.weight"), self.matrix, hidden, hidden);
+        }
+        for gain in [
+            "attn_norm",
+            "ffn_norm",
+            "post_attention_norm",
+            "post_ffw_norm",
+            "post_norm",
+            "laurel_post_norm",
+            "altup_router_norm",
+            "altup_correct_scale",
+        ] {
+            add(&format!("{gain}.weight"), float, 1, hidden);
+        }
+    }
+
+    /// Whether a layer of gemma3n or gemma4 has global attention.
+    fn is_global(&self, layer: usize) -> bool {
+        layer % 2 == 1
+    }
+
+    /// Whether a layer of these sees the keys of another: the last two, if there are others.
+    fn shares(&self, layer: usize) -> bool {
+        self.layers > 3 && layer + 2 >= self.layers
+    }
+
+    /// What the layers of gemma4 have in the place of others' tensors, and more.
+    fn gemma4(&self, layer: usize, mut add: impl FnMut(&str, TensorType, usize, usize)) {
+        let (hidden, float) = (self.hidden, TensorType::F32);
+        let (head, kv_heads) =
+            if self.is_global(layer) { (2 * self.head_dim, 1) } else { (self.head_dim, self.kv_heads) };
+        let ffn = if self.shares(layer) { 2 * self.ffn } else { self.ffn };
+        add("attn_q.weight", self.matrix, self.heads * head, hidden);
+        add("attn_q_norm.weight", float, 1, head);
+        if !self.shares(layer) {
+            add("attn_k.weight", self.matrix, kv_heads * head, hidden);
+            add("attn_k_norm.weight", float, 1, head);
+            // Others' values are what their keys are made of.
+            if !self.is_global(layer) {
+                add("attn_v.weight", self.matrix, kv_heads * head, hidden);
+            }
+        }
+        add("attn_output.weight", self.matrix, hidden, self.heads * head);
+        add("ffn_gate.weight", self.matrix, ffn, hidden);
+        add("ffn_up.weight", self.matrix, ffn, hidden);
+        add("ffn_down.weight", self.matrix, hidden, ffn);
+        add("inp_gate.weight", self.matrix, hidden, hidden);
+        add("proj.weight", self.matrix, hidden, hidden);
+        add("layer_output_scale.weight", float, 1, 1);
+        for norm in ["attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm", "post_norm"] {
+            add(&format!("{norm}.weight"), float, 1, hidden);
+        }
+        if layer.is_multiple_of(2) {
+            add("ffn_gate_inp.weight", float, self.experts, hidden);
+            add("ffn_gate_inp.scale", float, 1, hidden);
+            add("ffn_gate_exps.weight", self.matrix, self.experts * self.ffn, hidden);
+            add("ffn_up_exps.weight", self.matrix, self.experts * self.ffn, hidden);
+            add("ffn_down_exps.weight", self.matrix, self.experts * hidden, self.ffn);
+            add("ffn_down_exps.scale", float, 1, self.experts);
+            for norm in ["post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2"] {
+                add(&format!("{norm}.weight"), float, 1, hidden);
+            }
+        }
+    }
+
     /// Name, type, rows and columns of every tensor; one row: a vector.
     fn tensors(&self) -> Vec<(String, TensorType, usize, usize)> {
         let (hidden, ffn) = (self.hidden, self.ffn);
@@ -243,11 +376,33 @@ impl TinyModel {
             ("token_embd.weight".to_owned(), self.embedding, self.vocab(), hidden),
             (last_norm.to_owned(), float, 1, hidden),
         ];
+        if self.architecture == "gemma3n" {
+            for way in ["altup_proj.weight", "altup_unembd_proj.weight"] {
+                tensors.push((way.to_owned(), self.matrix, (Self::STREAMS - 1) * hidden, hidden));
+            }
+        }
+        if self.has_layer_inputs() {
+            let width = self.layers * hidden;
+            tensors.push(("per_layer_token_embd.weight".to_owned(), self.embedding, self.vocab(), width));
+            tensors.push(("per_layer_model_proj.weight".to_owned(), self.matrix, width, hidden));
+            tensors.push(("per_layer_proj_norm.weight".to_owned(), float, 1, hidden));
+        }
         for layer in 0..self.layers {
             let recurrent = self.is_recurrent(layer);
             let mut add = |suffix: &str, ttype, rows, cols| {
                 tensors.push((format!("blk.{layer}.{suffix}"), ttype, rows, cols));
             };
+            match self.architecture {
+                "gemma3n" => {
+                    self.gemma3n(layer, add);
+                    continue;
+                }
+                "gemma4" => {
+                    self.gemma4(layer, add);
+                    continue;
+                }
+                _ => {}
+            }
             add("attn_norm.weight", float, 1, hidden);
             if recurrent && lfm2 {
                 add("shortconv.in_proj.weight", self.matrix, 3 * hidden, hidden);
@@ -315,7 +470,14 @@ impl TinyModel {
             .map(|_| {
                 let uniform = random.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0;
                 match name {
-                    name if name.ends_with("norm.weight") => 1.0 + uniform / 4.0,
+                    // There is no other factor on the scores.
+                    name if self.has_layer_inputs()
+                        && name.ends_with("_norm.weight")
+                        && (name.contains("attn_q") || name.contains("attn_k")) =>
+                    {
+                        0.3 + uniform / 8.0
+                    }
+                    name if name.contains("norm") || name.contains("scale") => 1.0 + uniform / 4.0,
                     // How fast states fade.
                     name if name.ends_with("ssm_a") => (uniform - 1.5) / 4.0,
                     _ => uniform * scale,

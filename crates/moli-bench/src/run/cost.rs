@@ -2,7 +2,7 @@
 //! configuration.
 
 use moli_format::{Gguf, TensorType};
-use moli_model::{Config, KvType, PAGE_TOKENS};
+use moli_model::{Config, KvShape, KvType, PAGE_TOKENS};
 
 use super::direct::CHUNK;
 use crate::report::{Binds, Bound, Limits, Peak, Test};
@@ -18,10 +18,8 @@ pub(super) struct Cost {
     head: Part,
     /// Experts that a token goes through, and all of them.
     routing: Option<(usize, usize)>,
-    /// Keys that a token sees in each layer that has some, at most; `None`: all.
-    windows: Vec<Option<usize>>,
-    /// Key and value heads, and their width.
-    kv: (usize, usize),
+    /// Of each layer with attention the keys that a token sees at most, `None`: all; and their heads.
+    attention: Vec<(Option<usize>, KvShape)>,
     /// Bytes of a sequence's recurrent state.
     state: f64,
     /// Parameters.
@@ -54,15 +52,10 @@ impl Cost {
             experts: Part::default(),
             head: Part::default(),
             routing: config.experts.as_ref().map(|experts| (experts.used, experts.count)),
-            // Layers that carry a state have no keys and values.
-            windows: (0..config.layers)
-                .filter(|&layer| config.recurrent.as_ref().is_none_or(|recurrent| !recurrent.has(layer)))
-                .map(|layer| {
-                    let window = config.window.as_ref()?;
-                    window.layers.get(layer).copied().unwrap_or(false).then_some(window.tokens)
-                })
+            attention: (0..config.layers)
+                .filter(|&layer| config.attends(layer))
+                .map(|layer| (config.window_of(layer), config.kv_of(layer)))
                 .collect(),
-            kv: (config.kv_heads, config.head_dim),
             state: config.state_bytes() as f64,
             parameters: 0,
             weight_bytes: 0,
@@ -79,11 +72,12 @@ impl Cost {
                 None => formats.push((tensor.ttype, bytes)),
             }
             let table = tensor.name == "token_embd.weight";
+            let inputs = tensor.name == "per_layer_token_embd.weight";
             let part = match tensor.name.as_str() {
                 "output.weight" => &mut cost.head,
                 _ if table && tied => &mut cost.head,
                 // A row of it.
-                _ if table => continue,
+                _ if table || inputs => continue,
                 name if name.contains("_exps.") => &mut cost.experts,
                 _ => &mut cost.body,
             };
@@ -142,13 +136,12 @@ impl Cost {
 
     /// Bytes of keys and values that rows at these positions of a sequence read together.
     fn kv_bytes(&self, first: usize, rows: usize, kv_type: KvType) -> f64 {
-        let (heads, width) = self.kv;
-        let page = kv_type.page_bytes(1, heads, width).unwrap_or(0) as f64;
-        let seen = |window: &Option<usize>| {
+        let read = |&(window, shape): &(Option<usize>, KvShape)| {
+            let page = kv_type.page_bytes(1, shape.heads, shape.head_dim).unwrap_or(0) as f64;
             let most = window.map_or(usize::MAX, |window| window.saturating_add(rows - 1));
-            (first + rows).min(most) as f64
+            (first + rows).min(most) as f64 * page
         };
-        self.windows.iter().map(seen).sum::<f64>() * page / PAGE_TOKENS as f64
+        self.attention.iter().map(read).sum::<f64>() / PAGE_TOKENS as f64
     }
 
     /// How near a time came to what the machine can do.

@@ -200,7 +200,6 @@ impl Loaded {
     }
 
     fn direct_bytes(&self, setup: &Setup) -> u64 {
-        let Config { kv_heads, head_dim, .. } = self.config;
         let load = Load {
             threads: setup.threads,
             max_rows: rows(setup),
@@ -208,7 +207,7 @@ impl Loaded {
             context: setup.longest,
         };
         let footprint = self.footprint(&load);
-        let page = setup.kv_type.page_bytes(self.config.kv_layers(), kv_heads, head_dim).unwrap_or(u64::MAX);
+        let page = self.config.page_bytes(setup.kv_type);
         let pages = page.saturating_mul((setup.pool / PAGE_TOKENS) as u64);
         let states = self.config.state_bytes().saturating_mul(setup.sequences.max(1) as u64);
         let weights = if self.on_gpu() { 0 } else { footprint.weights + footprint.embeddings };

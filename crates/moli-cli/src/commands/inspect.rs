@@ -249,7 +249,7 @@ fn report(gguf: &Gguf, path: String) -> Report {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            ffn: config.ffn,
+            ffn: config.ffn.iter().copied().max().unwrap_or(0),
             vocab: config.vocab,
             window: config.window.as_ref().map(|window| window.tokens),
             recurrent: config.recurrent.as_ref().map(|recurrent| RecurrentLayers {

@@ -144,7 +144,7 @@ fn all(gpu: &mut Gpu) -> Result<Vec<f32>, CudaError> {
     let gain = gpu.vector(&[1.5; 64])?;
     let [mut x, mut y, mut q] =
         [Buffer::new(gpu, rows, cols)?, Buffer::new(gpu, 0, 0)?, Buffer::new(gpu, 0, 0)?];
-    let mut cache = Cache::new(gpu, 1, 20, heads, cols / heads, KvKind::Q8_0)?;
+    let mut cache = Cache::new(gpu, &[(heads, cols / heads)], 20, KvKind::Q8_0)?;
     let mut factors = gpu.vector(&[])?;
 
     gpu.look_up(&table, &[0, 1, 2, 3, 4, 5, 6, 7, 63], 0.5, &mut x)?;

@@ -49,7 +49,7 @@ impl Sequences {
             sequence = (sequence + 1) % tokens.len();
         }
         let gpu = gpu_for(tokens.iter().sum::<usize>().max(80), kv_heads * dim);
-        let cache = Cache::new(&gpu, LAYER + 1, count, kv_heads, dim, kind).unwrap();
+        let cache = Cache::new(&gpu, &[(kv_heads, dim); LAYER + 1], count, kind).unwrap();
         let mut floats = || tokens.iter().map(|tokens| random.floats(tokens * kv_heads * dim)).collect();
         let (keys, values) = (floats(), floats());
         let mut all = Self { gpu, cache, kind, kv_heads, dim, tables, keys, values };

@@ -74,7 +74,7 @@ fn pages_hold_what_was_stored_and_are_copied() {
     let mut random = Random::new(60);
     for kind in [KvKind::F32, KvKind::F16, KvKind::Q8_0] {
         let mut gpu = gpu_for(PAGE_TOKENS, HEADS * DIM);
-        let mut cache = Cache::new(&gpu, LAYERS, PAGES, HEADS, DIM, kind).unwrap();
+        let mut cache = Cache::new(&gpu, &[(HEADS, DIM); LAYERS], PAGES, kind).unwrap();
         let first = filled(&mut gpu, &mut cache, 3, &mut random);
         let second = filled(&mut gpu, &mut cache, 0, &mut random);
         let empty = page(&gpu, &cache, 1);
@@ -104,7 +104,7 @@ fn what_is_no_number_is_stored_as_none() {
     let mut random = Random::new(61);
     let mut gpu = gpu_for(2, DIM);
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let mut cache = Cache::new(&gpu, 1, 1, 1, DIM, KvKind::Q8_0).unwrap();
+        let mut cache = Cache::new(&gpu, &[(1, DIM)], 1, KvKind::Q8_0).unwrap();
         let mut rows = random.floats(2 * DIM);
         rows[DIM + 35] = odd;
         let slots = [KvSlot { page: 0, token: 5 }, KvSlot { page: 0, token: 6 }];
@@ -133,7 +133,7 @@ fn what_is_no_number_is_stored_as_none() {
 #[test]
 fn pages_that_do_not_exist() {
     let gpu = gpu_for(1, 1);
-    let mut cache = Cache::new(&gpu, 2, 3, 1, 8, KvKind::Q8_0).unwrap();
+    let mut cache = Cache::new(&gpu, &[(1, 8); 2], 3, KvKind::Q8_0).unwrap();
     let bytes = vec![0; cache.page_bytes()];
     assert_eq!(cache.page_bytes(), 2 * 2 * PAGE_TOKENS * (8 + 2));
     let missing = ("a KV page", 3, 3);

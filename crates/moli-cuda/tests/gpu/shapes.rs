@@ -195,7 +195,7 @@ fn batches() {
     assert_eq!(shape(gpu.begin(&Rows { sequences: &[0, 1], ..right })), ("a sequence of a batch", 1, 1));
     gpu.begin(&right).unwrap();
 
-    let mut cache = Cache::new(&gpu, 1, 1, 2, 16, KvKind::F32).unwrap();
+    let mut cache = Cache::new(&gpu, &[(2, 16)], 1, KvKind::F32).unwrap();
     let (kv, narrow, long) = (zeros(&gpu, 2, 32), zeros(&gpu, 2, 31), zeros(&gpu, 3, 32));
     let columns = "columns of keys or values";
     assert_eq!(shape(gpu.store(&mut cache, 1, &kv, &kv)), ("layers of the KV cache", 2, 1));
@@ -233,7 +233,7 @@ fn batches() {
 fn heads_too_wide() {
     let gpu = gpu();
     for (head_dim, fits) in [(608, true), (609, false)] {
-        match Cache::new(&gpu, 1, 1, 1, head_dim, KvKind::F16) {
+        match Cache::new(&gpu, &[(1, head_dim)], 1, KvKind::F16) {
             Ok(_) => assert!(fits),
             Err(error) => {
                 assert_eq!((error, fits), (CudaError::HeadTooWide { head_dim, widest: 608 }, false))
@@ -247,7 +247,7 @@ fn heads_too_wide() {
 fn more_rows_than_a_grid_has() {
     let mut gpu = gpu_for(1, 32);
     let count = 65_536;
-    let mut cache = Cache::new(&gpu, 1, count / 32, 1, 1, KvKind::F32).unwrap();
+    let mut cache = Cache::new(&gpu, &[(1, 1)], count / 32, KvKind::F32).unwrap();
     let positions: Vec<u32> = (0..count as u32).collect();
     let slots: Vec<KvSlot> = positions.iter().map(|p| KvSlot { page: p / 32, token: p % 32 }).collect();
     let pages: Vec<u32> = (0..count as u32 / 32).collect();

@@ -267,8 +267,7 @@ impl<'a> Model<'a> {
 
     /// Bytes of a page of keys and values in all layers.
     fn page_bytes(&self, kv_type: KvType) -> u64 {
-        let Config { kv_heads, head_dim, .. } = self.config;
-        kv_type.page_bytes(self.config.kv_layers(), kv_heads, head_dim).unwrap_or(u64::MAX)
+        self.config.page_bytes(kv_type)
     }
 
     /// Recurrent states for these settings.

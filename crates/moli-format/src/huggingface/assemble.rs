@@ -3,7 +3,7 @@
 use super::data::{self, Source};
 use super::family::{Encoder, Part, Special};
 use super::shards::Shards;
-use super::{HuggingFaceError, Model, delta, harmony};
+use super::{HuggingFaceError, Model, delta, gemma4, harmony};
 use crate::{FormatError, Tensor};
 
 /// What may stand before the names of the language model, the longest first.
@@ -51,7 +51,8 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
         }
         (Some(tied), ..) => tied,
     };
-    let mut assembly = Assembly { model, shards, tied, tensors: Vec::new() };
+    let layers = gemma4::has_layers(model).then(|| gemma4::Layers::of(model)).transpose()?;
+    let mut assembly = Assembly { model, shards, tied, layers, tensors: Vec::new() };
     for placed in shards.tensors.values() {
         assembly.add(&placed.tensor)?;
     }
@@ -59,6 +60,8 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
     if !tied && !assembly.tensors.iter().any(|tensor| tensor.name == "output.weight") {
         return Err(HuggingFaceError::MissingTensor { tensor: "lm_head.weight".to_owned() }.into());
     }
+    assembly.check_values()?;
+    assembly.add_streams()?;
     // Packed weights may come with biases of zeros.
     if model.root.get("quantization_config").is_none() {
         biases(model, shards)?;
@@ -80,6 +83,8 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
             "gemma",
             "gemma2",
             "gemma3",
+            "gemma4",
+            "gemma3n",
             "smollm3",
             "glm4",
             "glm4moe",
@@ -144,6 +149,8 @@ struct Assembly<'a> {
     shards: &'a Shards,
     /// Whether the logits are computed with the embeddings.
     tied: bool,
+    /// What sets the layers of Gemma 3n and 4 apart.
+    layers: Option<gemma4::Layers>,
     tensors: Vec<Tensor>,
 }
 
@@ -192,6 +199,11 @@ impl Assembly<'_> {
             }
             "lm_head.weight" | "output.weight" => "output.weight",
             "lm_head.bias" => "output.bias",
+            "embed_tokens_per_layer.weight" if self.layers.is_some() => "per_layer_token_embd.weight",
+            "per_layer_model_projection.weight" if self.layers.is_some() => "per_layer_model_proj.weight",
+            // All of them together, later.
+            name if gemma4::is_way(self.model, name)? => return Ok(()),
+            "per_layer_projection_norm.weight" if self.layers.is_some() => "per_layer_proj_norm.weight",
             _ => return Err(self.unknown(tensor).into()),
         };
         self.keep(new.to_owned(), tensor)
@@ -210,6 +222,44 @@ impl Assembly<'_> {
             return self.keep(format!("{new}.{end}"), &data::rows(tensor, unused, rows)?);
         }
         self.keep(format!("{new}.{end}"), tensor)
+    }
+
+    /// Whether those layers have matrices for their values that the configuration gives some: a decoder goes by the tensors.
+    fn check_values(&self) -> Result<(), FormatError> {
+        let Some(layers) = &self.layers else { return Ok(()) };
+        for layer in 0..layers.slides.len() {
+            let name = format!("blk.{layer}.attn_v.weight");
+            let (there, wanted) =
+                (self.tensors.iter().any(|tensor| tensor.name == name), layers.has_values(layer));
+            if there && !wanted {
+                return Err(self.model.fields.unsupported("attention_k_eq_v").into());
+            }
+            if wanted && !there {
+                let tensor = format!("layers.{layer}.self_attn.v_proj.weight");
+                return Err(HuggingFaceError::MissingTensor { tensor }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The ways to streams beside each other and back, each in one tensor.
+    fn add_streams(&mut self) -> Result<(), FormatError> {
+        let Some(others) = gemma4::other_streams(self.model)? else { return Ok(()) };
+        for (name, old) in gemma4::WAYS {
+            let parts = (0..others).map(|i| {
+                let name = format!("{old}.{i}.weight");
+                let mut all = self.shards.tensors.values().map(|placed| &placed.tensor);
+                let part = all.find(|tensor| without_prefix(&tensor.name) == name);
+                part.cloned().ok_or(HuggingFaceError::MissingTensor { tensor: name })
+            });
+            let mut all = data::join(name, &parts.collect::<Result<Vec<_>, _>>()?)?;
+            if let Some(rows) = all.shape.first_mut() {
+                *rows /= others;
+            }
+            all.shape.insert(0, others);
+            self.keep(name.to_owned(), &all)?;
+        }
+        Ok(())
     }
 
     /// The error for a tensor whose name means nothing here.
@@ -231,6 +281,9 @@ impl Assembly<'_> {
             |stem: &str| parts.iter().find_map(|(pattern, part)| Some((*part, matches(pattern, stem)?)));
         let (stem, end) = ending(name);
         let (part, expert) = find(stem).ok_or_else(|| self.unknown(tensor))?;
+        if self.layers.as_ref().is_some_and(|layers| layers.is_unread(layer as usize, stem)) {
+            return Ok(());
+        }
         let behind = expert.map(|expert| format!(".{expert}")).unwrap_or_default();
         let new = |stem: &str| format!("blk.{layer}.{stem}{behind}.{end}");
         match part {
@@ -245,6 +298,7 @@ impl Assembly<'_> {
                 Ok(())
             }
             Part::Taps(stem) => self.keep(new(stem), &delta::taps(tensor)?),
+            Part::Scale(stem) => self.keep(format!("blk.{layer}.{stem}.scale"), tensor),
             Part::Delta(part) => {
                 let heads = delta::Heads::of(self.model)?;
                 self.tensors.extend(delta::tensors(part, &format!("blk.{layer}"), tensor, &heads)?);

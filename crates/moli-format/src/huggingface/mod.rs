@@ -7,6 +7,7 @@
 //!
 //! - [`family`]: what is known of each architecture, as data;
 //! - [`parameters`], [`rope`]: fields of the configuration to metadata;
+//! - [`gemma4`]: what of both is Gemma 4's alone;
 //! - [`assemble`], [`data`], [`harmony`], [`delta`]: tensors by their new names, some of them with new data;
 //! - [`packed`]: weights of a few bits that GPTQ and AWQ have packed;
 //! - [`shards`], [`fields`]: the files;
@@ -25,6 +26,7 @@ mod error;
 mod family;
 mod fields;
 mod folder;
+mod gemma4;
 mod harmony;
 mod packed;
 mod parameters;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::family::{SENSITIVE, Special, Window};
 use super::fields::Fields;
-use super::{Entries, HuggingFaceError, Model, delta};
+use super::{Entries, HuggingFaceError, Model, delta, gemma4};
 
 /// Writes what every architecture has, and what is special for this one. Refuses what is not computed.
 pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
@@ -15,7 +15,11 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     let context = fields.need_count(POSITIONS)?.checked_sub(model.unused_positions);
     entries.put("context_length", context.ok_or_else(|| fields.wrong(POSITIONS, "above pad_token_id"))?);
     entries.put("embedding_length", model.hidden);
-    if let Some(width) = width(model)? {
+    if gemma4::is(model) {
+        gemma4::write_width(model, entries)?;
+    } else if model.family.special == Special::Gemma3n {
+        gemma4::write_widths(model, entries)?;
+    } else if let Some(width) = width(model)? {
         entries.put("feed_forward_length", width);
     }
     entries.put("vocab_size", fields.need_count("vocab_size")?);
@@ -27,9 +31,10 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
             let heads = recurrent_layers(model)?.iter().map(heads).collect::<Vec<u32>>();
             entries.put("attention.head_count_kv", heads);
         }
+        Special::Gemma4 => gemma4::write_heads(model, entries)?,
         _ => entries.put("attention.head_count_kv", model.kv_heads),
     }
-    if model.family.special != Special::DeepSeek {
+    if !matches!(model.family.special, Special::DeepSeek | Special::Gemma4) {
         entries.put("attention.key_length", model.head_dim);
         entries.put("attention.value_length", model.head_dim);
     }
@@ -216,7 +221,6 @@ fn is_neutral(value: Option<&Value>, neutral: f64) -> bool {
 
 /// The sliding window, and which layers have it.
 fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceError> {
-    const PATTERN: &str = "sliding_window_pattern";
     let fields = &model.fields;
     let kinds = layer_kinds(model)?;
     let tokens = match fields.count("sliding_window")? {
@@ -228,14 +232,33 @@ fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
         }
         _ => return Ok(()),
     };
+    let Some(slides) = slides(model)? else { return Ok(()) };
+    // Where there is a window, the layers without it have no rotary embedding here, even if all of them are such.
+    // Of Gemma 4 the convention always has the number.
+    if slides.contains(&true)
+        || ["exaone4", "cohere2", "gemma4", "gemma3n"].contains(&model.family.architecture)
+    {
+        entries.put("attention.sliding_window", tokens);
+        // Where all layers slide, the convention has no pattern.
+        if slides.contains(&false) || matches!(model.family.window, Window::Period(_)) {
+            entries.put("attention.sliding_window_pattern", slides);
+        }
+    }
+    Ok(())
+}
+
+/// Per layer whether its attention slides where there is a window; `None`: it is not used.
+pub(super) fn slides(model: &Model<'_>) -> Result<Option<Vec<bool>>, HuggingFaceError> {
+    const PATTERN: &str = "sliding_window_pattern";
+    let fields = &model.fields;
     let all = |slides: &dyn Fn(u32) -> bool| (0..model.layers).map(slides).collect::<Vec<bool>>();
-    let slides = match (kinds, model.family.window) {
+    let mut slides = match (layer_kinds(model)?, model.family.window) {
         (Some(kinds), _) => kinds,
         (None, Window::All) => all(&|_| true),
         (None, Window::Late | Window::Alternate | Window::Unrotated | Window::Wanted)
             if fields.flag("use_sliding_window")? != Some(true) =>
         {
-            return Ok(());
+            return Ok(None);
         }
         (None, Window::Wanted) => all(&|_| true),
         (None, Window::Late) => {
@@ -266,15 +289,11 @@ fn window(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceErr
             all(&|layer| (layer + 1) % period != 0)
         }
     };
-    // Where there is a window, the layers without it have no rotary embedding here, even if all of them are such.
-    if slides.contains(&true) || ["exaone4", "cohere2"].contains(&model.family.architecture) {
-        entries.put("attention.sliding_window", tokens);
-        // Where all layers slide, the convention has no pattern.
-        if slides.contains(&false) || matches!(model.family.window, Window::Period(_)) {
-            entries.put("attention.sliding_window_pattern", slides);
-        }
+    if let Some(last) = slides.last_mut().filter(|_| gemma4::is(model)) {
+        // Whatever the configuration says.
+        *last = false;
     }
-    Ok(())
+    Ok(Some(slides))
 }
 
 /// Per layer whether its attention slides, if `layer_types` says it.
@@ -307,6 +326,8 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
         | Special::Roberta
         | Special::NomicBert
         | Special::ModernBert => Ok(()),
+        Special::Gemma4 => gemma4::write(model, entries),
+        Special::Gemma3n => gemma4::write_streams(model, entries),
         Special::Gemma => {
             if let Some(scalar) = positive(fields, "query_pre_attn_scalar")? {
                 entries.float("attention.scale", scalar.sqrt().recip());
@@ -394,7 +415,7 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
 }
 
 /// Experts: how many, how many of them for a token, and their width.
-fn experts(
+pub(super) fn experts(
     model: &Model<'_>,
     count: &str,
     used: &str,
@@ -536,7 +557,7 @@ fn deepseek_experts(model: &Model<'_>, third: bool, entries: &mut Entries) -> Re
 }
 
 /// A number above 0, where there is one.
-fn positive(fields: &Fields<'_>, field: &str) -> Result<Option<f64>, HuggingFaceError> {
+pub(super) fn positive(fields: &Fields<'_>, field: &str) -> Result<Option<f64>, HuggingFaceError> {
     match fields.number(field)? {
         Some(number) if number <= 0.0 => Err(fields.wrong(field, "a number above 0")),
         number => Ok(number),

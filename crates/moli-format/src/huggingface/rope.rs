@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use super::family::Special;
 use super::fields::Fields;
-use super::{Entries, HuggingFaceError, Model};
+use super::{Entries, HuggingFaceError, Model, gemma4};
 use crate::{Bytes, Tensor, TensorType};
 
 const ORIGINAL: &str = "original_max_position_embeddings";
@@ -15,6 +15,9 @@ pub(super) fn write(
     entries: &mut Entries,
     tensors: &mut Vec<Tensor>,
 ) -> Result<(), HuggingFaceError> {
+    if gemma4::is(model) {
+        return by_kind(model, entries, tensors);
+    }
     let fields = &model.fields;
     let kinds = match fields.object("rope_parameters")? {
         Some(parameters) => Kinds::new(fields, parameters)?,
@@ -29,7 +32,7 @@ pub(super) fn write(
         base *= alpha.powf(dims / (dims - 2.0));
     }
     entries.float("rope.freq_base", base);
-    if ["gemma3", "modern-bert"].contains(&model.family.architecture) {
+    if ["gemma3", "gemma3n", "modern-bert"].contains(&model.family.architecture) {
         let local = match &kinds.local {
             Some(local) => {
                 if !matches!(kind(local)?, "default") {
@@ -66,6 +69,67 @@ pub(super) fn write(
             Ok(())
         }
     }
+}
+
+/// A factor on the wavelengths that leaves nothing of a turn.
+pub(super) const NO_TURN: f32 = 1e30;
+
+/// Gemma 4: layers with global attention have heads of their own, of which only the first pairs may be turned. Their wavelengths
+/// are those of all pairs, so the others get endless ones.
+fn by_kind(
+    model: &Model<'_>,
+    entries: &mut Entries,
+    tensors: &mut Vec<Tensor>,
+) -> Result<(), HuggingFaceError> {
+    const FIELD: &str = "rope_parameters";
+    let fields = &model.fields;
+    let layers = gemma4::Layers::of(model)?;
+    let (global_width, local_width) = (layers.global.width, layers.local.width);
+    let positive = |parameters: &Fields<'_>, field: &str| match parameters.need_number(field)? {
+        number if number > 0.0 => Ok(number),
+        _ => Err(parameters.wrong(field, "a number above 0")),
+    };
+    let (mut base, mut local_base, mut share, mut stretch) = (1e6, 1e4, 0.25, 1.0);
+    if let Some(parameters) = fields.object(FIELD)? {
+        let global = parameters.object("full_attention")?.ok_or_else(|| fields.unsupported(FIELD))?;
+        base = positive(&global, "rope_theta")?;
+        let told = global.number("partial_rotary_factor")?.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&told) {
+            return Err(global.wrong("partial_rotary_factor", "a number from 0 to 1"));
+        }
+        share = told;
+        match kind(&global)? {
+            // It turns all of a head.
+            "default" => share = 1.0,
+            "proportional" if global.get("factor").is_none() => {}
+            "proportional" | "linear" => stretch = factor(&global, "factor")?,
+            _ => return Err(global.unsupported("rope_type")),
+        }
+        if kind(&global)? == "linear" && share != 1.0 {
+            return Err(global.unsupported("partial_rotary_factor"));
+        }
+        match parameters.object("sliding_attention")? {
+            Some(local) if kind(&local)? == "default" => local_base = positive(&local, "rope_theta")?,
+            Some(local) => return Err(local.unsupported("rope_type")),
+            None if layers.slides.contains(&true) => return Err(fields.unsupported(FIELD)),
+            None => {}
+        }
+    }
+    if global_width % 2 + local_width % 2 > 0 {
+        return Err(fields.wrong("head_dim", "even"));
+    }
+    entries.float("rope.freq_base", base);
+    entries.float("rope.freq_base_swa", local_base);
+    entries.put("rope.dimension_count", global_width);
+    entries.put("rope.dimension_count_swa", local_width);
+    if stretch != 1.0 {
+        entries.put("rope.scaling.type", "linear");
+        entries.float("rope.scaling.factor", stretch);
+    }
+    let turned = (share * f64::from(global_width) / 2.0).floor();
+    let pairs = (0..global_width / 2).map(|pair| if f64::from(pair) < turned { 1.0 } else { NO_TURN });
+    tensors.push(vector("rope_freqs.weight", pairs.collect::<Vec<f32>>().into_iter()));
+    Ok(())
 }
 
 /// The parts of a position in a picture, which are the same number in a text.

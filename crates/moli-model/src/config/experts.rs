@@ -21,6 +21,8 @@ pub struct Experts {
     pub normalised: bool,
     /// Factor on the weights.
     pub scale: f32,
+    /// Whether there is a dense network beside the experts, and norms for the one and the others.
+    pub beside: bool,
     /// Groups of experts, and how many of them a token's experts may come from (arXiv:2405.04434); `None`: all.
     pub groups: Option<(usize, usize)>,
 }
@@ -97,6 +99,7 @@ impl Experts {
             gating,
             normalised: keys.flag("expert_weights_norm")?.unwrap_or(family.normalised),
             scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
+            beside: family.beside,
             groups,
         }))
     }

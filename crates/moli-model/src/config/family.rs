@@ -34,6 +34,12 @@ pub(super) struct Family {
     /// Whether the feed-forward network of a layer without a norm of its own reads what attention read, and not what that made of it.
     pub(super) parallel: bool,
     pub(super) qk_norm: QkNorm,
+    /// Whether the values of each head are normed, without a gain.
+    pub(super) value_norm: bool,
+    /// Whether what the keys are made of are the values of layers that have no matrix for them.
+    pub(super) keys_as_values: bool,
+    /// Whether the scores have no factor, as what is multiplied is normed.
+    pub(super) unscaled: bool,
     /// Whether Q and K are normed behind their rotary embedding.
     pub(super) rope_first: bool,
     /// Whether Q, K and V must have biases.
@@ -55,6 +61,10 @@ pub(super) struct Family {
     pub(super) gating: Gating,
     /// Whether the chosen experts' weights are divided by their sum.
     pub(super) normalised: bool,
+    /// Whether there is a dense network beside the experts.
+    pub(super) beside: bool,
+    /// Whether there are streams beside each other, ways around attention, and gates that only count if they stand out.
+    pub(super) altup: bool,
 }
 
 /// The layers that have a window, where the file gives a window and no pattern.
@@ -108,6 +118,9 @@ const PLAIN: Family = Family {
     sum_norm: false,
     parallel: false,
     qk_norm: QkNorm::None,
+    value_norm: false,
+    keys_as_values: false,
+    unscaled: false,
     rope_first: false,
     qkv_bias: false,
     sinks: false,
@@ -120,6 +133,8 @@ const PLAIN: Family = Family {
     windows: Windows::Refused,
     gating: Gating::Softmax,
     normalised: true,
+    beside: false,
+    altup: false,
 };
 
 /// As [`PLAIN`], with pairs of neighbours rotated.
@@ -162,7 +177,7 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 51] = [
+pub(super) const FAMILIES: [Family; 53] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -291,6 +306,31 @@ pub(super) const FAMILIES: [Family; 51] = [
         activation: Activation::GeluErf,
         windows: Windows::Global(3),
         ..PLAIN
+    },
+    // Which layers have a window decides about the width of their heads too: a file has to say it.
+    Family {
+        name: "gemma4",
+        rope_base: 1e6,
+        local: Local::Base(1e4),
+        post_norm: true,
+        qk_norm: QkNorm::Head,
+        value_norm: true,
+        keys_as_values: true,
+        unscaled: true,
+        beside: true,
+        ..GEMMA
+    },
+    Family {
+        name: "gemma3n",
+        rope_base: 1e6,
+        local: Local::Base(1e4),
+        post_norm: true,
+        qk_norm: QkNorm::Head,
+        value_norm: true,
+        unscaled: true,
+        windows: Windows::AllBut(5),
+        altup: true,
+        ..GEMMA
     },
 ];
 

@@ -1,6 +1,6 @@
 //! The metadata keys of one architecture, each value checked as it is read.
 
-use moli_format::{Metadata, Value};
+use moli_format::{FormatError, Metadata, Value};
 
 use super::{Activation, Family, MAX_CONTEXT, MAX_LAYERS, SlidingWindow, Windows};
 use crate::ModelError;
@@ -85,6 +85,24 @@ impl Keys<'_> {
         counts.iter().map(size).collect::<Result<_, _>>().map(Some)
     }
 
+    /// A count for each layer, which is the same for all where the file has one alone.
+    pub(super) fn per_layer(
+        &self,
+        suffix: &str,
+        layers: usize,
+        max: usize,
+    ) -> Result<Option<Vec<usize>>, ModelError> {
+        let key = self.key(suffix);
+        let differ = match self.metadata.get(&key) {
+            Some(Value::Array(_)) => self.metadata.u64s(&key)?.windows(2).any(|pair| pair[0] != pair[1]),
+            _ => false,
+        };
+        match differ {
+            true => self.counts(suffix, layers, max),
+            false => Ok(self.count(suffix, max)?.map(|count| vec![count; layers])),
+        }
+    }
+
     pub(super) fn text(&self, suffix: &str) -> Result<Option<&str>, ModelError> {
         Ok(self.metadata.str_opt(&self.key(suffix))?)
     }
@@ -105,6 +123,16 @@ impl Keys<'_> {
             Some("relu2") => Some(Activation::ReluSquared),
             Some(other) => return Err(self.unsupported(suffix, format!("`{other}`"))),
         })
+    }
+
+    /// A list of floats, of whatever length.
+    pub(super) fn floats(&self, suffix: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        Ok(self.metadata.f32s_opt(&self.key(suffix))?.map(std::borrow::Cow::into_owned))
+    }
+
+    /// The error for a key that has to be there.
+    pub(super) fn missing(&self, suffix: &str) -> ModelError {
+        FormatError::MissingKey { key: self.key(suffix) }.into()
     }
 
     /// A list of flags, of whatever length.
@@ -205,6 +233,10 @@ impl Keys<'_> {
         // A window as long as the context hides nothing, but where layers differ by it in their rotary embedding too.
         let differ = pattern.is_some() || matches!(family.windows, Windows::AllBut(_) | Windows::Global(_));
         let tokens = match self.metadata.u64_opt(&self.key(window))? {
+            // Where heads differ by it too, all layers would be of the one kind without it.
+            None | Some(0) if self.metadata.get(&self.key("attention.key_length_swa")).is_some() => {
+                self.size(window, None, MAX_CONTEXT)?
+            }
             None | Some(0) => return Ok(None),
             Some(tokens) if tokens >= context_train as u64 && !differ => return Ok(None),
             Some(_) => self.size(window, None, MAX_CONTEXT)?,

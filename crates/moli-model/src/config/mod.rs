@@ -1,6 +1,7 @@
 //! What a model is, read from its file's metadata. The decoder knows nothing of architectures: their differences are the
 //! fields here.
 
+mod altup;
 mod experts;
 mod family;
 mod keys;
@@ -10,11 +11,12 @@ mod rope;
 
 use moli_format::Metadata;
 
-use crate::ModelError;
+use crate::{KvType, ModelError};
 use family::{FAMILIES, Family, Local, Windows};
 use keys::Keys;
 use recurrent::RecurrentFamily;
 
+pub use altup::AltUp;
 pub use experts::{Experts, Gating};
 pub use family::ARCHITECTURES;
 pub use latent::Latent;
@@ -44,8 +46,20 @@ pub struct Config {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Width inside the feed-forward network of the layers without experts.
-    pub ffn: usize,
+    /// Key and value heads of the layers with a sliding window; the same in most architectures.
+    pub kv_local: KvShape,
+    /// Layers, the last ones, that see the keys and values of the last one before them with the same attention, global or local,
+    /// and have none of their own.
+    pub shared_kv: usize,
+    /// Per layer: width inside the feed-forward network without experts.
+    pub ffn: Vec<usize>,
+    /// Width of the vector that each layer has for each token; 0: there are none.
+    pub layer_inputs: usize,
+    /// Per layer: how many standard deviations above the mean of all a gate has to be to count, and by how much it counts then;
+    /// `None`, or an empty list: all count as they are.
+    pub cutoffs: Vec<Option<f32>>,
+    /// Streams beside each other; `None`: there is one.
+    pub altup: Option<AltUp>,
     /// Whether that network has a gate.
     pub gated: bool,
     /// The layers with experts; `None`: there are none.
@@ -103,6 +117,10 @@ pub struct Config {
     pub logit_soft_cap: Option<f32>,
     /// Whether and how Q and K are normed.
     pub qk_norm: QkNorm,
+    /// Whether the values of each head are normed, without a gain.
+    pub value_norm: bool,
+    /// Whether what the keys are made of are the values of layers that have no matrix for them.
+    pub keys_as_values: bool,
     /// Whether Q and K are normed behind their rotary embedding.
     pub rope_first: bool,
     /// Whether attention and the feed-forward network read the residual stream through a norm.
@@ -115,6 +133,22 @@ pub struct Config {
     pub parallel: bool,
     /// Whether Q, K and V must have biases.
     pub qkv_bias: bool,
+}
+
+/// Key and value heads of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// How many there are, a divisor of the number of query heads.
+    pub heads: usize,
+    /// Width of a head, which is that of a query head too.
+    pub head_dim: usize,
+}
+
+impl KvShape {
+    /// Width of all of them.
+    pub fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
 }
 
 /// What is normed of Q and K.
@@ -198,16 +232,15 @@ impl Config {
             _ => None,
         };
         let recurrent = Recurrent::read(&keys, family.recurrent, layers, per_layer.as_deref())?;
-        let (kv_heads, head_dim) = match &latent {
-            Some(latent) => (1, latent.width()),
-            None => head_shape(&keys, hidden, heads, per_layer.as_deref())?,
-        };
-        let dense_ffn = keys.count("feed_forward_length", MAX_WIDTH)?.filter(|&width| width > 0);
-        let experts = Experts::read(&keys, family, dense_ffn)?;
+        let dense_ffn = keys.per_layer("feed_forward_length", layers, MAX_WIDTH)?;
+        let dense_ffn = dense_ffn.filter(|widths| widths.iter().any(|&width| width > 0));
+        let experts =
+            Experts::read(&keys, family, dense_ffn.as_ref().and_then(|widths| widths.first().copied()))?;
         let ffn = match dense_ffn {
+            Some(widths) => widths,
             // All layers have experts, or one misses its tensors.
-            None if experts.is_some() => 0,
-            _ => keys.size("feed_forward_length", None, MAX_WIDTH)?,
+            None if experts.is_some() => vec![0; layers],
+            None => vec![keys.size("feed_forward_length", None, MAX_WIDTH)?; layers],
         };
         let positions = keys.size("context_length", None, MAX_CONTEXT)?;
         let most = metadata.context_length()?.and_then(|most| usize::try_from(most).ok());
@@ -221,9 +254,14 @@ impl Config {
             };
             context_train = context_train.min(first);
         }
+        let window = keys.sliding_window(family, layers, context_train)?;
+        let [kv, kv_local] = match &latent {
+            Some(latent) => [KvShape { heads: 1, head_dim: latent.width() }; 2],
+            None => head_shapes(&keys, hidden, heads, layers, per_layer.as_deref(), window.as_ref())?,
+        };
+        let head_dim = kv.head_dim;
         let rope =
             Rope::read(&keys, family, context_train, latent.map_or(head_dim, |latent| latent.rotated))?;
-        let window = keys.sliding_window(family, layers, context_train)?;
         let local_base = match family.local {
             Local::Same => None,
             Local::Unstretched => Some(rope.base),
@@ -235,11 +273,12 @@ impl Config {
             }
             None => rope,
         };
+        let rope_local = Rope { dims: rope.local_dims(&keys, kv, kv_local)?, ..rope_local };
         let rotated = keys.rotated(family, layers, window.as_ref())?;
         let attention_scale = match keys.factor("attention.scale")? {
             Some(scale) => scale,
             None => {
-                let width = latent.map_or(head_dim, |l| l.head_dim());
+                let width = if family.unscaled { 1 } else { latent.map_or(head_dim, |l| l.head_dim()) };
                 attention_scale(&keys, layers, hidden / heads, width, family.latent)?
             }
         };
@@ -250,9 +289,14 @@ impl Config {
             layers,
             hidden,
             heads,
-            kv_heads,
+            kv_heads: kv.heads,
             head_dim,
+            kv_local,
+            shared_kv: shared_kv(&keys, layers, window.as_ref())?,
             ffn,
+            layer_inputs: keys.count("embedding_length_per_layer_input", MAX_WIDTH / layers)?.unwrap_or(0),
+            cutoffs: if family.altup { altup::cutoffs(&keys, layers)? } else { Vec::new() },
+            altup: if family.altup { Some(AltUp::read(&keys)?) } else { None },
             gated: family.gated,
             experts,
             latent,
@@ -288,6 +332,8 @@ impl Config {
             activation: keys.activation()?.unwrap_or(family.activation),
             logit_soft_cap: keys.factor("final_logit_softcapping")?,
             qk_norm: family.qk_norm,
+            value_norm: family.value_norm,
+            keys_as_values: family.keys_as_values,
             rope_first: family.rope_first,
             pre_norm: family.pre_norm,
             post_norm: family.post_norm,
@@ -304,23 +350,32 @@ impl Config {
         self.heads * self.latent.map_or(self.head_dim, |latent| latent.head_dim())
     }
 
-    /// Width of what attention hands on, of all heads.
-    pub fn attended_width(&self) -> usize {
-        self.heads * self.latent.map_or(self.head_dim, |latent| latent.value)
+    /// Width of what attention of a layer hands on, of all heads.
+    pub fn attended_width(&self, layer: usize) -> usize {
+        self.heads * self.latent.map_or(self.kv_of(layer).head_dim, |latent| latent.value)
+    }
+
+    /// The greatest width of a layer's queries, and that of its keys.
+    pub fn widest_heads(&self) -> [usize; 2] {
+        let kv = KvShape { heads: self.kv_heads, head_dim: self.head_dim };
+        let queries = self.heads * kv.head_dim.max(self.kv_local.head_dim);
+        [queries, kv.width().max(self.kv_local.width())]
     }
 
     /// The greatest width of what a matrix is multiplied with.
     pub fn widest_input(&self) -> usize {
-        let latent = self.latent.map_or(0, |l| l.kv_rank.max(l.plain).max(l.q_rank.unwrap_or(0)));
+        let latent = self
+            .latent
+            .map_or(0, |l| l.kv_rank.max(l.plain).max(l.q_rank.unwrap_or(0)).max(self.heads * l.value));
         let recurrent = self.recurrent.as_ref().map_or(0, |recurrent| recurrent.kind.width(self.hidden));
-        let widths =
-            [self.heads * self.head_dim, self.attended_width(), self.widest_ffn(), latent, recurrent];
-        widths.into_iter().fold(self.hidden, usize::max)
+        let [queries, _] = self.widest_heads();
+        [queries, self.widest_ffn(), latent, recurrent].into_iter().fold(self.hidden, usize::max)
     }
 
-    /// The greatest width inside a feed-forward network.
+    /// The greatest width inside a feed-forward network, or what gates a layer's own vector of a token.
     pub fn widest_ffn(&self) -> usize {
-        self.experts.as_ref().map_or(self.ffn, |experts| self.ffn.max(experts.ffn).max(experts.shared_ffn))
+        let dense = self.ffn.iter().copied().fold(self.layer_inputs, usize::max);
+        self.experts.as_ref().map_or(dense, |experts| dense.max(experts.ffn).max(experts.shared_ffn))
     }
 
     /// The sliding window of a layer in tokens, or `None` where it sees everything.
@@ -329,9 +384,48 @@ impl Config {
         window.layers.get(layer).copied().unwrap_or(false).then_some(window.tokens)
     }
 
-    /// Layers with keys and values.
-    pub fn kv_layers(&self) -> usize {
-        self.layers - self.recurrent.as_ref().map_or(0, Recurrent::count)
+    /// Key and value heads that a layer sees, its own or those of another.
+    pub fn kv_of(&self, layer: usize) -> KvShape {
+        match self.window_of(layer) {
+            Some(_) => self.kv_local,
+            None => KvShape { heads: self.kv_heads, head_dim: self.head_dim },
+        }
+    }
+
+    /// Whether a layer sees keys and values.
+    pub fn attends(&self, layer: usize) -> bool {
+        self.recurrent.as_ref().is_none_or(|recurrent| !recurrent.has(layer))
+    }
+
+    /// Whether a layer has keys and values of its own.
+    pub fn keeps_kv(&self, layer: usize) -> bool {
+        layer < self.layers - self.shared_kv && self.attends(layer)
+    }
+
+    /// Of each layer with keys and values of its own their shape, in order: what a cache holds.
+    pub fn kv_shapes(&self) -> Vec<KvShape> {
+        (0..self.layers).filter(|&layer| self.keeps_kv(layer)).map(|layer| self.kv_of(layer)).collect()
+    }
+
+    /// Per layer whose keys and values it sees, by their place in [`kv_shapes`](Self::kv_shapes); of no meaning where it sees none.
+    pub fn kv_places(&self) -> Vec<usize> {
+        // The next place, and the last one of the layers with global and with local attention.
+        let (mut next, mut last) = (0, [0; 2]);
+        let place = |layer| {
+            let last = &mut last[usize::from(self.window_of(layer).is_some())];
+            if self.keeps_kv(layer) {
+                *last = next;
+                next += 1;
+            }
+            *last
+        };
+        (0..self.layers).map(place).collect()
+    }
+
+    /// Bytes of the keys and values of [`PAGE_TOKENS`](crate::PAGE_TOKENS) tokens in all layers; saturates.
+    pub fn page_bytes(&self, kv_type: KvType) -> u64 {
+        let layer = |shape: KvShape| kv_type.page_bytes(1, shape.heads, shape.head_dim).unwrap_or(u64::MAX);
+        self.kv_shapes().into_iter().map(layer).fold(0, u64::saturating_add)
     }
 
     /// Bytes of the state of one sequence, whatever its length; 0 where all layers have attention.
@@ -341,41 +435,74 @@ impl Config {
 
     /// Bytes of keys and values per token in f16.
     pub fn kv_bytes_per_token(&self) -> u64 {
-        [self.kv_layers(), 2, self.kv_heads, self.head_dim, size_of::<u16>()]
-            .iter()
-            .fold(1u64, |product, &n| product.saturating_mul(n as u64))
+        self.page_bytes(KvType::F16) / crate::PAGE_TOKENS as u64
     }
 }
 
-/// Key heads, and the width of a head. `per_layer`: the key heads of each layer, where those that have none carry a state.
-fn head_shape(
+/// Layers, the last ones, without keys and values of their own.
+fn shared_kv(keys: &Keys<'_>, layers: usize, window: Option<&SlidingWindow>) -> Result<usize, ModelError> {
+    let suffix = "attention.shared_kv_layers";
+    let shared = keys.count(suffix, layers)?.unwrap_or(0);
+    let local = |layer: usize| window.is_some_and(|window| window.layers.get(layer) == Some(&true));
+    let first = layers - shared;
+    let has_some = |layer: usize| (0..first).any(|other| local(other) == local(layer));
+    if !(first..layers).all(has_some) {
+        let allowed = format!("so few of {layers} that each kind of attention has keys before them");
+        return Err(keys.out_of_range(suffix, shared, allowed));
+    }
+    Ok(shared)
+}
+
+/// Key heads, and the width of a head, of the layers with global attention and of those with a window. `with_state`: the key
+/// heads of each layer, where those that have none carry a state.
+fn head_shapes(
     keys: &Keys<'_>,
     hidden: usize,
     heads: usize,
-    per_layer: Option<&[usize]>,
-) -> Result<(usize, usize), ModelError> {
+    layers: usize,
+    with_state: Option<&[usize]>,
+    window: Option<&SlidingWindow>,
+) -> Result<[KvShape; 2], ModelError> {
     let suffix = "attention.head_count_kv";
-    let kv_heads = match per_layer {
-        Some(counts) => {
-            let mut some = counts.iter().copied().filter(|&count| count > 0);
-            let first = some.next().unwrap_or(heads);
-            if some.any(|count| count != first) {
-                return Err(keys.unsupported(suffix, "a count that differs between layers with attention"));
-            }
-            first
-        }
-        None => keys.size(suffix, Some(heads), MAX_HEADS)?,
+    let counts = match with_state {
+        Some(counts) => counts.to_vec(),
+        None => keys.per_layer(suffix, layers, MAX_HEADS)?.unwrap_or_else(|| vec![heads; layers]),
     };
-    if !heads.is_multiple_of(kv_heads) {
-        return Err(keys.out_of_range("attention.head_count_kv", kv_heads, format!("a divisor of {heads}")));
-    }
-    let head_dim = keys.size("attention.key_length", Some(hidden / heads), MAX_HEAD_DIM)?;
-    let value_dim = keys.size("attention.value_length", Some(head_dim), MAX_HEAD_DIM)?;
+    // Layers that differ are of two kinds.
+    let count_of = |local: bool| {
+        let is_local = |layer: usize| window.is_some_and(|window| window.layers.get(layer) == Some(&true));
+        let of_kind = counts.iter().enumerate().filter(|&(layer, _)| is_local(layer) == local);
+        let mut some = of_kind.map(|(_, &count)| count).filter(|&count| count > 0 || with_state.is_none());
+        let first = some.next();
+        if some.any(|count| Some(count) != first) {
+            return Err(
+                keys.unsupported(suffix, "a count that differs between layers with the same attention")
+            );
+        }
+        Ok(first)
+    };
+    let (global, local) = (count_of(false)?, count_of(true)?);
+    let global_dim = head_dim(keys, ["attention.key_length", "attention.value_length"], hidden / heads)?;
+    let local_dim = match window {
+        Some(_) => head_dim(keys, ["attention.key_length_swa", "attention.value_length_swa"], global_dim)?,
+        None => global_dim,
+    };
+    let shape = |count: Option<usize>, head_dim| match count.unwrap_or(heads) {
+        0 => Err(keys.out_of_range(suffix, 0, format!("between 1 and {MAX_HEADS}"))),
+        kv_heads if heads.is_multiple_of(kv_heads) => Ok(KvShape { heads: kv_heads, head_dim }),
+        kv_heads => Err(keys.out_of_range(suffix, kv_heads, format!("a divisor of {heads}"))),
+    };
+    Ok([shape(global.or(local), global_dim)?, shape(local.or(global), local_dim)?])
+}
+
+/// The width of keys, which is that of values too.
+fn head_dim(keys: &Keys<'_>, [key, value]: [&str; 2], usual: usize) -> Result<usize, ModelError> {
+    let head_dim = keys.size(key, Some(usual), MAX_HEAD_DIM)?;
+    let value_dim = keys.size(value, Some(head_dim), MAX_HEAD_DIM)?;
     if value_dim != head_dim {
-        let allowed = format!("{head_dim}, as the keys are");
-        return Err(keys.out_of_range("attention.value_length", value_dim, allowed));
+        return Err(keys.out_of_range(value, value_dim, format!("{head_dim}, as the keys are")));
     }
-    Ok((kv_heads, head_dim))
+    Ok(head_dim)
 }
 
 /// The factor on the scores of files that have none: one over the root of a width.

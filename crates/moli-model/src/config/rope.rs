@@ -3,7 +3,7 @@
 use moli_kernels::{RopeAngles, RopeStyle};
 
 use super::keys::Keys;
-use super::{Family, MAX_CONTEXT};
+use super::{Family, KvShape, MAX_CONTEXT};
 use crate::ModelError;
 
 /// Rotary position embedding (arXiv:2104.09864).
@@ -97,6 +97,22 @@ impl Rope {
             }
         }
         Ok(rope)
+    }
+
+    /// Leading elements of a head that are turned in the layers with a window.
+    pub(super) fn local_dims(
+        &self,
+        keys: &Keys<'_>,
+        global: KvShape,
+        local: KvShape,
+    ) -> Result<usize, ModelError> {
+        let suffix = "rope.dimension_count_swa";
+        let usual = Some(self.dims).filter(|_| global.head_dim == local.head_dim);
+        let dims = keys.size(suffix, usual, local.head_dim)?;
+        if dims % 2 != 0 {
+            return Err(keys.out_of_range(suffix, dims, "even"));
+        }
+        Ok(dims)
     }
 
     /// The angles, whose wavelengths are also multiplied by `factors`, one for each pair, where a file has some.

@@ -6,7 +6,7 @@ use half::f16;
 use moli_kernels::{KV_BLOCK, KvPages, KvPagesMut, PAGE_TOKENS, Zero};
 
 use super::zeros;
-use crate::{KvType, ModelError};
+use crate::{KvShape, KvType, ModelError};
 
 /// Keys and values, each `[layer][page]`; what a page holds, [`KvPages`] says.
 pub struct CpuCache {
@@ -25,9 +25,9 @@ enum Part {
 /// Elements `[layer][page][element]`.
 struct Paged<T> {
     elements: Vec<T>,
-    /// Elements of a layer, and of a page in it.
-    layer: usize,
-    page: usize,
+    /// Of each layer its first element, and the elements of a page in it.
+    layers: Vec<(usize, usize)>,
+    pages: usize,
 }
 
 impl CpuCache {
@@ -35,25 +35,20 @@ impl CpuCache {
     ///
     /// # Errors
     /// [`ModelError::TooLarge`].
-    pub(super) fn new(
-        layers: usize,
-        pages: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        kv_type: KvType,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn new(layers: &[KvShape], pages: usize, kv_type: KvType) -> Result<Self, ModelError> {
+        let elements = |shape: &KvShape| shape.heads.saturating_mul(shape.head_dim);
+        let scales = |shape: &KvShape| shape.heads.saturating_mul(shape.head_dim.div_ceil(KV_BLOCK));
         let part = || -> Result<Part, ModelError> {
-            let blocks = head_dim.div_ceil(KV_BLOCK);
             Ok(match kv_type {
-                KvType::F32 => Part::F32(Paged::new([layers, pages, kv_heads, head_dim])?),
-                KvType::F16 => Part::F16(Paged::new([layers, pages, kv_heads, head_dim])?),
+                KvType::F32 => Part::F32(Paged::new(layers.iter().map(elements), pages)?),
+                KvType::F16 => Part::F16(Paged::new(layers.iter().map(elements), pages)?),
                 KvType::Q8_0 => Part::Q8_0 {
-                    quants: Paged::new([layers, pages, kv_heads, head_dim])?,
-                    scales: Paged::new([layers, pages, kv_heads, blocks])?,
+                    quants: Paged::new(layers.iter().map(elements), pages)?,
+                    scales: Paged::new(layers.iter().map(scales), pages)?,
                 },
             })
         };
-        Ok(Self { keys: part()?, values: part()?, layers })
+        Ok(Self { keys: part()?, values: part()?, layers: layers.len() })
     }
 
     /// The keys and the values of a layer.
@@ -77,7 +72,8 @@ impl CpuCache {
 
     /// Bytes of a page in all layers.
     pub(super) fn page_bytes(&self) -> usize {
-        self.layers * self.arrays().map(|array| array.page_bytes()).sum::<usize>()
+        let layer = |layer| self.arrays().map(|array| array.page_bytes(layer)).sum::<usize>();
+        (0..self.layers).map(layer).sum()
     }
 
     /// Copies a page to another, in all layers. Both exist.
@@ -150,7 +146,7 @@ impl Part {
 
 /// [`Paged`] numbers of some type.
 trait Array {
-    fn page_bytes(&self) -> usize;
+    fn page_bytes(&self, layer: usize) -> usize;
     fn copy(&mut self, layer: usize, from: u32, to: u32);
     /// Appends a page's numbers, little-endian.
     fn read(&self, layer: usize, page: u32, out: &mut Vec<u8>);
@@ -159,32 +155,45 @@ trait Array {
 }
 
 impl<T: Zero> Paged<T> {
-    /// `dims`: layers, pages, heads, and the numbers of a head for one token.
-    fn new([layers, pages, heads, width]: [usize; 4]) -> Result<Self, ModelError> {
-        let elements = zeros("the KV cache", &[layers, pages, heads, PAGE_TOKENS, width])?;
-        let page = heads * PAGE_TOKENS * width;
-        Ok(Self { elements, layer: pages * page, page })
+    /// `widths`: of each layer the numbers of one token.
+    fn new(widths: impl Iterator<Item = usize> + Clone, pages: usize) -> Result<Self, ModelError> {
+        let total = widths.clone().fold(0, usize::saturating_add);
+        let elements = zeros("the KV cache", &[total, PAGE_TOKENS, pages])?;
+        let mut first = 0;
+        let layers = widths.map(|width| {
+            let layer = (first, width * PAGE_TOKENS);
+            first += layer.1 * pages;
+            layer
+        });
+        Ok(Self { layers: layers.collect(), elements, pages })
+    }
+
+    fn range(&self, layer: usize) -> Range<usize> {
+        let (first, page) = self.layers[layer];
+        first..first + page * self.pages
     }
 
     fn layer(&self, layer: usize) -> &[T] {
-        &self.elements[layer * self.layer..(layer + 1) * self.layer]
+        &self.elements[self.range(layer)]
     }
 
     fn layer_mut(&mut self, layer: usize) -> &mut [T] {
-        &mut self.elements[layer * self.layer..(layer + 1) * self.layer]
+        let range = self.range(layer);
+        &mut self.elements[range]
     }
 
     fn page(&self, layer: usize, page: u32) -> Range<usize> {
-        let start = layer * self.layer + page as usize * self.page;
-        start..start + self.page
+        let (first, elements) = self.layers[layer];
+        let start = first + page as usize * elements;
+        start..start + elements
     }
 }
 
 macro_rules! arrays {
     ($($element:ty),*) => {$(
         impl Array for Paged<$element> {
-            fn page_bytes(&self) -> usize {
-                self.page * size_of::<$element>()
+            fn page_bytes(&self, layer: usize) -> usize {
+                self.layers[layer].1 * size_of::<$element>()
             }
 
             fn copy(&mut self, layer: usize, from: u32, to: u32) {
@@ -194,7 +203,7 @@ macro_rules! arrays {
 
             fn read(&self, layer: usize, page: u32, out: &mut Vec<u8>) {
                 let start = out.len();
-                out.resize(start + self.page_bytes(), 0);
+                out.resize(start + self.page_bytes(layer), 0);
                 // Whole numbers at a time, which the compiler makes one copy of.
                 for (to, element) in out[start..].as_chunks_mut().0.iter_mut().zip(&self.elements[self.page(layer, page)]) {
                     *to = element.to_le_bytes();
@@ -202,7 +211,7 @@ macro_rules! arrays {
             }
 
             fn write<'a>(&mut self, layer: usize, page: u32, bytes: &'a [u8]) -> &'a [u8] {
-                let (bytes, rest) = bytes.split_at(self.page_bytes().min(bytes.len()));
+                let (bytes, rest) = bytes.split_at(self.page_bytes(layer).min(bytes.len()));
                 let page = self.page(layer, page);
                 for (element, from) in self.elements[page].iter_mut().zip(bytes.as_chunks().0) {
                     *element = <$element>::from_le_bytes(*from);

@@ -55,6 +55,8 @@ pub(super) enum Part {
     PlusOne(&'static str),
     /// It gets this name: the taps of a convolution, each channel with an input of its own, a dimension of one that goes.
     Taps(&'static str),
+    /// It gets this name, with `.scale` behind it: a factor, not a weight.
+    Scale(&'static str),
     /// The rows of a gate and those of what it gates, one after the other, for each expert if there are some.
     GateUp,
     /// The way back of all experts.
@@ -134,6 +136,10 @@ pub(super) enum Special {
     Experts,
     /// Norms that count from one, scaled embeddings and soft caps.
     Gemma,
+    /// The same with norms as they are; two kinds of heads, layers without keys, and vectors that layers have for tokens.
+    Gemma4,
+    /// The same with heads of one kind, and streams beside each other.
+    Gemma3n,
     /// Factors on the embeddings, the residual stream, the scores and the logits; experts or not.
     Granite,
     /// The same in other terms.
@@ -218,6 +224,13 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("swiglu_limit", 7.0),
     ("rope_interleave", 1.0),
     ("moe_layer_freq", 1.0),
+    ("attention_k_eq_v", 0.0),
+    ("enable_moe_block", 0.0),
+    ("hidden_size_per_layer_input", 0.0),
+    ("use_double_wide_mlp", 0.0),
+    ("altup_num_inputs", 1.0),
+    ("laurel_rank", 0.0),
+    ("activation_sparsity_pattern", 0.0),
 ];
 
 impl Family {

@@ -332,6 +332,53 @@ pub(super) const fn join<T: Copy, const N: usize>(tables: &[&[T]]) -> [T; N] {
     all
 }
 
+/// Gemma 3's norms as they are, experts beside the network, and what a layer makes of its own vector of a token.
+pub(super) const GEMMA4_PARTS: &[(&str, Part)] = &join::<_, 25>(&[
+    &ATTENTION,
+    &MLP,
+    &QK_NORMS,
+    &[
+        ("input_layernorm", As("attn_norm")),
+        ("post_attention_layernorm", As("post_attention_norm")),
+        ("pre_feedforward_layernorm", As("ffn_norm")),
+        ("post_feedforward_layernorm", As("post_ffw_norm")),
+        ("layer_scalar", As("layer_output_scale")),
+        ("per_layer_input_gate", As("inp_gate")),
+        ("per_layer_projection", As("proj")),
+        ("post_per_layer_input_norm", As("post_norm")),
+        ("pre_feedforward_layernorm_2", As("pre_ffw_norm_2")),
+        ("post_feedforward_layernorm_1", As("post_ffw_norm_1")),
+        ("post_feedforward_layernorm_2", As("post_ffw_norm_2")),
+        ("router.proj", As("ffn_gate_inp")),
+        ("router.scale", Part::Scale("ffn_gate_inp")),
+        ("router.per_expert_scale", Part::Scale("ffn_down_exps")),
+        ("experts.gate_up_proj", Part::GateUp),
+        ("experts.down_proj", Part::Down),
+    ],
+]);
+/// The same without experts and with streams beside each other.
+pub(super) const GEMMA3N_PARTS: &[(&str, Part)] = &join::<_, 24>(&[
+    &ATTENTION,
+    &MLP,
+    &QK_NORMS,
+    &[
+        ("input_layernorm", As("attn_norm")),
+        ("post_attention_layernorm", As("post_attention_norm")),
+        ("pre_feedforward_layernorm", As("ffn_norm")),
+        ("post_feedforward_layernorm", As("post_ffw_norm")),
+        ("per_layer_input_gate", As("inp_gate")),
+        ("per_layer_projection", As("proj")),
+        ("post_per_layer_input_norm", As("post_norm")),
+        ("altup.modality_router", As("altup_router")),
+        ("altup.router_norm", As("altup_router_norm")),
+        ("altup.prediction_coefs", As("altup_predict_coef")),
+        ("altup.correction_coefs", As("altup_correct_coef")),
+        ("altup.correct_output_scale", As("altup_correct_scale")),
+        ("laurel.linear_left", As("laurel_l")),
+        ("laurel.linear_right", As("laurel_r")),
+        ("laurel.post_laurel_norm", As("laurel_post_norm")),
+    ],
+]);
 /// Norms that count from one, and the number of those around each half of a layer.
 pub(super) const GEMMA_PARTS: &[(&str, Part)] = &join::<_, 9>(&[
     &ATTENTION,

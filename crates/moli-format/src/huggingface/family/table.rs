@@ -47,6 +47,42 @@ const GEMMA3: Family = Family {
     ..PLAIN
 };
 
+const GEMMA4: Family = Family {
+    model_types: &["gemma4_text", "gemma4"],
+    architecture: "gemma4",
+    activations: GELU_TANH,
+    defaults: &[
+        ("rms_norm_eps", 1e-6),
+        ("vocab_size", 262_144.0),
+        ("hidden_size", 2304.0),
+        ("intermediate_size", 9216.0),
+        ("num_hidden_layers", 30.0),
+        ("num_attention_heads", 8.0),
+        ("num_key_value_heads", 4.0),
+        ("head_dim", 256.0),
+        ("global_head_dim", 512.0),
+        ("max_position_embeddings", 131_072.0),
+        ("sliding_window", 512.0),
+        ("vocab_size_per_layer_input", 262_144.0),
+        ("hidden_size_per_layer_input", 256.0),
+    ],
+    tied: true,
+    window: Window::Period(6),
+    parts: GEMMA4_PARTS,
+    reads: &[
+        "final_logit_softcapping",
+        "num_kv_shared_layers",
+        "num_experts",
+        "use_bidirectional_attention",
+        "attention_k_eq_v",
+        "enable_moe_block",
+        "hidden_size_per_layer_input",
+        "use_double_wide_mlp",
+    ],
+    special: Special::Gemma4,
+    ..PLAIN
+};
+
 const ERNIE_DEFAULTS: &[(&str, f64)] = &[
     ("rms_norm_eps", 1e-5),
     ("rope_theta", 5e5),
@@ -351,6 +387,67 @@ pub(super) static FAMILIES: &[Family] = &[
         ..GEMMA3
     },
     GEMMA3,
+    Family {
+        model_types: &["gemma3n_text", "gemma3n"],
+        architecture: "gemma3n",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 1e6),
+            ("vocab_size", 262_400.0),
+            ("hidden_size", 2048.0),
+            ("intermediate_size", 16_384.0),
+            ("num_hidden_layers", 35.0),
+            ("num_attention_heads", 8.0),
+            ("num_key_value_heads", 2.0),
+            ("head_dim", 256.0),
+            ("max_position_embeddings", 32_768.0),
+            ("sliding_window", 512.0),
+            ("final_logit_softcapping", 30.0),
+            ("vocab_size_per_layer_input", 262_144.0),
+            ("hidden_size_per_layer_input", 256.0),
+            ("altup_active_idx", 0.0),
+            ("altup_num_inputs", 4.0),
+            ("num_kv_shared_layers", 15.0),
+        ],
+        window: Window::Period(5),
+        parts: GEMMA3N_PARTS,
+        reads: &[
+            "final_logit_softcapping",
+            "num_kv_shared_layers",
+            "hidden_size_per_layer_input",
+            "altup_num_inputs",
+            "laurel_rank",
+            "activation_sparsity_pattern",
+        ],
+        special: Special::Gemma3n,
+        ..GEMMA4
+    },
+    GEMMA4,
+    // Without vectors that layers have for tokens, and without experts.
+    Family {
+        model_types: &["gemma4_unified_text", "gemma4_unified"],
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("vocab_size", 262_144.0),
+            ("hidden_size", 2304.0),
+            ("intermediate_size", 9216.0),
+            ("num_hidden_layers", 30.0),
+            ("num_attention_heads", 8.0),
+            ("num_key_value_heads", 4.0),
+            ("head_dim", 256.0),
+            ("global_head_dim", 512.0),
+            ("max_position_embeddings", 262_144.0),
+            ("sliding_window", 1024.0),
+        ],
+        reads: &[
+            "final_logit_softcapping",
+            "num_kv_shared_layers",
+            "use_bidirectional_attention",
+            "attention_k_eq_v",
+            "use_double_wide_mlp",
+        ],
+        ..GEMMA4
+    },
     Family {
         model_types: &["phi3"],
         architecture: "phi3",

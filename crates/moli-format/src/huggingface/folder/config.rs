@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::{Keys, Source, all_but, decimal, delta, inverse, rope};
+use super::{Keys, Source, all_but, decimal, delta, gemma4, inverse, rope};
 use crate::FormatError;
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::{Special, Window};
@@ -20,6 +20,8 @@ const CLASSES: &[(&str, &str)] = &[
     ("gemma", "GemmaForCausalLM"),
     ("gemma2", "Gemma2ForCausalLM"),
     ("gemma3_text", "Gemma3ForCausalLM"),
+    ("gemma4_text", "Gemma4ForCausalLM"),
+    ("gemma3n_text", "Gemma3nForCausalLM"),
     ("phi3", "Phi3ForCausalLM"),
     ("smollm3", "SmolLM3ForCausalLM"),
     ("glm4", "Glm4ForCausalLM"),
@@ -61,7 +63,12 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
     config.put("architectures", class.map(|(_, class)| *class).into_iter().collect::<Vec<_>>());
     config.put("model_type", source.model_type);
     config.put("hidden_size", keys.need("embedding_length")?);
-    config.put("intermediate_size", width(keys)?);
+    let width = match source.family.special {
+        Special::Gemma4 => gemma4::width(source)?.into(),
+        Special::Gemma3n => gemma4::widths(source)?.into(),
+        _ => Json::from(width(keys)?),
+    };
+    config.put("intermediate_size", width);
     config.put("num_hidden_layers", source.layers);
     config.put("num_attention_heads", source.heads);
     // That of latent attention is 1 in newer files, and each head has keys of its own.
@@ -195,6 +202,8 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
         | Special::Roberta
         | Special::NomicBert
         | Special::ModernBert => Ok(()),
+        Special::Gemma4 => gemma4::write(source, config),
+        Special::Gemma3n => gemma4::write_streams(source, config),
         Special::Gemma => {
             let scale = match keys.float("attention.scale")? {
                 Some(scale) => scale,

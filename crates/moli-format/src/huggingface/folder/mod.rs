@@ -2,6 +2,7 @@
 //!
 //! - [`config`], [`encoder`], [`rope`]: metadata to fields of the configuration;
 //! - [`pooling`]: how a model makes embeddings;
+//! - [`gemma4`]: what of both is Gemma 4's alone;
 //! - [`tensors`], [`delta`]: tensors by the names that the family's parts have, put together as the family has them.
 //!
 //! The tables are those of [`family`](super::family), read the other way round.
@@ -9,6 +10,7 @@
 mod config;
 mod delta;
 mod encoder;
+mod gemma4;
 mod pooling;
 mod rope;
 mod tensors;
@@ -153,6 +155,7 @@ impl<'a> Source<'a> {
         let (kv_heads, recurrent) = match family.special {
             Special::Lfm2 => keys.kv_heads(layers)?,
             Special::DeltaNet => (keys.count("attention.head_count_kv")?, keys.recurrent_layers(layers)?),
+            Special::Gemma4 => (Some(gemma4::kv_heads(keys, layers)?), Vec::new()),
             _ => (keys.count("attention.head_count_kv")?, Vec::new()),
         };
         Ok(Self {

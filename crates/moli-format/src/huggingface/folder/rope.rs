@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Source, decimal, inverse};
+use super::{Source, decimal, gemma4, inverse};
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::Special;
 use crate::huggingface::rope::{llama3_divisor, longrope_factor, mscale};
@@ -23,15 +23,18 @@ pub(super) fn is_factors(name: &str) -> bool {
 }
 
 pub(super) fn write(source: &Source<'_>, config: &mut Map<String, Json>) -> Result<(), FormatError> {
+    if source.is(Special::Gemma4) {
+        return gemma4::write_rope(source, config);
+    }
     let keys = source.keys();
     let usual = match source.family.architecture {
         "gpt-oss" => 150_000.0,
-        "gemma3" => 1e6,
+        "gemma3" | "gemma3n" => 1e6,
         _ => 1e4,
     };
     let base = decimal(keys.float("rope.freq_base")?.unwrap_or(usual));
     config.insert("rope_theta".to_owned(), base.into());
-    if source.family.architecture == "gemma3" {
+    if ["gemma3", "gemma3n"].contains(&source.family.architecture) {
         let local = decimal(keys.float("rope.freq_base_swa")?.unwrap_or(1e4));
         config.insert("rope_local_base_freq".to_owned(), local.into());
     }

@@ -3,6 +3,7 @@
 use super::{FolderTensor, Rows, Source, encoder};
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::{Harmony, Part, Special};
+use crate::huggingface::gemma4::WAYS;
 use crate::{FormatError, Tensor};
 
 /// All of a model's tensors.
@@ -62,6 +63,18 @@ impl Folder<'_> {
             return Ok(());
         }
         let first = self.source.family.architecture == "internlm2";
+        let gemma4 = self.source.is(Special::Gemma4) || self.source.is(Special::Gemma3n);
+        let way = WAYS.iter().find(|(new, _)| *new == tensor.name && self.source.is(Special::Gemma3n));
+        if let Some((_, old)) = way {
+            let &[cols, rows, count] = tensor.dims.as_slice() else { return Err(shape(tensor, &[0, 0, 0])) };
+            for index in 0..count as usize {
+                let count = rows as usize;
+                let rows = Rows { first: index * count, count, ..stretch(tensor, cols as usize) };
+                let name = format!("model.{old}.{index}.weight");
+                self.tensors.push(made(name, vec![count, cols as usize], vec![rows]));
+            }
+            return Ok(());
+        }
         let phi = self.source.family.architecture == "phi2";
         let name = match tensor.name.as_str() {
             "token_embd.weight" if first => "model.tok_embeddings.weight",
@@ -74,6 +87,9 @@ impl Folder<'_> {
             "output.weight" if first => "output.weight",
             "output.weight" => "lm_head.weight",
             "output.bias" => "lm_head.bias",
+            "per_layer_token_embd.weight" if gemma4 => "model.embed_tokens_per_layer.weight",
+            "per_layer_model_proj.weight" if gemma4 => "model.per_layer_model_projection.weight",
+            "per_layer_proj_norm.weight" if gemma4 => "model.per_layer_projection_norm.weight",
             _ => return Err(no_name().into()),
         };
         let minus_one = name == "model.norm.weight" && self.source.family.norms_from_one();
@@ -95,12 +111,18 @@ impl Folder<'_> {
             parts.iter().rev().find(|(pattern, part)| wanted(pattern, part)).copied()
         };
         let each = |pattern: &str| pattern.contains('*');
+        let is_scale =
+            |part: &Part| matches!(part, Part::Scale(new) if *new == place.stem) && place.end == "scale";
         let as_it_is = find(&|pattern, part| match part {
             Part::As(new) | Part::PlusOne(new) | Part::Taps(new) => {
-                *new == place.stem && each(pattern) == place.expert.is_some()
+                *new == place.stem
+                    && each(pattern) == place.expert.is_some()
+                    && !parts.iter().any(|(_, part)| is_scale(part))
             }
             Part::Bias(new) => *new == place.stem && place.end == "bias",
-            Part::Down => place.stem == "ffn_down_exps",
+            Part::Scale(_) => is_scale(part),
+            Part::Down => place.stem == "ffn_down_exps" && place.end != "scale",
+            Part::GateUp => place.stem == "ffn_gate_up_exps",
             _ => false,
         });
         let of_experts = place.stem.strip_suffix("_exps").and_then(|stem| {
@@ -267,7 +289,9 @@ impl Folder<'_> {
         let bare = pattern.ends_with(".sinks")
             || pattern.ends_with("_correction_bias")
             || pattern.ends_with(".expert_bias")
-            || matches!(pattern, "mlp.experts.gate_up_proj" | "mlp.experts.down_proj");
+            || matches!(pattern, "mlp.experts.gate_up_proj" | "mlp.experts.down_proj")
+            || matches!(pattern, "experts.gate_up_proj" | "experts.down_proj" | "layer_scalar")
+            || matches!(pattern, "router.scale" | "router.per_expert_scale" | "altup.correct_output_scale");
         let end = if bare { String::new() } else { format!(".{}", place.end) };
         let layers = match self.source.family.encoder {
             Some(encoder) => format!("{}{}", encoder::prefix(self.source), encoder.layers),
