@@ -245,6 +245,9 @@ impl<B: Backend> Decoder<B> {
                 }
             };
             a.project(b, found, None, &mut [(&layer.o, &mut s.normed)])?;
+            if layer.parallel && layer.ffn_norm.is_some() {
+                normed(b, &s.x, layer.ffn_norm.as_ref(), c.norm_eps, &mut s.h)?;
+            }
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
 
             // Feed-forward: what each token makes of it by itself.
@@ -598,10 +601,10 @@ fn feed_forward<B: Backend>(
     s: &mut Scratch<B>,
 ) -> Result<(), ModelError> {
     let Scratch { x, h, normed: out, gate, up, experts, downloaded, .. } = s;
-    let input = match &layer.ffn_norm {
-        // What attention read is still there.
-        None if c.parallel => &*h,
-        norm => normed(b, x, norm.as_ref(), c.norm_eps, h)?,
+    let input = match layer.parallel {
+        // What it reads is there already, of its own norm or of attention's.
+        true => &*h,
+        false => normed(b, x, layer.ffn_norm.as_ref(), c.norm_eps, h)?,
     };
     match (&layer.ffn, experts) {
         (FeedForward::Dense(network), _) => mlp((b, a), c, network, (input, None), (gate, up), out),

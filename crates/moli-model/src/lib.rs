@@ -35,8 +35,8 @@ pub use adapter::{Adapted, LowRank, adapter_bytes};
 pub use backend::Backend;
 pub use classifier::Classifier;
 pub use config::{
-    ARCHITECTURES, Activation, Config, Experts, Gating, Latent, QkNorm, Recurrent, RecurrentKind, Rope,
-    SlidingWindow, Yarn,
+    ARCHITECTURES, Activation, Config, Experts, Gating, Latent, Parallel, QkNorm, Recurrent, RecurrentKind,
+    Rope, SlidingWindow, Yarn,
 };
 pub use device::{Device, DeviceMemory, Resolved};
 pub use error::ModelError;

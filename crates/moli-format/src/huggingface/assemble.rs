@@ -14,6 +14,7 @@ const PREFIXES: &[&str] = &[
     "language_model.",
     "model.",
     "ernie.",
+    "gpt_neox.",
     "bert.",
     "roberta.",
     "nomic_bert.",
@@ -35,11 +36,15 @@ const SENSES: &[&str] = &[
 /// All tensors of the language model, renamed. Those that are unknown are an error, since leaving one out would change the
 /// model.
 pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>, FormatError> {
-    let saved = |wanted: &[&str]| {
-        let named = |name: &&String| wanted.contains(&without_prefix(name));
+    let names = model.family.names;
+    let saved = |wanted: &str| {
+        let named = |name: &str| {
+            let (stem, end) = ending(without_prefix(name));
+            end == "weight" && names.new_stem(stem) == Some(wanted)
+        };
         shards.tensors.iter().find(|(name, _)| named(name)).map(|(_, placed)| &placed.tensor)
     };
-    let (head, embeddings) = (saved(&["lm_head.weight", "output.weight"]), saved(&["embed_tokens.weight"]));
+    let (head, embeddings) = (saved("output"), saved("token_embd"));
     let tied = match (model.tied, head, embeddings) {
         // Whoever tied them did not save the same weights twice.
         (None, head, _) => head.is_none(),
@@ -57,7 +62,8 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
     }
     // Without this, a decoder would take the embeddings.
     if !tied && !assembly.tensors.iter().any(|tensor| tensor.name == "output.weight") {
-        return Err(HuggingFaceError::MissingTensor { tensor: "lm_head.weight".to_owned() }.into());
+        let head = names.old_stem("output").unwrap_or_default();
+        return Err(HuggingFaceError::MissingTensor { tensor: format!("{head}.weight") }.into());
     }
     // Packed weights may come with biases of zeros.
     if model.root.get("quantization_config").is_none() {
@@ -97,8 +103,9 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
             "hunyuan-dense",
             "arcee",
             "nemotron",
+            "gptneox",
         ],
-        &["q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"],
+        &["q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa", "query_key_value", "dense"],
     ),
     (
         "mlp_bias",
@@ -124,7 +131,8 @@ fn biases(model: &Model<'_>, shards: &Shards) -> Result<(), FormatError> {
         }
         let of_matrix = |name: &&String, end: &str| {
             let stem = name.strip_suffix(end).and_then(|stem| stem.rsplit('.').next());
-            stem.is_some_and(|stem| matrices.contains(&stem)) && without_prefix(name).starts_with("layers.")
+            let layers = model.family.layers();
+            stem.is_some_and(|stem| matrices.contains(&stem)) && without_prefix(name).starts_with(layers)
         };
         let find = |end: &str| shards.tensors.keys().find(|name| of_matrix(name, end));
         let tensor = match (value, find(".bias")) {
@@ -164,7 +172,7 @@ impl Assembly<'_> {
         }
         // A tensor of nothing could have any number of rows.
         data::dims(&tensor.name, &tensor.shape)?;
-        let layers = self.model.family.encoder.map_or("layers.", |encoder| encoder.layers);
+        let layers = self.model.family.layers();
         if let Some((layer, part)) = name.strip_prefix(layers).and_then(|rest| rest.split_once('.')) {
             let layer: u32 = layer.parse().map_err(|_| self.unknown(tensor))?;
             if layer < self.model.layers {
@@ -176,25 +184,20 @@ impl Assembly<'_> {
         if let Some(encoder) = self.model.family.encoder {
             return self.around(encoder, name, tensor);
         }
-        let new = match name {
-            "embed_tokens.weight" | "tok_embeddings.weight" => "token_embd.weight",
-            "norm.weight" if self.model.family.norms_from_one() => {
-                self.tensors.push(data::plus_one("output_norm.weight".to_owned(), tensor)?);
-                return Ok(());
+        let (stem, end) = ending(name);
+        let new = self.model.family.names.new_stem(stem).ok_or_else(|| self.unknown(tensor))?;
+        let name = format!("{new}.{end}");
+        match (new, end) {
+            ("output_norm", "weight") if self.model.family.norms_from_one() => {
+                self.tensors.push(data::plus_one(name, tensor)?);
             }
-            "embedding_norm.weight" if self.model.family.special == Special::Lfm2 => "token_embd_norm.weight",
-            "norm.weight" | "final_layernorm.weight" => "output_norm.weight",
-            "norm.bias" | "final_layernorm.bias" => "output_norm.bias",
-            "lm_head.weight" | "output.weight" if self.tied => return Ok(()),
-            "lm_head.weight" | "output.weight" if self.model.unit_output => {
-                self.tensors.push(data::unit_rows("output.weight".to_owned(), tensor)?);
-                return Ok(());
+            ("output", "weight") if self.tied => {}
+            ("output", "weight") if self.model.unit_output => {
+                self.tensors.push(data::unit_rows(name, tensor)?);
             }
-            "lm_head.weight" | "output.weight" => "output.weight",
-            "lm_head.bias" => "output.bias",
-            _ => return Err(self.unknown(tensor).into()),
-        };
-        self.keep(new.to_owned(), tensor)
+            _ => self.keep(name, tensor)?,
+        }
+        Ok(())
     }
 
     /// A tensor of an encoder that is in no layer.
@@ -264,6 +267,13 @@ impl Assembly<'_> {
             Part::Down => self.keep(new("ffn_down_exps"), tensor),
             Part::Qkv => self.qkv(tensor, &new, 1),
             Part::GroupedQkv => self.qkv(tensor, &new, self.model.kv_heads as usize),
+            Part::FusedQkv => {
+                let parts = self.split(tensor, self.model.kv_heads as usize)?;
+                self.keep(new("attn_qkv"), &data::join(&tensor.name, &parts.concat())?)
+            }
+            Part::Transposed(stem) if end == "weight" => self.keep(new(stem), &data::transposed(tensor)?),
+            Part::Transposed(stem) => self.keep(new(stem), tensor),
+            Part::Ignored => Ok(()),
             Part::Harmony(part) => {
                 let scales = |end: &str| {
                     let name = tensor.name.strip_suffix("_blocks").unwrap_or(&tensor.name);
@@ -285,6 +295,17 @@ impl Assembly<'_> {
         new: &dyn Fn(&str) -> String,
         groups: usize,
     ) -> Result<(), FormatError> {
+        for (stem, parts) in ["attn_q", "attn_k", "attn_v"].into_iter().zip(self.split(tensor, groups)?) {
+            match parts.as_slice() {
+                [one] => self.keep(new(stem), one)?,
+                parts => self.keep(new(stem), &data::join(&tensor.name, parts)?)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of queries, keys and values, those of each group.
+    fn split(&self, tensor: &Source, groups: usize) -> Result<[Vec<Source>; 3], FormatError> {
         let model = self.model;
         let (head, heads, kv_heads) =
             (model.head_dim as usize, model.heads as usize, model.kv_heads as usize);
@@ -297,18 +318,10 @@ impl Assembly<'_> {
         let mut expected = tensor.shape.clone();
         expected.iter_mut().take(1).for_each(|rows| *rows = groups.saturating_mul(group));
         data::expect(tensor, &expected)?;
-        for (name, first, rows) in
-            [("attn_q", 0, queries), ("attn_k", queries, keys), ("attn_v", queries + keys, keys)]
-        {
-            let parts: Vec<Source> = (0..groups)
-                .map(|index| data::rows(tensor, index * group + first, rows))
-                .collect::<Result<_, _>>()?;
-            match parts.as_slice() {
-                [one] => self.keep(new(name), one)?,
-                parts => self.keep(new(name), &data::join(&tensor.name, parts)?)?,
-            }
-        }
-        Ok(())
+        let of = |first: usize, rows: usize| {
+            (0..groups).map(|index| data::rows(tensor, index * group + first, rows)).collect::<Result<_, _>>()
+        };
+        Ok([of(0, queries)?, of(queries, keys)?, of(queries + keys, keys)?])
     }
 }
 
@@ -319,7 +332,7 @@ pub(super) fn without_prefix(name: &str) -> &str {
 
 /// A name's stem and whether it is of a weight or a bias, which the norms of the first libraries named otherwise. Some names
 /// have nothing behind them.
-fn ending(name: &str) -> (&str, &'static str) {
+pub(super) fn ending(name: &str) -> (&str, &'static str) {
     match name.rsplit_once('.') {
         Some((stem, "weight" | "gamma")) => (stem, "weight"),
         Some((stem, "bias" | "beta")) => (stem, "bias"),

@@ -197,9 +197,12 @@ impl<'a> Model<'a> {
             None => root.text("model_type")?.ok_or_else(|| root.missing("model_type"))?,
         };
         let family = family::find(model_type)?;
-        let fields = fields.with_defaults(family.defaults);
+        let fields = fields.of(family);
         let (hidden, heads) = (fields.need_count("hidden_size")?, fields.need_size("num_attention_heads")?);
-        let kv_heads = fields.size("num_key_value_heads")?.unwrap_or(heads);
+        let kv_heads = match family.special {
+            Special::GptNeoX => heads,
+            _ => fields.size("num_key_value_heads")?.unwrap_or(heads),
+        };
         let head_dim = match fields.size("head_dim")? {
             Some(head_dim) => head_dim,
             None if hidden.is_multiple_of(heads) => hidden / heads,

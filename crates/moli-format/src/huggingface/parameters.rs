@@ -50,7 +50,7 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     if match model.family.architecture {
         "qwen2moe" => without("qkv_bias")?,
         "starcoder2" => without("use_bias")?,
-        "gpt-oss" => without("attention_bias")?,
+        "gpt-oss" | "gptneox" => without("attention_bias")?,
         _ => false,
     } {
         entries.plain("moli.qkv_bias", false);
@@ -381,6 +381,10 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             entries.put("interleave_moe_layer_step", interval);
             entries.put("leading_dense_block_count", first);
             // Up to which layer there are experts, their tensors tell.
+            Ok(())
+        }
+        Special::GptNeoX => {
+            entries.put("use_parallel_residual", fields.flag("use_parallel_residual")?.unwrap_or(true));
             Ok(())
         }
         Special::Cohere => {

@@ -27,6 +27,8 @@ const KNOWN: &[&str] = &[
     "base_model_name_or_path",
     "bias",
     "exclude_modules",
+    // How the model's own matrices lie.
+    "fan_in_fan_out",
     "inference_mode",
     "init_lora_weights",
     "layers_pattern",
@@ -133,11 +135,13 @@ fn add(
     };
     let unknown = || AdapterError::UnknownTensor { tensor: a.name.clone() };
     let name = assemble::without_prefix(module);
-    if ["lm_head", "output"].contains(&name) {
+    let families = || family::of_architecture(target.architecture);
+    if families().any(|family| family.names.new_stem(name) == Some("output")) {
         return push("output.weight".to_owned(), b);
     }
-    let (layer, stem) =
-        name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')).ok_or_else(unknown)?;
+    let (layer, stem) = families()
+        .find_map(|family| name.strip_prefix(family.layers())?.split_once('.'))
+        .ok_or_else(unknown)?;
     let layer: u32 = layer.parse().map_err(|_| unknown())?;
     let (part, expert) = family::parts_of(target.architecture)
         .find_map(|(pattern, part)| Some((part, assemble::matches(pattern, stem)?)))
@@ -145,11 +149,26 @@ fn add(
     let block = |stem: &str| format!("blk.{layer}.{stem}.weight");
     match (part, expert) {
         (Part::As(stem), Some(expert)) => push(block(&format!("{stem}.{expert}")), b),
-        (Part::As(stem), None) => push(block(stem), b),
+        (Part::As(stem) | Part::Transposed(stem), None) => push(block(stem), b),
         (Part::Qkv, _) => split(b, 1, &block, target, &mut push),
         (Part::GroupedQkv, _) => split(b, target.kv_heads, &block, target, &mut push),
+        (Part::FusedQkv, _) => push(block("attn_qkv"), &fused(b, target)?),
         _ => Err(unknown().into()),
     }
+}
+
+/// Queries, then keys, then values, where each key head has its own one after the other.
+fn fused(b: &Source, target: &Target<'_>) -> Result<Source, FormatError> {
+    let groups = target.kv_heads.max(1);
+    let each = (target.heads / groups).saturating_add(2);
+    let head = b.shape.first().copied().unwrap_or(0) / groups.saturating_mul(each).max(1);
+    let mut parts = Vec::new();
+    for (first, heads) in [(0, each - 2), (each - 2, 1), (each - 1, 1)] {
+        for group in 0..groups {
+            parts.push(data::rows(b, (group * each + first) * head, heads * head)?);
+        }
+    }
+    data::join(&b.name, &parts)
 }
 
 /// Queries, keys and values out of the rows of one matrix, in so many groups of all three.

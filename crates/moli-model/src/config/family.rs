@@ -2,7 +2,7 @@
 
 use moli_kernels::RopeStyle;
 
-use super::{Activation, Gating, QkNorm, RecurrentFamily};
+use super::{Activation, Gating, Parallel, QkNorm, RecurrentFamily};
 
 /// An architecture: where it differs from [`PLAIN`].
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +31,7 @@ pub(super) struct Family {
     pub(super) post_norm: bool,
     /// Whether the residual stream goes through a norm after each sum, and so needs none at the end.
     pub(super) sum_norm: bool,
-    /// Whether the feed-forward network of a layer without a norm of its own reads what attention read, and not what that made of it.
-    pub(super) parallel: bool,
+    pub(super) parallel: Parallel,
     pub(super) qk_norm: QkNorm,
     /// Whether Q and K are normed behind their rotary embedding.
     pub(super) rope_first: bool,
@@ -106,7 +105,7 @@ const PLAIN: Family = Family {
     pre_norm: true,
     post_norm: false,
     sum_norm: false,
-    parallel: false,
+    parallel: Parallel::No,
     qk_norm: QkNorm::None,
     rope_first: false,
     qkv_bias: false,
@@ -142,7 +141,8 @@ const QWEN35: Family =
     Family { name: "qwen35", recurrent: RecurrentFamily::DeltaNet { tiled: true }, ..QWEN3_NEXT };
 
 /// Cohere's Command R.
-const COMMAND_R: Family = Family { name: "command-r", layer_norm: true, parallel: true, ..INTERLEAVED };
+const COMMAND_R: Family =
+    Family { name: "command-r", layer_norm: true, parallel: Parallel::Unnormed, ..INTERLEAVED };
 
 /// BERT (arXiv:1810.04805), RoBERTa and XLM-RoBERTa.
 const BERT: Family = Family {
@@ -162,7 +162,7 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 51] = [
+pub(super) const FAMILIES: [Family; 52] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -223,13 +223,23 @@ pub(super) const FAMILIES: [Family; 51] = [
     COMMAND_R,
     Family { name: "cohere2", rotated: Rotated::Windowed, windows: Windows::AllBut(4), ..COMMAND_R },
     Family { name: "mistral3", ..INTERLEAVED },
-    Family { name: "stablelm", layer_norm: true, parallel: true, ..PLAIN },
+    Family { name: "stablelm", layer_norm: true, parallel: Parallel::Unnormed, ..PLAIN },
     Family {
         name: "phi2",
         layer_norm: true,
-        parallel: true,
+        parallel: Parallel::Unnormed,
         qkv_bias: true,
         activation: Activation::GeluTanh,
+        gated: false,
+        ..PLAIN
+    },
+    // arXiv:2204.06745; Pythia too.
+    Family {
+        name: "gptneox",
+        layer_norm: true,
+        parallel: Parallel::Own,
+        qkv_bias: true,
+        activation: Activation::GeluErf,
         gated: false,
         ..PLAIN
     },

@@ -111,10 +111,21 @@ pub struct Config {
     pub post_norm: bool,
     /// Whether the residual stream goes through a norm after each of the two is added to it (arXiv:1706.03762).
     pub sum_norm: bool,
-    /// Whether the feed-forward network of a layer without a norm of its own reads what attention read, and not what that made of it.
-    pub parallel: bool,
+    /// Whether the feed-forward network reads what attention read, and not what that made of it.
+    pub parallel: Parallel,
     /// Whether Q, K and V must have biases.
     pub qkv_bias: bool,
+}
+
+/// The layers whose feed-forward network reads the residual stream as attention found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parallel {
+    /// None.
+    No,
+    /// Those whose network has no norm of its own: it reads what attention read.
+    Unnormed,
+    /// All, each by a norm of its own.
+    Own,
 }
 
 /// What is normed of Q and K.
@@ -281,7 +292,7 @@ impl Config {
             embedding_scale: embedding.unwrap_or(root_scale),
             residual_scale: residual.unwrap_or(1.0),
             logit_scale: match logit {
-                Some(factor) if family.parallel => factor,
+                Some(factor) if family.parallel != Parallel::No => factor,
                 Some(divisor) => 1.0 / divisor,
                 None => 1.0,
             },
@@ -292,7 +303,10 @@ impl Config {
             pre_norm: family.pre_norm,
             post_norm: family.post_norm,
             sum_norm: family.sum_norm,
-            parallel: family.parallel,
+            parallel: match (family.parallel, keys.flag("use_parallel_residual")?) {
+                (Parallel::Own, Some(false)) => Parallel::No,
+                (parallel, _) => parallel,
+            },
             // The convention has no key for models that lack what their architecture has.
             qkv_bias: metadata.bool_opt("moli.qkv_bias")?.unwrap_or(family.qkv_bias),
             architecture,

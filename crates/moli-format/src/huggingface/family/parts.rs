@@ -1,6 +1,6 @@
 //! The tensors of a layer, and of what is around the layers of an encoder.
 
-use super::{Delta, Encoder, Harmony, Part};
+use super::{Delta, Encoder, Harmony, Names, Part};
 use Part::As;
 
 pub(super) const ATTENTION: [(&str, Part); 4] = [
@@ -249,6 +249,49 @@ pub(super) const BAICHUAN_PARTS: &[(&str, Part)] = &join::<_, 7>(&[
     &NORMS,
     &[("self_attn.W_pack", Part::Qkv), ("self_attn.o_proj", As("attn_output"))],
 ]);
+
+pub(super) const GPT_NEOX_PARTS: &[(&str, Part)] = &join::<_, 8>(&[
+    &NORMS,
+    &[
+        ("attention.query_key_value", Part::FusedQkv),
+        ("attention.dense", As("attn_output")),
+        ("mlp.dense_h_to_4h", As("ffn_up")),
+        ("mlp.dense_4h_to_h", As("ffn_down")),
+        // The causal mask, `attention.bias`, and what it puts in the place of a score.
+        ("attention", Part::Ignored),
+        ("attention.masked_bias", Part::Ignored),
+    ],
+]);
+
+pub(super) const DECODER_NAMES: Names = Names {
+    prefix: "model.",
+    layers: "layers.",
+    stems: &[("embed_tokens", "token_embd"), ("norm", "output_norm"), ("lm_head", "output")],
+};
+pub(super) const INTERNLM2_NAMES: Names = Names {
+    stems: &[("tok_embeddings", "token_embd"), ("norm", "output_norm"), ("output", "output")],
+    ..DECODER_NAMES
+};
+pub(super) const PHI_NAMES: Names = Names {
+    stems: &[("embed_tokens", "token_embd"), ("final_layernorm", "output_norm"), ("lm_head", "output")],
+    ..DECODER_NAMES
+};
+/// The last norm by the name of one of the embeddings, in the convention too.
+pub(super) const LFM2_NAMES: Names = Names {
+    stems: &[("embed_tokens", "token_embd"), ("embedding_norm", "token_embd_norm"), ("lm_head", "output")],
+    ..DECODER_NAMES
+};
+pub(super) const GPT_NEOX_NAMES: Names = Names {
+    prefix: "gpt_neox.",
+    stems: &[
+        ("embed_in", "token_embd"),
+        ("final_layer_norm", "output_norm"),
+        ("embed_out", "output"),
+        // As newer libraries save it.
+        ("lm_head", "output"),
+    ],
+    ..DECODER_NAMES
+};
 
 pub(super) const BERT_PARTS: &[(&str, Part)] = &[
     ("attention.self.query", As("attn_q")),

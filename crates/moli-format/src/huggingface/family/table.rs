@@ -14,10 +14,12 @@ const PLAIN: Family = Family {
     model_types: &[],
     architecture: "",
     activations: SILU,
+    aliases: &[],
     defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
     tied: false,
     halves: false,
     window: Window::Late,
+    names: &DECODER_NAMES,
     encoder: None,
     parts: LLAMA_PARTS,
     reads: &[],
@@ -113,6 +115,7 @@ const LFM2: Family = Family {
         ("moe_intermediate_size", 1792.0),
     ],
     tied: true,
+    names: &LFM2_NAMES,
     parts: LFM2_PARTS,
     special: Special::Lfm2,
     ..PLAIN
@@ -458,6 +461,7 @@ pub(super) static FAMILIES: &[Family] = &[
         model_types: &["internlm2"],
         architecture: "internlm2",
         halves: true,
+        names: &INTERNLM2_NAMES,
         parts: INTERNLM2_PARTS,
         ..PLAIN
     },
@@ -563,7 +567,25 @@ pub(super) static FAMILIES: &[Family] = &[
             ("max_position_embeddings", 2048.0),
             ("partial_rotary_factor", 0.5),
         ],
+        names: &PHI_NAMES,
         parts: PHI_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["gpt_neox"],
+        architecture: "gptneox",
+        activations: GELU,
+        aliases: &[("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")],
+        defaults: &[
+            ("layer_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 2048.0),
+            ("partial_rotary_factor", 0.25),
+        ],
+        names: &GPT_NEOX_NAMES,
+        parts: GPT_NEOX_PARTS,
+        reads: &["use_parallel_residual"],
+        special: Special::GptNeoX,
         ..PLAIN
     },
     Family {

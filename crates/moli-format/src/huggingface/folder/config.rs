@@ -41,6 +41,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("cohere2", "Cohere2ForCausalLM"),
     ("stablelm", "StableLmForCausalLM"),
     ("phi", "PhiForCausalLM"),
+    ("gpt_neox", "GPTNeoXForCausalLM"),
     ("glm4_moe", "Glm4MoeForCausalLM"),
     ("seed_oss", "SeedOssForCausalLM"),
     ("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM"),
@@ -99,6 +100,11 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
     rope::write(source, &mut config.0)?;
     if source.is(Special::DeltaNet) {
         delta::sections(source, &mut config)?;
+    }
+    for (field, own) in source.family.aliases {
+        if let Some(value) = config.0.remove(*field) {
+            config.put(own, value);
+        }
     }
     Ok(config.0)
 }
@@ -236,6 +242,10 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
                     keys.count("expert_shared_feed_forward_length")?.unwrap_or(0),
                 );
             }
+            Ok(())
+        }
+        Special::GptNeoX => {
+            config.put("use_parallel_residual", keys.flag("use_parallel_residual")?.unwrap_or(true));
             Ok(())
         }
         Special::Cohere => {

@@ -61,23 +61,10 @@ impl Folder<'_> {
             self.tensors.push(new);
             return Ok(());
         }
-        let first = self.source.family.architecture == "internlm2";
-        let phi = self.source.family.architecture == "phi2";
-        let name = match tensor.name.as_str() {
-            "token_embd.weight" if first => "model.tok_embeddings.weight",
-            "token_embd.weight" => "model.embed_tokens.weight",
-            "token_embd_norm.weight" if self.source.is(Special::Lfm2) => "model.embedding_norm.weight",
-            "output_norm.weight" if phi => "model.final_layernorm.weight",
-            "output_norm.bias" if phi => "model.final_layernorm.bias",
-            "output_norm.weight" => "model.norm.weight",
-            "output_norm.bias" => "model.norm.bias",
-            "output.weight" if first => "output.weight",
-            "output.weight" => "lm_head.weight",
-            "output.bias" => "lm_head.bias",
-            _ => return Err(no_name().into()),
-        };
-        let minus_one = name == "model.norm.weight" && self.source.family.norms_from_one();
-        self.tensors.push(FolderTensor { minus_one, ..plain(name.to_owned(), tensor) });
+        let (stem, end) = tensor.name.rsplit_once('.').ok_or_else(no_name)?;
+        let old = self.source.family.names.old_stem(stem).ok_or_else(no_name)?;
+        let minus_one = tensor.name == "output_norm.weight" && self.source.family.norms_from_one();
+        self.tensors.push(FolderTensor { minus_one, ..plain(format!("{old}.{end}"), tensor) });
         Ok(())
     }
 
@@ -96,7 +83,7 @@ impl Folder<'_> {
         };
         let each = |pattern: &str| pattern.contains('*');
         let as_it_is = find(&|pattern, part| match part {
-            Part::As(new) | Part::PlusOne(new) | Part::Taps(new) => {
+            Part::As(new) | Part::PlusOne(new) | Part::Taps(new) | Part::Transposed(new) => {
                 *new == place.stem && each(pattern) == place.expert.is_some()
             }
             Part::Bias(new) => *new == place.stem && place.end == "bias",
@@ -117,6 +104,10 @@ impl Folder<'_> {
             };
             let mut new = plain(self.name(place, &pattern), tensor);
             new.minus_one = matches!(part, Part::PlusOne(_)) && place.end == "weight";
+            if matches!(part, Part::Transposed(_)) && place.end == "weight" {
+                new.shape.reverse();
+                new.transposed = true;
+            }
             // An input of its own for each channel.
             if matches!(part, Part::Taps(_)) && new.shape.len() == 2 {
                 new.shape.insert(1, 1);
@@ -131,11 +122,25 @@ impl Folder<'_> {
             self.tensors.push(new);
             return Ok(true);
         }
-        let joined = find(&|_, part| matches!(part, Part::Qkv | Part::GroupedQkv | Part::GateUp));
+        let joined =
+            find(&|_, part| matches!(part, Part::Qkv | Part::GroupedQkv | Part::FusedQkv | Part::GateUp));
         match (place.stem, joined) {
-            ("attn_q", Some((pattern, Part::Qkv))) => self.qkv(pattern, place, tensor, 1),
-            ("attn_q", Some((pattern, Part::GroupedQkv))) => {
-                self.qkv(pattern, place, tensor, self.source.kv_heads)
+            ("attn_q", Some((pattern, Part::Qkv | Part::GroupedQkv))) => {
+                let groups = if matches!(joined, Some((_, Part::Qkv))) { 1 } else { self.source.kv_heads };
+                let (k, v) = (self.beside(place, "attn_k")?, self.beside(place, "attn_v")?);
+                let all = [tensor, k, v].map(|tensor| stretch(tensor, tensor.cols_of_rows()));
+                self.qkv(pattern, place, all, groups)
+            }
+            ("attn_qkv", Some((pattern, Part::FusedQkv))) => {
+                let Source { heads, kv_heads, head_dim, .. } = *self.source;
+                let all = stretch(tensor, tensor.cols_of_rows());
+                let (queries, keys) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
+                if keys.checked_mul(2).and_then(|both| both.checked_add(queries)) != Some(all.count) {
+                    return Err(shape(tensor, &[queries.saturating_add(keys.saturating_mul(2)), all.cols]));
+                }
+                let part = |first, count| Rows { first, count, ..all.clone() };
+                let all = [part(0, queries), part(queries, keys), part(queries + keys, keys)];
+                self.qkv(pattern, place, all, kv_heads)
             }
             ("attn_k" | "attn_v", Some((_, Part::Qkv | Part::GroupedQkv))) => Ok(true),
             ("ffn_gate_exps", Some((pattern, Part::GateUp))) => self.gate_up(pattern, place, tensor),
@@ -175,12 +180,10 @@ impl Folder<'_> {
         &mut self,
         pattern: &str,
         place: &Place<'_>,
-        q: &Tensor,
+        [q, k, v]: [Rows; 3],
         groups: usize,
     ) -> Result<bool, FormatError> {
         let source = self.source;
-        let (k, v) = (self.beside(place, "attn_k")?, self.beside(place, "attn_v")?);
-        let [q, k, v] = [q, k, v].map(|tensor| stretch(tensor, tensor.cols_of_rows()));
         let total = q.count + k.count + v.count;
         let mut rows = Vec::new();
         for group in 0..groups {
@@ -191,7 +194,7 @@ impl Folder<'_> {
                 if count * groups != all.count {
                     return Err(shape(&all.tensor, &[heads * source.head_dim]));
                 }
-                let some = Rows { first: group * count, count, ..all.clone() };
+                let some = Rows { first: all.first + group * count, count, ..all.clone() };
                 rows.extend(if turned { self.in_halves(place.layer, some) } else { vec![some] });
             }
         }
@@ -271,7 +274,7 @@ impl Folder<'_> {
         let end = if bare { String::new() } else { format!(".{}", place.end) };
         let layers = match self.source.family.encoder {
             Some(encoder) => format!("{}{}", encoder::prefix(self.source), encoder.layers),
-            None => "model.layers.".to_owned(),
+            None => format!("{}{}", self.source.family.names.prefix, self.source.family.names.layers),
         };
         format!("{layers}{}.{pattern}{end}", place.layer)
     }
