@@ -314,6 +314,11 @@ impl<B: Backend> Decoder<B> {
                 return bad(what, row as usize, format!("below the {rows} rows"));
             }
         }
+        let (learned, context) = (self.config.learned_positions, self.config.context_train);
+        let beyond = |&&position: &&u32| learned && position as usize >= context;
+        if let Some(&position) = batch.positions.iter().find(beyond) {
+            return bad("position", position as usize, format!("below the model's context of {context}"));
+        }
         self.adapters.check(batch)?;
         self.check_whole(batch)?;
         match &mut self.recurrence {

@@ -234,6 +234,11 @@ impl<'a, B: Backend> Loader<'a, B> {
                 (shared, shared)
             }
             Parallel::Own => (true, false),
+            Parallel::Second => (true, !self.has(&name("attn_norm_2.weight"))),
+        };
+        let (before_attn, before_ffn) = match config.parallel {
+            Parallel::Second if !shared => ("attn_norm_2", "attn_norm"),
+            _ => ("attn_norm", before_ffn),
         };
         let norm = |loader: &mut Self, wanted: bool, stem: &str| {
             wanted.then(|| loader.norm(&name(stem), hidden)).transpose()
@@ -250,7 +255,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             Some(kind @ RecurrentKind::DeltaNet { .. }) => ("ssm_out", kind.width(hidden)),
         };
         Ok(Layer {
-            attn_norm: norm(self, config.pre_norm && (i > 0 || !config.embedding_norm), "attn_norm")?,
+            attn_norm: norm(self, config.pre_norm && (i > 0 || !config.embedding_norm), before_attn)?,
             mixer: match (recurrent, &config.latent) {
                 (Some(recurrent), _) => self.recurrent(i, recurrent)?,
                 (None, Some(latent)) => Mixer::Latent(Box::new(self.latent(i, latent)?)),

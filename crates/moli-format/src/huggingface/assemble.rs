@@ -15,6 +15,7 @@ const PREFIXES: &[&str] = &[
     "model.",
     "ernie.",
     "gpt_neox.",
+    "transformer.",
     "bert.",
     "roberta.",
     "nomic_bert.",
@@ -72,10 +73,12 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
     Ok(assembly.tensors)
 }
 
-/// Fields that tell whether there are biases, the architectures whose code reads them, and the matrices that are meant.
-const BIASES: &[(&str, &[&str], &[&str])] = &[
+/// Fields that tell whether there are biases, what one that is absent tells, the architectures whose code reads them, and the matrices
+/// that are meant.
+const BIASES: &[(&str, Option<bool>, &[&str], &[&str])] = &[
     (
         "attention_bias",
+        None,
         &[
             "llama",
             "qwen3",
@@ -109,13 +112,16 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "mlp_bias",
+        None,
         &["llama", "smollm3", "granite", "deepseek2", "seed_oss", "arcee", "nemotron"],
         &["gate_proj", "up_proj", "down_proj"],
     ),
-    ("use_qkv_bias", &["stablelm"], &["q_proj", "k_proj", "v_proj"]),
-    ("qkv_bias", &["qwen2moe"], &["q_proj", "k_proj", "v_proj"]),
+    ("use_qkv_bias", None, &["stablelm"], &["q_proj", "k_proj", "v_proj"]),
+    ("qkv_bias", None, &["qwen2moe"], &["q_proj", "k_proj", "v_proj"]),
+    ("bias", Some(false), &["falcon"], &["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
     (
         "use_bias",
+        None,
         &["starcoder2", "ernie4_5", "ernie4_5-moe"],
         &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "c_fc", "c_proj"],
     ),
@@ -124,11 +130,11 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
 /// Whether biases are there as the configuration has it, where it says so. The library computes with what the configuration says,
 /// which is another model then.
 fn biases(model: &Model<'_>, shards: &Shards) -> Result<(), FormatError> {
-    for &(field, architectures, matrices) in BIASES {
-        let Some(value) = model.fields.flag(field)? else { continue };
+    for &(field, absent, architectures, matrices) in BIASES {
         if !architectures.contains(&model.family.architecture) {
             continue;
         }
+        let Some(value) = model.fields.flag(field)?.or(absent) else { continue };
         let of_matrix = |name: &&String, end: &str| {
             let stem = name.strip_suffix(end).and_then(|stem| stem.rsplit('.').next());
             let layers = model.family.layers();
@@ -269,7 +275,11 @@ impl Assembly<'_> {
             Part::GroupedQkv => self.qkv(tensor, &new, self.model.kv_heads as usize),
             Part::FusedQkv => {
                 let parts = self.split(tensor, self.model.kv_heads as usize)?;
-                self.keep(new("attn_qkv"), &data::join(&tensor.name, &parts.concat())?)
+                match self.model.kv_heads {
+                    // They are in that order already.
+                    1 => self.keep(new("attn_qkv"), tensor),
+                    _ => self.keep(new("attn_qkv"), &data::join(&tensor.name, &parts.concat())?),
+                }
             }
             Part::Transposed(stem) if end == "weight" => self.keep(new(stem), &data::transposed(tensor)?),
             Part::Transposed(stem) => self.keep(new(stem), tensor),

@@ -156,7 +156,7 @@ fn describe(model: &Model<'_>, name: Option<&str>) -> Result<(Entries, Vec<Tenso
     }
     let mut tensors = Vec::new();
     parameters::write(model, &mut entries)?;
-    if !matches!(model.family.special, Special::Bert | Special::Roberta) {
+    if !model.family.unturned() {
         rope::write(model, &mut entries, &mut tensors)?;
     }
     Ok((entries, tensors))
@@ -200,7 +200,10 @@ impl<'a> Model<'a> {
         let fields = fields.of(family);
         let (hidden, heads) = (fields.need_count("hidden_size")?, fields.need_size("num_attention_heads")?);
         let kv_heads = match family.special {
-            Special::GptNeoX => heads,
+            Special::GptNeoX | Special::Gpt2 => heads,
+            Special::Falcon if fields.flag("new_decoder_architecture")? != Some(true) => {
+                if fields.flag("multi_query")? == Some(false) { heads } else { 1 }
+            }
             _ => fields.size("num_key_value_heads")?.unwrap_or(heads),
         };
         let head_dim = match fields.size("head_dim")? {

@@ -68,6 +68,10 @@ fn width(model: &Model<'_>) -> Result<Option<u32>, HuggingFaceError> {
         (Special::DeltaNet, _) if fields.count("num_experts")?.is_some() => {
             return fields.count("intermediate_size");
         }
+        (Special::Gpt2 | Special::Falcon, _) => match fields.count("intermediate_size")? {
+            Some(width) => width,
+            None => model.hidden.saturating_mul(4),
+        },
         _ => fields.need_count("intermediate_size")?,
     };
     let adjusted =
@@ -303,6 +307,7 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
     match model.family.special {
         Special::None
         | Special::Baichuan
+        | Special::Gpt2
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert
@@ -382,6 +387,17 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             entries.put("leading_dense_block_count", first);
             // Up to which layer there are experts, their tensors tell.
             Ok(())
+        }
+        Special::Falcon => {
+            let new = fields.flag("new_decoder_architecture")? == Some(true);
+            // How many norms a layer has, its tensors tell.
+            if !new && fields.count("num_ln_in_parallel_attn")? == Some(2) {
+                return Err(fields.unsupported("num_ln_in_parallel_attn"));
+            }
+            match fields.flag("parallel_attn")? {
+                Some(false) => Err(fields.unsupported("parallel_attn")),
+                _ => Ok(()),
+            }
         }
         Special::GptNeoX => {
             entries.put("use_parallel_residual", fields.flag("use_parallel_residual")?.unwrap_or(true));

@@ -155,6 +155,10 @@ fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32,
     if !(0.0..=1.0).contains(&factor) {
         return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
     }
+    if factor != 1.0 && model.family.special == Special::Falcon {
+        // Which its code reads for some kinds of scaling only.
+        return Err(model.fields.unsupported(FIELD));
+    }
     let dims = (f64::from(model.head_dim) * factor) as u32;
     if !dims.is_multiple_of(2) && ["stablelm", "phi2"].contains(&model.family.architecture) {
         // Others' code rounds it up; that of these makes no sense of it.

@@ -162,7 +162,7 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 52] = [
+pub(super) const FAMILIES: [Family; 54] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -239,6 +239,25 @@ pub(super) const FAMILIES: [Family; 52] = [
         layer_norm: true,
         parallel: Parallel::Own,
         qkv_bias: true,
+        activation: Activation::GeluErf,
+        gated: false,
+        ..PLAIN
+    },
+    Family {
+        name: "gpt2",
+        rotated: Rotated::None,
+        learned_positions: true,
+        layer_norm: true,
+        qkv_bias: true,
+        activation: Activation::GeluTanh,
+        gated: false,
+        ..PLAIN
+    },
+    // arXiv:2311.16867.
+    Family {
+        name: "falcon",
+        layer_norm: true,
+        parallel: Parallel::Second,
         activation: Activation::GeluErf,
         gated: false,
         ..PLAIN

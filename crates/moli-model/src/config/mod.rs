@@ -126,6 +126,8 @@ pub enum Parallel {
     Unnormed,
     /// All, each by a norm of its own.
     Own,
+    /// All: by the norm that attention reads it by or, where attention has a second one, by the first.
+    Second,
 }
 
 /// What is normed of Q and K.

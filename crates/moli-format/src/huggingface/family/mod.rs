@@ -162,6 +162,10 @@ pub(super) enum Special {
     Ernie,
     /// Parallel layers, each half with a norm of its own.
     GptNeoX,
+    /// Learned positions, and matrices that have their inputs as rows.
+    Gpt2,
+    /// Parallel layers, with one norm or two.
+    Falcon,
     /// One norm for both halves of a layer, and a factor on the logits.
     Cohere,
     /// Experts as DeepSeek has them.
@@ -238,6 +242,7 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("kv_lora_rank", 0.0),
     ("logit_scale", 1.0),
     ("logits_scaling", 1.0),
+    ("n_embed", 0.0),
     ("n_routed_experts", 0.0),
     ("no_rope_layer_interval", 0.0),
     ("num_experts", 0.0),
@@ -249,6 +254,8 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("query_pre_attn_scalar", 0.0),
     ("residual_multiplier", 1.0),
     ("routed_scaling_factor", 1.0),
+    ("scale_attn_by_inverse_layer_idx", 0.0),
+    ("scale_attn_weights", 1.0),
     ("scale_depth", 0.0),
     ("scale_emb", 1.0),
     ("use_bidirectional_attention", 0.0),
@@ -269,8 +276,14 @@ impl Family {
             }
             "nemotron" | "modern-bert" => Some("norm_eps"),
             "starcoder2" => Some("norm_epsilon"),
+            "gpt2" | "falcon" => Some("layer_norm_epsilon"),
             _ => None,
         }
+    }
+
+    /// Whether nothing is turned by its position: positions are learned.
+    pub(super) fn unturned(&self) -> bool {
+        matches!(self.special, Special::Bert | Special::Roberta | Special::Gpt2)
     }
 
     /// Whether it is the language model of one that sees, whose configuration need not say so.

@@ -263,6 +263,28 @@ pub(super) const GPT_NEOX_PARTS: &[(&str, Part)] = &join::<_, 8>(&[
     ],
 ]);
 
+pub(super) const GPT2_PARTS: &[(&str, Part)] = &[
+    ("ln_1", As("attn_norm")),
+    ("ln_2", As("ffn_norm")),
+    ("attn.c_attn", Part::Transposed("attn_qkv")),
+    ("attn.c_proj", Part::Transposed("attn_output")),
+    ("mlp.c_fc", Part::Transposed("ffn_up")),
+    ("mlp.c_proj", Part::Transposed("ffn_down")),
+    // As of GPT-NeoX.
+    ("attn", Part::Ignored),
+    ("attn.masked_bias", Part::Ignored),
+];
+/// One norm, or two: the convention's first is the feed-forward network's then.
+pub(super) const FALCON_PARTS: &[(&str, Part)] = &[
+    ("self_attention.query_key_value", Part::FusedQkv),
+    ("self_attention.dense", As("attn_output")),
+    ("mlp.dense_h_to_4h", As("ffn_up")),
+    ("mlp.dense_4h_to_h", As("ffn_down")),
+    ("input_layernorm", As("attn_norm")),
+    ("ln_mlp", As("attn_norm")),
+    ("ln_attn", As("attn_norm_2")),
+];
+
 pub(super) const DECODER_NAMES: Names = Names {
     prefix: "model.",
     layers: "layers.",
@@ -291,6 +313,16 @@ pub(super) const GPT_NEOX_NAMES: Names = Names {
         ("lm_head", "output"),
     ],
     ..DECODER_NAMES
+};
+
+pub(super) const GPT2_NAMES: Names = Names {
+    prefix: "transformer.",
+    layers: "h.",
+    stems: &[("wte", "token_embd"), ("wpe", "position_embd"), ("ln_f", "output_norm"), ("lm_head", "output")],
+};
+pub(super) const FALCON_NAMES: Names = Names {
+    stems: &[("word_embeddings", "token_embd"), ("ln_f", "output_norm"), ("lm_head", "output")],
+    ..GPT2_NAMES
 };
 
 pub(super) const BERT_PARTS: &[(&str, Part)] = &[

@@ -589,6 +589,42 @@ pub(super) static FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        model_types: &["gpt2"],
+        architecture: "gpt2",
+        activations: GELU_TANH,
+        aliases: &[
+            ("hidden_size", "n_embd"),
+            ("num_hidden_layers", "n_layer"),
+            ("num_attention_heads", "n_head"),
+            ("max_position_embeddings", "n_positions"),
+            ("intermediate_size", "n_inner"),
+            ("hidden_act", "activation_function"),
+        ],
+        defaults: &[("layer_norm_epsilon", 1e-5), ("max_position_embeddings", 1024.0)],
+        tied: true,
+        names: &GPT2_NAMES,
+        parts: GPT2_PARTS,
+        special: Special::Gpt2,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["falcon"],
+        architecture: "falcon",
+        activations: GELU,
+        aliases: &[
+            ("num_key_value_heads", "num_kv_heads"),
+            ("intermediate_size", "ffn_hidden_size"),
+            ("hidden_act", "activation"),
+        ],
+        defaults: &[("layer_norm_epsilon", 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
+        tied: true,
+        names: &FALCON_NAMES,
+        parts: FALCON_PARTS,
+        reads: &["parallel_attn"],
+        special: Special::Falcon,
+        ..PLAIN
+    },
+    Family {
         model_types: &["glm4_moe"],
         architecture: "glm4moe",
         defaults: &[

@@ -42,6 +42,8 @@ const CLASSES: &[(&str, &str)] = &[
     ("stablelm", "StableLmForCausalLM"),
     ("phi", "PhiForCausalLM"),
     ("gpt_neox", "GPTNeoXForCausalLM"),
+    ("gpt2", "GPT2LMHeadModel"),
+    ("falcon", "FalconForCausalLM"),
     ("glm4_moe", "Glm4MoeForCausalLM"),
     ("seed_oss", "SeedOssForCausalLM"),
     ("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM"),
@@ -97,9 +99,24 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
     biases(source, &mut config);
     window(source, &mut config)?;
     special(source, &mut config)?;
-    rope::write(source, &mut config.0)?;
+    if !source.family.unturned() {
+        rope::write(source, &mut config.0)?;
+    }
     if source.is(Special::DeltaNet) {
         delta::sections(source, &mut config)?;
+    }
+    if matches!(source.family.special, Special::Gpt2 | Special::Falcon) {
+        // Fields of others, the first of which is none that can be set here.
+        for field in [
+            "head_dim",
+            "attention_bias",
+            "mlp_bias",
+            "sliding_window",
+            "use_sliding_window",
+            "max_window_layers",
+        ] {
+            config.0.remove(field);
+        }
     }
     for (field, own) in source.family.aliases {
         if let Some(value) = config.0.remove(*field) {
@@ -242,6 +259,26 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
                     keys.count("expert_shared_feed_forward_length")?.unwrap_or(0),
                 );
             }
+            Ok(())
+        }
+        Special::Gpt2 => {
+            // More positions than the convention tells are there.
+            if let Some(positions) = source.model.tensor("position_embd.weight") {
+                config.put("max_position_embeddings", positions.rows());
+            }
+            config.0.remove("num_key_value_heads");
+            Ok(())
+        }
+        Special::Falcon => {
+            let has = |name: &str| source.model.tensor(name).is_some();
+            let two = has("blk.0.attn_norm_2.weight");
+            let new = two || source.kv_heads != 1;
+            config.put("new_decoder_architecture", new);
+            config.put("multi_query", !new);
+            config.put("num_ln_in_parallel_attn", new.then_some(if two { 2 } else { 1 }));
+            config.put("parallel_attn", true);
+            config.put("alibi", false);
+            config.put("bias", has("blk.0.attn_qkv.bias"));
             Ok(())
         }
         Special::GptNeoX => {

@@ -77,9 +77,13 @@ impl Folder<'_> {
             return Ok(false);
         }
         let parts = self.source.family.parts;
+        // Falcon's norm is the feed-forward network's own where attention has a second one.
+        let second = format!("blk.{}.attn_norm_2.weight", place.layer);
+        let shared = self.source.is(Special::Falcon) && self.source.model.tensor(&second).is_none();
         // Of two names the later one is that of the files that people have.
         let find = |wanted: &dyn Fn(&str, &Part) -> bool| {
-            parts.iter().rev().find(|(pattern, part)| wanted(pattern, part)).copied()
+            let mut parts = parts.iter().rev().filter(|(pattern, _)| !(shared && *pattern == "ln_mlp"));
+            parts.find(|(pattern, part)| wanted(pattern, part)).copied()
         };
         let each = |pattern: &str| pattern.contains('*');
         let as_it_is = find(&|pattern, part| match part {
