@@ -59,6 +59,8 @@ impl Footprint {
                 || ["cls.weight", "cls.output.weight"].contains(&tensor.name.as_str())
         });
         let values = vectors.fold(0u64, |sum, tensor| sum.saturating_add(floats(tensor.elements())));
+        // Norms without gains multiply by ones.
+        let ones = if config.norm_gains { 0 } else { floats(config.hidden) * (2 * config.layers as u64 + 1) };
         // Lists grow as their elements are found, and double when they are full.
         let list = |len: usize, element: usize| (len.next_power_of_two().max(4) * element) as u64;
         let layers = list(config.layers, size_of::<Layer<CpuBackend>>());
@@ -134,7 +136,7 @@ impl Footprint {
         Self {
             weights: gguf.weight_bytes().saturating_sub(embeddings),
             embeddings,
-            vectors: values.saturating_add(lists),
+            vectors: values.saturating_add(lists).saturating_add(ones),
             activations: activations.iter().fold(0, |sum, &part| sum.saturating_add(part)),
             threads: Scratch::bytes(load.threads).saturating_add(attention).saturating_add(REST),
             logits: floats(config.vocab).saturating_mul(rows),

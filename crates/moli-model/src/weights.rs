@@ -416,7 +416,10 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn norm(&mut self, stem: &str, len: usize) -> Result<Norm<B::Vector>, ModelError> {
-        let gain = self.vector(&format!("{stem}.weight"), len)?;
+        let gain = match self.config.norm_gains {
+            true => self.vector(&format!("{stem}.weight"), len)?,
+            false => self.backend.vector(vec![1.0; len])?,
+        };
         if !self.config.layer_norm {
             return Ok(Norm::Rms { gain });
         }

@@ -107,6 +107,8 @@ const BIASES: &[(&str, Option<bool>, &[&str], &[&str])] = &[
             "arcee",
             "nemotron",
             "gptneox",
+            "olmo",
+            "phimoe",
         ],
         &["q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa", "query_key_value", "dense"],
     ),

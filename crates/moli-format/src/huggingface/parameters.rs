@@ -388,6 +388,28 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             // Up to which layer there are experts, their tensors tell.
             Ok(())
         }
+        Special::PhiMoe => {
+            experts(model, "num_local_experts", "num_experts_per_tok", entries)?;
+            if fields.need_count("num_experts_per_tok")? != 2 {
+                // Its code chooses two.
+                return Err(fields.unsupported("num_experts_per_tok"));
+            }
+            let jitter = fields.number("router_jitter_noise")?.filter(|&jitter| jitter >= 0.0);
+            let jitter = jitter.ok_or_else(|| fields.wrong("router_jitter_noise", "a number from 0 on"))?;
+            if jitter != 0.01 {
+                entries.plain("moli.router_jitter", jitter as f32);
+            }
+            Ok(())
+        }
+        Special::MiniMaxM2 => {
+            if fields.text("scoring_func")?.is_some_and(|function| function != "sigmoid") {
+                return Err(fields.unsupported("scoring_func"));
+            }
+            experts(model, "num_local_experts", "num_experts_per_tok", entries)?;
+            // Sigmoid.
+            entries.put("expert_gating_func", 2u32);
+            Ok(())
+        }
         Special::Falcon => {
             let new = fields.flag("new_decoder_architecture")? == Some(true);
             // How many norms a layer has, its tensors tell.

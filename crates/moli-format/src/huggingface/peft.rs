@@ -27,8 +27,6 @@ const KNOWN: &[&str] = &[
     "base_model_name_or_path",
     "bias",
     "exclude_modules",
-    // How the model's own matrices lie.
-    "fan_in_fan_out",
     "inference_mode",
     "init_lora_weights",
     "layers_pattern",
@@ -65,7 +63,7 @@ pub(crate) fn folder_of(path: &Path) -> Option<PathBuf> {
 pub(crate) fn open(folder: &Path, target: &Target<'_>, mode: ReadMode) -> Result<Vec<Raw>, FormatError> {
     let root: Option<Map<String, Json>> = fields::json(&folder.join(CONFIG), MAX_CONFIG, mode)?;
     let missing = || FormatError::NotFound { path: folder.join(CONFIG) };
-    let config = Config::of(&root.ok_or_else(missing)?)?;
+    let config = Config::of(&root.ok_or_else(missing)?, transposes(target.architecture))?;
     let weights = match Safetensors::open(&folder.join(WEIGHTS), mode) {
         Err(FormatError::NotFound { .. }) => {
             return Err(AdapterError::NoWeights { folder: folder.to_path_buf() }.into());
@@ -90,6 +88,11 @@ pub(crate) fn open(folder: &Path, target: &Target<'_>, mode: ReadMode) -> Result
         }
     }
     Ok(products)
+}
+
+/// Whether the architecture's folders have matrices with their inputs as rows, which an adapter's are not.
+fn transposes(architecture: &str) -> bool {
+    family::parts_of(architecture).any(|(_, part)| matches!(part, Part::Transposed(_)))
 }
 
 enum Half {
@@ -208,7 +211,8 @@ struct Config {
 }
 
 impl Config {
-    fn of(root: &Map<String, Json>) -> Result<Self, AdapterError> {
+    /// `transposes`: whether an adapter says so of matrices that have their inputs as rows.
+    fn of(root: &Map<String, Json>, transposes: bool) -> Result<Self, AdapterError> {
         let get = |field: &str| root.get(field).filter(|value| !value.is_null());
         let shown = |field: &str| root.get(field).map_or_else(|| "absent".to_owned(), Json::to_string);
         let unsupported =
@@ -225,9 +229,10 @@ impl Config {
         if get("init_lora_weights").is_some_and(|init| !harmless.contains(init)) {
             return Err(unsupported("init_lora_weights"));
         }
-        if let Some((field, _)) =
-            root.iter().find(|(field, value)| !KNOWN.contains(&field.as_str()) && !is_off(value))
-        {
+        if let Some((field, _)) = root.iter().find(|(field, value)| {
+            let known = KNOWN.contains(&field.as_str()) || transposes && *field == "fan_in_fan_out";
+            !known && !is_off(value)
+        }) {
             return Err(unsupported(field));
         }
         let wrong = |field: &str, expected| AdapterError::WrongField {

@@ -150,7 +150,13 @@ fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32,
     let inner = parameters.map(|parameters| parameters.number(FIELD)).transpose()?.flatten();
     let factor = match inner {
         Some(factor) => factor,
-        None => model.fields.number(FIELD)?.unwrap_or(1.0),
+        None => match (model.family.special, model.fields.number(FIELD)?) {
+            (Special::MiniMaxM2, None) => {
+                let told = model.fields.number("rotary_dim")?;
+                told.map_or(1.0, |dims| dims / f64::from(model.head_dim))
+            }
+            (_, factor) => factor.unwrap_or(1.0),
+        },
     };
     if !(0.0..=1.0).contains(&factor) {
         return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
@@ -191,12 +197,15 @@ fn scale(
     }
     let kind = match kind(scaling)? {
         // As its first configurations had it.
-        "su" | "yarn" if model.family.architecture == "phi3" => "longrope",
+        "su" | "yarn" if ["phi3", "phimoe"].contains(&model.family.architecture) => "longrope",
         "mrope" if model.family.sees() => "default",
         kind => kind,
     };
     if !dims.is_multiple_of(2) && ["longrope", "su", "yarn"].contains(&kind) {
         return Err(model.fields.unsupported("partial_rotary_factor"));
+    }
+    if model.family.special == Special::PhiMoe && !["default", "longrope"].contains(&kind) {
+        return Err(scaling.unsupported("type"));
     }
     match kind {
         // The dynamic kind begins to differ beyond the context that the model was trained for, which is the most that
@@ -269,6 +278,13 @@ fn long(
     }
     let stretch = scaling.number("factor")?.unwrap_or(context / f64::from(original));
     let attention = match scaling.number("attention_factor")? {
+        _ if model.family.special == Special::PhiMoe => {
+            let (long, short) = (factor(scaling, "long_mscale")?, factor(scaling, "short_mscale")?);
+            if long != short {
+                return Err(scaling.unsupported("long_mscale"));
+            }
+            long
+        }
         Some(attention) => attention,
         None => longrope_factor(stretch, f64::from(original)),
     };

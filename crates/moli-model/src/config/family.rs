@@ -25,6 +25,8 @@ pub(super) struct Family {
     pub(super) embedding_norm: bool,
     /// LayerNorm with a bias instead of RMS norm.
     pub(super) layer_norm: bool,
+    /// Whether norms have gains.
+    pub(super) norm_gains: bool,
     /// Whether attention and the feed-forward network read the residual stream through a norm.
     pub(super) pre_norm: bool,
     /// Whether what they give goes through a norm.
@@ -102,6 +104,7 @@ const PLAIN: Family = Family {
     token_types: 0,
     embedding_norm: false,
     layer_norm: false,
+    norm_gains: true,
     pre_norm: true,
     post_norm: false,
     sum_norm: false,
@@ -162,7 +165,7 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 54] = [
+pub(super) const FAMILIES: [Family; 57] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -186,12 +189,24 @@ pub(super) const FAMILIES: [Family; 54] = [
     },
     // Phi-4 too.
     Family { name: "phi3", windows: Windows::All, ..PLAIN },
+    // arXiv:2404.14219.
+    Family {
+        name: "phimoe",
+        layer_norm: true,
+        gating: Gating::SparseMixer,
+        normalised: false,
+        windows: Windows::All,
+        ..PLAIN
+    },
+    Family { name: "minimax-m2", qk_norm: QkNorm::Row, gating: Gating::Sigmoid, ..PLAIN },
     Family { name: "smollm3", rotated: Rotated::AllBut(4), windows: Windows::All, ..INTERLEAVED },
     Family { name: "chatglm", ..INTERLEAVED },
     Family { name: "glm4", post_norm: true, ..INTERLEAVED },
     Family { name: "glm4moe", qk_norm: QkNorm::HeadOrNone, gating: Gating::Sigmoid, ..PLAIN },
     Family { name: "granite", ..INTERLEAVED },
     Family { name: "granitemoe", ..INTERLEAVED },
+    // arXiv:2402.00838.
+    Family { name: "olmo", layer_norm: true, norm_gains: false, ..INTERLEAVED },
     // The third too.
     Family {
         name: "olmo2",

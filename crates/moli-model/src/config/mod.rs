@@ -75,6 +75,8 @@ pub struct Config {
     pub final_norm: bool,
     /// LayerNorm with a bias instead of RMS norm.
     pub layer_norm: bool,
+    /// Whether norms have gains; where not, they multiply by 1.
+    pub norm_gains: bool,
     /// Added to the mean square, or the variance, in a norm.
     pub norm_eps: f32,
     /// Rotary embedding of the layers with global attention.
@@ -199,12 +201,16 @@ impl Config {
         keys.refuse_unsupported(layers, family.causal)?;
         let hidden = keys.size("embedding_length", None, MAX_WIDTH)?;
         let heads = keys.size("attention.head_count", None, MAX_HEADS)?;
-        let epsilon = if family.layer_norm {
-            "attention.layer_norm_epsilon"
-        } else {
-            "attention.layer_norm_rms_epsilon"
+        let [of_layer_norm, of_rms_norm] =
+            ["attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"];
+        let norm_eps = match family.layer_norm {
+            // Phi 3.5's is by the other's name.
+            true if keys.factor(of_layer_norm)?.is_none() && architecture == "phimoe" => {
+                keys.positive(of_rms_norm, None)?
+            }
+            true => keys.positive(of_layer_norm, None)?,
+            false => keys.positive(of_rms_norm, None)?,
         };
-        let norm_eps = keys.positive(epsilon, None)?;
         let latent = if family.latent { Some(Latent::read(&keys, norm_eps)?) } else { None };
         let per_layer = match family.recurrent {
             RecurrentFamily::ShortConv => keys.counts("attention.head_count_kv", layers, MAX_HEADS)?,
@@ -283,6 +289,7 @@ impl Config {
             embedding_norm: family.embedding_norm,
             final_norm: !family.sum_norm,
             layer_norm: family.layer_norm,
+            norm_gains: family.norm_gains,
             norm_eps,
             rope,
             rope_local,

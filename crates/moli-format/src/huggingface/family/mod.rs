@@ -162,6 +162,10 @@ pub(super) enum Special {
     Ernie,
     /// Parallel layers, each half with a norm of its own.
     GptNeoX,
+    /// A router that chooses one expert after the other.
+    PhiMoe,
+    /// A router by sigmoids, and a number of turned elements by another name.
+    MiniMaxM2,
     /// Learned positions, and matrices that have their inputs as rows.
     Gpt2,
     /// Parallel layers, with one norm or two.
@@ -267,6 +271,9 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("moe_layer_freq", 1.0),
 ];
 
+/// In the place of a field: the epsilon of norms that no configuration tells.
+pub(super) const NO_EPSILON: &str = "eps";
+
 impl Family {
     /// The field with the epsilon of LayerNorm; `None`: another norm, whose field is `rms_norm_eps`.
     pub(super) fn layer_norm(&self) -> Option<&'static str> {
@@ -277,6 +284,8 @@ impl Family {
             "nemotron" | "modern-bert" => Some("norm_eps"),
             "starcoder2" => Some("norm_epsilon"),
             "gpt2" | "falcon" => Some("layer_norm_epsilon"),
+            // Which its configurations don't have: it is the same in all of them.
+            "olmo" => Some(NO_EPSILON),
             _ => None,
         }
     }

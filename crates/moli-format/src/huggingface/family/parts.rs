@@ -110,6 +110,16 @@ pub(super) const ERNIE_PARTS: &[(&str, Part)] = &join::<_, 19>(&[
     &SHARED,
     &[("mlp.moe_statics.e_score_correction_bias", Part::Bias("exp_probs_b"))],
 ]);
+/// Norms without gains.
+pub(super) const OLMO_PARTS: &[(&str, Part)] = &join::<_, 7>(&[&ATTENTION, &MLP]);
+pub(super) const PHI_MOE_PARTS: &[(&str, Part)] =
+    &join::<_, 17>(&[&[("mlp.router", As("ffn_gate_inp"))], MIXTRAL_PARTS]);
+pub(super) const MINIMAX_M2_PARTS: &[(&str, Part)] = &join::<_, 20>(&[
+    &[("mlp.e_score_correction_bias", Part::Bias("exp_probs_b"))],
+    MIXTRAL_PARTS,
+    &QK_NORMS,
+    &[("block_sparse_moe.e_score_correction_bias", Part::Bias("exp_probs_b"))],
+]);
 pub(super) const OLMOE_PARTS: &[(&str, Part)] = &join::<_, 14>(&[&ATTENTION, &NORMS, &QK_NORMS, &EXPERTS]);
 /// The norm before the feed-forward network by the name of one behind attention.
 pub(super) const SEED_OSS_PARTS: &[(&str, Part)] = &join::<_, 9>(&[

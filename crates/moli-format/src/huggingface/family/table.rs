@@ -1,7 +1,7 @@
 //! The families.
 
 use super::parts::*;
-use super::{Family, Special, Window};
+use super::{Family, NO_EPSILON, Special, Window};
 
 const SILU: &[&str] = &["silu", "swish"];
 const GELU_TANH: &[&str] = &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"];
@@ -420,6 +420,49 @@ pub(super) static FAMILIES: &[Family] = &[
         parts: GRANITE_MOE_SHARED_PARTS,
         reads: GRANITE_FACTORS,
         special: Special::Granite,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["olmo"],
+        architecture: "olmo",
+        defaults: &[(NO_EPSILON, 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
+        halves: true,
+        parts: OLMO_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["phimoe"],
+        architecture: "phimoe",
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 1e6),
+            ("num_key_value_heads", 8.0),
+            ("max_position_embeddings", 131_072.0),
+            ("num_local_experts", 16.0),
+            ("num_experts_per_tok", 2.0),
+            ("router_jitter_noise", 0.01),
+        ],
+        window: Window::All,
+        parts: PHI_MOE_PARTS,
+        reads: &["num_local_experts"],
+        special: Special::PhiMoe,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["minimax_m2"],
+        architecture: "minimax-m2",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 5e6),
+            ("num_key_value_heads", 8.0),
+            ("head_dim", 128.0),
+            ("max_position_embeddings", 196_608.0),
+            ("num_local_experts", 256.0),
+            ("num_experts_per_tok", 8.0),
+        ],
+        parts: MINIMAX_M2_PARTS,
+        reads: &["num_local_experts", "use_qk_norm"],
+        special: Special::MiniMaxM2,
         ..PLAIN
     },
     Family {

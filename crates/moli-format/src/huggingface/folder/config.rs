@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json};
 use super::{Keys, Source, all_but, decimal, delta, inverse, rope};
 use crate::FormatError;
 use crate::huggingface::HuggingFaceError;
-use crate::huggingface::family::{Special, Window};
+use crate::huggingface::family::{NO_EPSILON, Special, Window};
 use crate::huggingface::parameters::ACTIVATIONS;
 
 /// The class of each model type.
@@ -25,6 +25,9 @@ const CLASSES: &[(&str, &str)] = &[
     ("glm4", "Glm4ForCausalLM"),
     ("granite", "GraniteForCausalLM"),
     ("granitemoe", "GraniteMoeForCausalLM"),
+    ("olmo", "OlmoForCausalLM"),
+    ("phimoe", "PhimoeForCausalLM"),
+    ("minimax_m2", "MiniMaxM2ForCausalLM"),
     ("olmo2", "Olmo2ForCausalLM"),
     ("olmo3", "Olmo3ForCausalLM"),
     ("olmoe", "OlmoeForCausalLM"),
@@ -87,7 +90,13 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
         None => ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
     };
     let epsilon = keys.float(key)?.ok_or_else(|| FormatError::MissingKey { key: keys.key(key) })?;
-    config.put(field, decimal(epsilon));
+    match field {
+        NO_EPSILON if epsilon != 1e-5 => {
+            return Err(HuggingFaceError::NoField { key: keys.key(key), value: epsilon.to_string() }.into());
+        }
+        NO_EPSILON => {}
+        field => config.put(field, decimal(epsilon)),
+    }
     let activation = activation(source)?;
     config.put("hidden_act", activation);
     if source.family.architecture.starts_with("gemma") {
@@ -259,6 +268,23 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
                     keys.count("expert_shared_feed_forward_length")?.unwrap_or(0),
                 );
             }
+            Ok(())
+        }
+        Special::PhiMoe => {
+            config.put("num_local_experts", keys.need("expert_count")?);
+            config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+            let jitter = source.model.metadata().f32_opt("moli.router_jitter")?.unwrap_or(0.01);
+            config.put("router_jitter_noise", decimal(jitter));
+            config.put("lm_head_bias", source.model.tensor("output.bias").is_some());
+            Ok(())
+        }
+        Special::MiniMaxM2 => {
+            config.put("num_local_experts", keys.need("expert_count")?);
+            config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+            config.put("intermediate_size", keys.need("expert_feed_forward_length")?);
+            config.put("rotary_dim", source.rotated);
+            config.put("scoring_func", "sigmoid");
+            config.put("use_qk_norm", true);
             Ok(())
         }
         Special::Gpt2 => {
