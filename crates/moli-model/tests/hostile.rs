@@ -45,7 +45,7 @@ fn a_position_beyond_the_table() {
     let mut runtime = load(&open(&root), BackendKind::Cpu, &OPTIONS).unwrap();
     let good = Batch {
         tokens: &[3],
-        positions: &[15],
+        positions: &[23],
         sequences: &[0],
         types: &[],
         tables: &[&[0]],
@@ -55,9 +55,9 @@ fn a_position_beyond_the_table() {
         states: &[],
     };
     runtime.forward(&good).unwrap();
-    let error = runtime.forward(&Batch { positions: &[16], ..good }).unwrap_err();
-    assert!(matches!(&error, ModelError::Batch { what: "position", actual: 16, .. }), "{error}");
-    assert!(error.to_string().contains("context of 16"), "{error}");
+    let error = runtime.forward(&Batch { positions: &[24], ..good }).unwrap_err();
+    assert!(matches!(&error, ModelError::Batch { what: "position", actual: 24, .. }), "{error}");
+    assert!(error.to_string().contains("context of 24"), "{error}");
 }
 
 #[test]
