@@ -73,12 +73,10 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
     Ok(assembly.tensors)
 }
 
-/// Fields that tell whether there are biases, what one that is absent tells, the architectures whose code reads them, and the matrices
-/// that are meant.
-const BIASES: &[(&str, Option<bool>, &[&str], &[&str])] = &[
+/// Fields that tell whether there are biases, the architectures whose code reads them, and the matrices that are meant.
+const BIASES: &[(&str, &[&str], &[&str])] = &[
     (
         "attention_bias",
-        None,
         &[
             "llama",
             "qwen3",
@@ -114,16 +112,14 @@ const BIASES: &[(&str, Option<bool>, &[&str], &[&str])] = &[
     ),
     (
         "mlp_bias",
-        None,
         &["llama", "smollm3", "granite", "deepseek2", "seed_oss", "arcee", "nemotron"],
         &["gate_proj", "up_proj", "down_proj"],
     ),
-    ("use_qkv_bias", None, &["stablelm"], &["q_proj", "k_proj", "v_proj"]),
-    ("qkv_bias", None, &["qwen2moe"], &["q_proj", "k_proj", "v_proj"]),
-    ("bias", Some(false), &["falcon"], &["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
+    ("use_qkv_bias", &["stablelm"], &["q_proj", "k_proj", "v_proj"]),
+    ("qkv_bias", &["qwen2moe"], &["q_proj", "k_proj", "v_proj"]),
+    ("bias", &["falcon"], &["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
     (
         "use_bias",
-        None,
         &["starcoder2", "ernie4_5", "ernie4_5-moe"],
         &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "c_fc", "c_proj"],
     ),
@@ -132,10 +128,12 @@ const BIASES: &[(&str, Option<bool>, &[&str], &[&str])] = &[
 /// Whether biases are there as the configuration has it, where it says so. The library computes with what the configuration says,
 /// which is another model then.
 fn biases(model: &Model<'_>, shards: &Shards) -> Result<(), FormatError> {
-    for &(field, absent, architectures, matrices) in BIASES {
+    for &(field, architectures, matrices) in BIASES {
         if !architectures.contains(&model.family.architecture) {
             continue;
         }
+        // Falcon's tells that there are none where it is absent.
+        let absent = (field == "bias").then_some(false);
         let Some(value) = model.fields.flag(field)?.or(absent) else { continue };
         let of_matrix = |name: &&String, end: &str| {
             let stem = name.strip_suffix(end).and_then(|stem| stem.rsplit('.').next());
