@@ -17,8 +17,8 @@ use crate::backend::{AttentionSpec, Rows};
 use crate::experts::Routes;
 use crate::weights::{FeedForward, Layer, Mixer, Mixture, Mlp, Norm, Weights};
 use crate::{
-    Backend, Batch, Classifier, Computed, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope,
-    Runtime, pages_of,
+    Activation, Backend, Batch, Classifier, Computed, Config, LoadOptions, MAX_OUTPUTS, ModelError,
+    PAGE_TOKENS, Rope, Runtime, pages_of,
 };
 use recurrent::Recurrence;
 
@@ -251,7 +251,7 @@ impl<B: Backend> Decoder<B> {
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
 
             // Feed-forward: what each token makes of it by itself.
-            feed_forward((b, a), c, layer, s)?;
+            feed_forward((b, a), c, layer, c.activation_of(i), s)?;
             add_to_stream(b, c, layer.post_ffn_norm.as_ref(), s)?;
         }
 
@@ -603,6 +603,7 @@ fn feed_forward<B: Backend>(
     (b, a): (&mut B, &mut Adapters<B>),
     c: &Config,
     layer: &Layer<B>,
+    activation: Activation,
     s: &mut Scratch<B>,
 ) -> Result<(), ModelError> {
     let Scratch { x, h, normed: out, gate, up, experts, downloaded, .. } = s;
@@ -612,9 +613,9 @@ fn feed_forward<B: Backend>(
         false => normed(b, x, layer.ffn_norm.as_ref(), c.norm_eps, h)?,
     };
     match (&layer.ffn, experts) {
-        (FeedForward::Dense(network), _) => mlp((b, a), c, network, (input, None), (gate, up), out),
+        (FeedForward::Dense(network), _) => mlp((b, a), activation, network, (input, None), (gate, up), out),
         (FeedForward::Experts(mixture), Some(scratch)) => {
-            mix((b, a), c, mixture, input, scratch, (gate, up, downloaded), out)
+            mix((b, a), (c, activation), mixture, input, scratch, (gate, up, downloaded), out)
         }
         // The scratch is made for the configuration that the layers follow.
         (FeedForward::Experts(_), None) => Ok(()),
@@ -624,7 +625,7 @@ fn feed_forward<B: Backend>(
 /// `down · (activation(gate · x) * (up · x))`, or without a gate `down · activation(up · x)`, of these rows of the batch.
 fn mlp<B: Backend>(
     (b, a): (&mut B, &mut Adapters<B>),
-    c: &Config,
+    activation: Activation,
     network: &Mlp<B>,
     (x, rows): (&B::Buffer, Option<&[u32]>),
     (gate, up): (&mut B::Buffer, &mut B::Buffer),
@@ -633,12 +634,12 @@ fn mlp<B: Backend>(
     match &network.gate {
         Some(matrix) => {
             a.project(b, x, rows, &mut [(matrix, &mut *gate), (&network.up, &mut *up)])?;
-            b.gated(gate, up, c.activation)?;
+            b.gated(gate, up, activation)?;
             a.project(b, gate, rows, &mut [(&network.down, out)])
         }
         None => {
             a.project(b, x, rows, &mut [(&network.up, &mut *up)])?;
-            b.activate(up, c.activation)?;
+            b.activate(up, activation)?;
             a.project(b, up, rows, &mut [(&network.down, out)])
         }
     }
@@ -647,7 +648,7 @@ fn mlp<B: Backend>(
 /// Each row through the experts that the router chooses for it, weighted and added up.
 fn mix<B: Backend>(
     (b, a): (&mut B, &mut Adapters<B>),
-    c: &Config,
+    (c, activation): (&Config, Activation),
     mixture: &Mixture<B>,
     x: &B::Buffer,
     s: &mut ExpertScratch<B>,
@@ -662,11 +663,18 @@ fn mix<B: Backend>(
     s.routes.each(|expert, rows, weights| {
         b.select(x, rows, &mut s.rows)?;
         let chosen = (&s.rows, Some(rows));
-        mlp((&mut *b, &mut *a), c, &mixture.experts[expert], chosen, (&mut *gate, &mut *up), &mut s.out)?;
+        mlp(
+            (&mut *b, &mut *a),
+            activation,
+            &mixture.experts[expert],
+            chosen,
+            (&mut *gate, &mut *up),
+            &mut s.out,
+        )?;
         b.scatter_add(&s.out, rows, weights, out)
     })?;
     let Some(shared) = &mixture.shared else { return Ok(()) };
-    mlp((&mut *b, &mut *a), c, shared, (x, None), (gate, up), &mut s.out)?;
+    mlp((&mut *b, &mut *a), activation, shared, (x, None), (gate, up), &mut s.out)?;
     let Some(gate) = &mixture.shared_gate else { return b.add(out, &s.out) };
     a.project(b, x, None, &mut [(gate, &mut s.logits)])?;
     let (rows, weights) = &mut s.all;

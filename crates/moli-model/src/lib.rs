@@ -36,7 +36,7 @@ pub use backend::Backend;
 pub use classifier::Classifier;
 pub use config::{
     ARCHITECTURES, Activation, Config, Experts, Gating, Latent, Parallel, QkNorm, Recurrent, RecurrentKind,
-    Rope, SlidingWindow, Yarn,
+    Rope, SlidingWindow, Xielu, Yarn,
 };
 pub use device::{Device, DeviceMemory, Resolved};
 pub use error::ModelError;

@@ -3,7 +3,7 @@
 use super::data::{self, Source};
 use super::family::{Encoder, Part, Special};
 use super::shards::Shards;
-use super::{HuggingFaceError, Model, delta, harmony};
+use super::{Entries, HuggingFaceError, Model, delta, harmony};
 use crate::{FormatError, Tensor};
 
 /// What may stand before the names of the language model, the longest first.
@@ -73,6 +73,37 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
     Ok(assembly.tensors)
 }
 
+/// The numbers that each layer has one of, as lists.
+pub(super) fn lists(model: &Model<'_>, shards: &Shards, entries: &mut Entries) -> Result<(), FormatError> {
+    let listed = model.family.parts.iter().filter_map(|(name, part)| match part {
+        Part::Listed(key) => Some((*name, *key)),
+        _ => None,
+    });
+    for (part, key) in listed {
+        let mut list = Vec::new();
+        for layer in 0..model.layers {
+            let name = format!("{}{layer}.{part}", model.family.layers());
+            let named = |found: &String| without_prefix(found) == name;
+            let placed = shards.tensors.iter().find(|(found, _)| named(found)).map(|(_, placed)| placed);
+            let tensor = match placed {
+                Some(placed) => &placed.tensor,
+                // Where no layer has one, as with another activation, a decoder that wants them says so.
+                None if layer == 0 => break,
+                None => return Err(HuggingFaceError::MissingTensor { tensor: name }.into()),
+            };
+            let mut numbers = data::floats(tensor.float_type()?, &tensor.data);
+            match (numbers.next(), numbers.next()) {
+                (Some(number), None) => list.push(number),
+                _ => data::expect(tensor, &[1])?,
+            }
+        }
+        if !list.is_empty() {
+            entries.plain(key, list);
+        }
+    }
+    Ok(())
+}
+
 /// Fields that tell whether there are biases, the architectures whose code reads them, and the matrices that are meant.
 const BIASES: &[(&str, &[&str], &[&str])] = &[
     (
@@ -107,6 +138,7 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
             "gptneox",
             "olmo",
             "phimoe",
+            "apertus",
         ],
         &["q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa", "query_key_value", "dense"],
     ),
@@ -283,7 +315,8 @@ impl Assembly<'_> {
             }
             Part::Transposed(stem) if end == "weight" => self.keep(new(stem), &data::transposed(tensor)?),
             Part::Transposed(stem) => self.keep(new(stem), tensor),
-            Part::Ignored => Ok(()),
+            // Lists are made of them elsewhere.
+            Part::Ignored | Part::Listed(_) => Ok(()),
             Part::Harmony(part) => {
                 let scales = |end: &str| {
                     let name = tensor.name.strip_suffix("_blocks").unwrap_or(&tensor.name);

@@ -135,6 +135,7 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
     }
     let mut tensors = assemble::tensors(&model, &shards)?;
     tensors.append(&mut extra);
+    assemble::lists(&model, &shards, &mut entries)?;
     Ok(Gguf {
         version: 3,
         sorted: gguf::sort_tensors(&tensors)?,

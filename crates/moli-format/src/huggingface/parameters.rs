@@ -308,6 +308,7 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
         Special::None
         | Special::Baichuan
         | Special::Gpt2
+        | Special::Apertus
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert

@@ -20,6 +20,10 @@ pub(super) fn write(
         Some(parameters) => Kinds::new(fields, parameters)?,
         None => Kinds { global: fields.object("rope_scaling")?, local: None },
     };
+    if model.family.special == Special::Apertus && kinds.global.is_none() {
+        // Its code takes numbers of its own then, of the published models.
+        return Err(fields.missing("rope_scaling"));
+    }
     let mut base = base(fields, kinds.global.as_ref())?.ok_or_else(|| fields.missing("rope_theta"))?;
     if let Some(scaling) = kinds.global.as_ref().filter(|_| model.family.architecture == "hunyuan-dense")
         && let Some(alpha) = scaling.number("alpha")?.filter(|&alpha| alpha > 0.0)

@@ -48,6 +48,8 @@ pub(super) struct Family {
     /// Whether each query comes with a gate.
     pub(super) gated_attention: bool,
     pub(super) activation: Activation,
+    /// Whether each layer's activation has numbers of its own instead.
+    pub(super) xielu: bool,
     /// Whether the feed-forward network has a gate.
     pub(super) gated: bool,
     /// Embeddings times the root of the width.
@@ -117,6 +119,7 @@ const PLAIN: Family = Family {
     recurrent: RecurrentFamily::None,
     gated_attention: false,
     activation: Activation::Silu,
+    xielu: false,
     gated: true,
     root_scale: false,
     windows: Windows::Refused,
@@ -165,7 +168,7 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 57] = [
+pub(super) const FAMILIES: [Family; 58] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -277,6 +280,8 @@ pub(super) const FAMILIES: [Family; 57] = [
         gated: false,
         ..PLAIN
     },
+    // arXiv:2509.14233.
+    Family { name: "apertus", qk_norm: QkNorm::Head, xielu: true, gated: false, ..PLAIN },
     Family { name: "seed_oss", ..PLAIN },
     Family { name: "hunyuan-dense", qk_norm: QkNorm::Head, rope_first: true, ..PLAIN },
     Family { name: "hunyuan-moe", qk_norm: QkNorm::Head, rope_first: true, ..PLAIN },

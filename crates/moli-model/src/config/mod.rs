@@ -7,6 +7,7 @@ mod keys;
 mod latent;
 mod recurrent;
 mod rope;
+mod xielu;
 
 use moli_format::Metadata;
 
@@ -20,6 +21,7 @@ pub use family::ARCHITECTURES;
 pub use latent::Latent;
 pub use recurrent::{Recurrent, RecurrentKind};
 pub use rope::{Rope, Yarn};
+pub use xielu::Xielu;
 
 // Beyond what any published model has; a damaged file's numbers end here instead of in an allocation.
 const MAX_LAYERS: usize = 1 << 10;
@@ -101,6 +103,8 @@ pub struct Config {
     pub logit_scale: f32,
     /// The feed-forward network's activation.
     pub activation: Activation,
+    /// That of each layer, where it has numbers of its own; empty: it is `activation` everywhere.
+    pub xielu: Vec<Xielu>,
     /// `c` in `c * tanh(logit / c)`.
     pub logit_soft_cap: Option<f32>,
     /// Whether and how Q and K are normed.
@@ -146,7 +150,7 @@ pub enum QkNorm {
 }
 
 /// The activation of the feed-forward network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
@@ -160,6 +164,8 @@ pub enum Activation {
     ReluSquared,
     /// `min(x, 7) * sigmoid(1.702 x)`, whose partner is between -7 and 7 and has 1 added (arXiv:2508.10925).
     SwigluClamped,
+    /// One whose numbers are learned.
+    Xielu(Xielu),
 }
 
 /// Layers whose queries see only the latest `tokens` keys.
@@ -262,6 +268,7 @@ impl Config {
                 attention_scale(&keys, layers, hidden / heads, width, family.latent)?
             }
         };
+        let activation = keys.activation()?;
         let [embedding, residual, logit] = scales(&keys, hidden, layers)?;
         let root_scale = if family.root_scale { (hidden as f32).sqrt() } else { 1.0 };
 
@@ -305,7 +312,11 @@ impl Config {
                 Some(divisor) => 1.0 / divisor,
                 None => 1.0,
             },
-            activation: keys.activation()?.unwrap_or(family.activation),
+            activation: activation.unwrap_or(family.activation),
+            xielu: match family.xielu && activation.is_none() {
+                true => Xielu::read(metadata, layers)?,
+                false => Vec::new(),
+            },
             logit_soft_cap: keys.factor("final_logit_softcapping")?,
             qk_norm: family.qk_norm,
             rope_first: family.rope_first,
@@ -344,6 +355,11 @@ impl Config {
     /// The greatest width inside a feed-forward network.
     pub fn widest_ffn(&self) -> usize {
         self.experts.as_ref().map_or(self.ffn, |experts| self.ffn.max(experts.ffn).max(experts.shared_ffn))
+    }
+
+    /// The activation of a layer's feed-forward network.
+    pub fn activation_of(&self, layer: usize) -> Activation {
+        self.xielu.get(layer).map_or(self.activation, |&xielu| Activation::Xielu(xielu))
     }
 
     /// The sliding window of a layer in tokens, or `None` where it sees everything.

@@ -78,6 +78,8 @@ pub(super) enum Part {
     Transposed(&'static str),
     /// What the library's code computes for itself.
     Ignored,
+    /// A number that the convention has in a list with those of the other layers, by this key.
+    Listed(&'static str),
     /// gpt-oss: gates and what they gate in turns, of all experts.
     Harmony(Harmony),
     /// Of a gated delta net what has heads of values.
@@ -162,6 +164,8 @@ pub(super) enum Special {
     Ernie,
     /// Parallel layers, each half with a norm of its own.
     GptNeoX,
+    /// An activation with learned numbers.
+    Apertus,
     /// A router that chooses one expert after the other.
     PhiMoe,
     /// A router by sigmoids, and a number of turned elements by another name.

@@ -120,6 +120,22 @@ pub(super) const MINIMAX_M2_PARTS: &[(&str, Part)] = &join::<_, 20>(&[
     &QK_NORMS,
     &[("block_sparse_moe.e_score_correction_bias", Part::Bias("exp_probs_b"))],
 ]);
+pub(super) const APERTUS_PARTS: &[(&str, Part)] = &join::<_, 15>(&[
+    &ATTENTION,
+    &QK_NORMS,
+    &[
+        ("mlp.up_proj", As("ffn_up")),
+        ("mlp.down_proj", As("ffn_down")),
+        ("attention_layernorm", As("attn_norm")),
+        ("feedforward_layernorm", As("ffn_norm")),
+        // The end of `beta` is that of a bias by another name: so it is this stem's.
+        ("mlp.act_fn", Part::Ignored),
+        ("mlp.act_fn.alpha_p", Part::Listed("xielu.alpha_p")),
+        ("mlp.act_fn.alpha_n", Part::Listed("xielu.alpha_n")),
+        ("mlp.act_fn.beta", Part::Listed("xielu.beta")),
+        ("mlp.act_fn.eps", Part::Listed("xielu.eps")),
+    ],
+]);
 pub(super) const OLMOE_PARTS: &[(&str, Part)] = &join::<_, 14>(&[&ATTENTION, &NORMS, &QK_NORMS, &EXPERTS]);
 /// The norm before the feed-forward network by the name of one behind attention.
 pub(super) const SEED_OSS_PARTS: &[(&str, Part)] = &join::<_, 9>(&[

@@ -431,6 +431,15 @@ pub(super) static FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        model_types: &["apertus"],
+        architecture: "apertus",
+        activations: &["xielu"],
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1.2e7), ("max_position_embeddings", 65_536.0)],
+        parts: APERTUS_PARTS,
+        special: Special::Apertus,
+        ..PLAIN
+    },
+    Family {
         model_types: &["phimoe"],
         architecture: "phimoe",
         defaults: &[

@@ -26,6 +26,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("granite", "GraniteForCausalLM"),
     ("granitemoe", "GraniteMoeForCausalLM"),
     ("olmo", "OlmoForCausalLM"),
+    ("apertus", "ApertusForCausalLM"),
     ("phimoe", "PhimoeForCausalLM"),
     ("minimax_m2", "MiniMaxM2ForCausalLM"),
     ("olmo2", "Olmo2ForCausalLM"),
@@ -223,6 +224,7 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
         // The encoders among them have a configuration of their own.
         Special::None
         | Special::Baichuan
+        | Special::Apertus
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert

@@ -3,7 +3,7 @@
 use super::{FolderTensor, Rows, Source, encoder};
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::{Harmony, Part, Special};
-use crate::{FormatError, Tensor};
+use crate::{Bytes, FormatError, Tensor, TensorType};
 
 /// All of a model's tensors.
 pub(super) fn all(source: &Source<'_>) -> Result<Vec<FolderTensor>, FormatError> {
@@ -12,6 +12,7 @@ pub(super) fn all(source: &Source<'_>) -> Result<Vec<FolderTensor>, FormatError>
     for tensor in source.model.tensors() {
         folder.add(tensor)?;
     }
+    folder.lists()?;
     Ok(folder.tensors)
 }
 
@@ -65,6 +66,31 @@ impl Folder<'_> {
         let old = self.source.family.names.old_stem(stem).ok_or_else(no_name)?;
         let minus_one = tensor.name == "output_norm.weight" && self.source.family.norms_from_one();
         self.tensors.push(FolderTensor { minus_one, ..plain(format!("{old}.{end}"), tensor) });
+        Ok(())
+    }
+
+    /// Adds the numbers of each layer that the convention has as lists.
+    fn lists(&mut self) -> Result<(), FormatError> {
+        for (pattern, part) in self.source.family.parts {
+            let Part::Listed(key) = part else { continue };
+            let Some(numbers) = self.source.model.metadata().f32s_opt(key)? else { continue };
+            if numbers.len() != self.source.layers {
+                let (key, value) = ((*key).to_owned(), format!("{} numbers", numbers.len()));
+                return Err(HuggingFaceError::NoField { key, value }.into());
+            }
+            for (layer, number) in numbers.iter().enumerate() {
+                let names = self.source.family.names;
+                let tensor = Tensor {
+                    name: format!("{}{}{layer}.{pattern}", names.prefix, names.layers),
+                    ttype: TensorType::F32,
+                    dims: vec![1],
+                    data: Bytes::from_vec(number.to_le_bytes().to_vec()),
+                };
+                // Two of them are learned, and vectors of one element.
+                let shape = if key.contains("alpha") { vec![1] } else { Vec::new() };
+                self.tensors.push(made(tensor.name.clone(), shape, vec![stretch(&tensor, 1)]));
+            }
+        }
         Ok(())
     }
 
