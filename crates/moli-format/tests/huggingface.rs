@@ -288,6 +288,29 @@ fn fields_that_ask_for_what_is_not_computed() {
         let named = text.contains(field) || text.contains("rope_type") || text.contains("mrope_section");
         assert!(named, "{text}");
     }
+    for (name, field, value) in [
+        ("gpt2", "scale_attn_weights", json!(false)),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true)),
+        ("gpt2", "add_cross_attention", json!(true)),
+        ("falcon", "alibi", json!(true)),
+        ("falcon", "parallel_attn", json!(false)),
+        ("falcon", "n_embed", json!(44)),
+        ("falcon", "num_ln_in_parallel_attn", json!(2)),
+        ("falcon", "partial_rotary_factor", json!(0.5)),
+        ("falcon_new", "parallel_attn", json!(false)),
+        ("olmo", "clip_qkv", json!(8.0)),
+        ("phimoe", "num_experts_per_tok", json!(3)),
+        ("minimax_m2", "scoring_func", json!("softmax")),
+    ] {
+        let config: Value =
+            serde_json::from_slice(&fs::read(fixtures().join(name).join(CONFIG)).unwrap()).unwrap();
+        match HuggingFaceConfig::parse(&with(config, &json!({ field: value })).to_string()) {
+            Err(FormatError::HuggingFace(HuggingFaceError::Unsupported { field: named, .. })) => {
+                assert_eq!(named, field, "{name}");
+            }
+            other => panic!("{name}, {field}: {other:?}"),
+        }
+    }
     let config = with(llama(), &json!({ "quantization_config": { "quant_method": "quip" } }));
     let error = refused_as(folder(&config, &llama_tensors("model.")).path());
     assert!(matches!(&error, HuggingFaceError::Quantized { method } if method == "quip"), "{error:?}");
@@ -697,6 +720,29 @@ fn what_a_configuration_leaves_out() {
     let metadata = parsed("gpt_oss", json!({ "num_local_experts": 4, "layer_types": null }));
     assert_eq!(metadata.str("gpt-oss.rope.scaling.type").unwrap(), "yarn");
     assert_eq!(metadata.f32("gpt-oss.rope.freq_base").unwrap(), 150_000.0);
+    // Configurations that call their fields by names of their own.
+    let metadata = HuggingFaceConfig::parse(
+        r#"{"model_type": "gpt2", "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": null, "vocab_size": 30}"#,
+    );
+    let metadata = metadata.unwrap().metadata;
+    for (key, value) in
+        [("context_length", 1024), ("feed_forward_length", 96), ("attention.head_count_kv", 3)]
+    {
+        assert_eq!(metadata.u64(&format!("gpt2.{key}")).unwrap(), value, "{key}");
+    }
+    let metadata = parsed("gpt_neox", json!({ "rope_theta": 5.0, "num_key_value_heads": 1 }));
+    assert_eq!(metadata.f32("gptneox.rope.freq_base").unwrap(), 1e4);
+    assert_eq!(metadata.u64("gptneox.attention.head_count_kv").unwrap(), 2);
+    assert!(metadata.bool("gptneox.use_parallel_residual").unwrap());
+    for (fields, heads) in [
+        (json!({ "num_kv_heads": 2 }), 1),
+        (json!({ "multi_query": false, "num_kv_heads": null }), 2),
+        (json!({ "new_decoder_architecture": true, "num_kv_heads": null }), 2),
+        (json!({ "new_decoder_architecture": true, "num_kv_heads": 1 }), 1),
+    ] {
+        let metadata = parsed("falcon", fields.clone());
+        assert_eq!(metadata.u64("falcon.attention.head_count_kv").unwrap(), heads, "{fields}");
+    }
     let metadata = parsed("deepseek_v3", json!({}));
     for (key, value) in [
         ("attention.kv_lora_rank", 512),

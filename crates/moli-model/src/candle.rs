@@ -13,7 +13,7 @@ use moli_format::{Tensor, TensorType};
 use moli_kernels::{RopeAngles, RopeStyle};
 
 use crate::backend::{AttentionSpec, Rows};
-use crate::config::Activation;
+use crate::config::{Activation, Xielu};
 use crate::weights::{Linear, Norm};
 use crate::{Backend, KvShape, KvType, ModelError, PAGE_TOKENS};
 
@@ -160,6 +160,15 @@ fn rms_norm(
 ) -> candle_core::Result<candle_core::Tensor> {
     let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
     x.broadcast_div(&(mean + f64::from(eps))?.sqrt()?)?.broadcast_mul(gain)
+}
+
+fn xielu(x: &candle_core::Tensor, numbers: Xielu) -> candle_core::Result<candle_core::Tensor> {
+    let [positive, negative, linear, limit] = numbers.numbers().map(f64::from);
+    let above = (x.relu()?.sqr()? * positive)?;
+    let below = ((x.minimum(limit)?.exp()? - 1.0)? - x.minimum(0.0)?)?;
+    // Above 0 what is left of it is that of the limit, which is no part of the other.
+    let below = (x.le(0.0)?.to_dtype(DType::F32)? * (below * negative)?)?;
+    (above + below)? + (x * linear)?
 }
 
 impl Backend for CandleBackend {
@@ -442,6 +451,7 @@ impl Backend for CandleBackend {
             Activation::GeluErf => gate.gelu_erf()? * up,
             Activation::Relu => gate.relu()? * up,
             Activation::ReluSquared => gate.relu()?.sqr()? * up,
+            Activation::Xielu(numbers) => xielu(gate, numbers)? * up,
             Activation::SwigluClamped => {
                 let clamped = gate.minimum(7.0)?;
                 let factor = ((&clamped * -1.702)?.exp()? + 1.0)?.recip()?;
@@ -459,6 +469,7 @@ impl Backend for CandleBackend {
             Activation::GeluErf => x.gelu_erf(),
             Activation::Relu => x.relu(),
             Activation::ReluSquared => x.relu().and_then(|x| x.sqr()),
+            Activation::Xielu(numbers) => xielu(x, numbers),
             Activation::SwigluClamped => return Err(ModelError::NoGate),
         };
         *x = activated.during("activation")?;

@@ -285,7 +285,7 @@ impl Backend for CpuBackend {
             Activation::Silu => self.kernels.swiglu(&self.pool, gate.data_mut(), up.data()),
             Activation::GeluTanh => self.kernels.geglu(&self.pool, gate.data_mut(), up.data()),
             Activation::GeluErf => self.kernels.geglu_erf(&self.pool, gate.data_mut(), up.data()),
-            Activation::Relu | Activation::ReluSquared => {
+            Activation::Relu | Activation::ReluSquared | Activation::Xielu(_) => {
                 self.activate(gate, activation)?;
                 self.kernels.multiply(&self.pool, gate.data_mut(), up.data());
             }
@@ -303,6 +303,7 @@ impl Backend for CpuBackend {
             Activation::GeluErf => self.kernels.gelu_erf(&self.pool, x.data_mut()),
             Activation::Relu => self.kernels.relu(&self.pool, x.data_mut()),
             Activation::ReluSquared => self.kernels.relu_squared(&self.pool, x.data_mut()),
+            Activation::Xielu(xielu) => self.kernels.xielu(&self.pool, x.data_mut(), xielu.numbers()),
             Activation::SwigluClamped => return Err(ModelError::NoGate),
         }
         Ok(())

@@ -47,15 +47,16 @@ fn of_tensor(tensor: &Tensor) -> impl FnOnce(CudaError) -> ModelError + '_ {
     }
 }
 
-fn function(activation: Activation) -> Function {
-    match activation {
+fn function(activation: Activation) -> Option<Function> {
+    Some(match activation {
         Activation::Silu => Function::Silu,
         Activation::GeluTanh => Function::GeluTanh,
         Activation::GeluErf => Function::GeluErf,
         Activation::Relu => Function::Relu,
         Activation::ReluSquared => Function::ReluSquared,
         Activation::SwigluClamped => Function::SwigluClamped,
-    }
+        Activation::Xielu(_) => return None,
+    })
 }
 
 impl Backend for CudaBackend {
@@ -236,14 +237,20 @@ impl Backend for CudaBackend {
         up: &Self::Buffer,
         activation: Activation,
     ) -> Result<(), ModelError> {
-        Ok(self.gpu.gated(gate, up, function(activation))?)
+        match function(activation) {
+            Some(function) => Ok(self.gpu.gated(gate, up, function)?),
+            None => self.unsupported("xIELU"),
+        }
     }
 
     fn activate(&mut self, x: &mut Self::Buffer, activation: Activation) -> Result<(), ModelError> {
         if activation == Activation::SwigluClamped {
             return Err(ModelError::NoGate);
         }
-        Ok(self.gpu.activate(x, function(activation))?)
+        match function(activation) {
+            Some(function) => Ok(self.gpu.activate(x, function)?),
+            None => self.unsupported("xIELU"),
+        }
     }
 
     fn scale(&mut self, x: &mut Self::Buffer, factor: f32) -> Result<(), ModelError> {

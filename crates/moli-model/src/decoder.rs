@@ -20,8 +20,8 @@ use crate::weights::{
     FeedForward, KeyValue, Layer, LayerInput, LayerInputs, Mixer, Mixture, Mlp, Norm, Weights,
 };
 use crate::{
-    Backend, Batch, Classifier, Computed, Config, LoadOptions, MAX_OUTPUTS, ModelError, PAGE_TOKENS, Rope,
-    Runtime, pages_of,
+    Activation, Backend, Batch, Classifier, Computed, Config, LoadOptions, MAX_OUTPUTS, ModelError,
+    PAGE_TOKENS, Rope, Runtime, pages_of,
 };
 use altup::StreamScratch;
 use recurrent::Recurrence;
@@ -279,11 +279,14 @@ impl<B: Backend> Decoder<B> {
                 }
             };
             a.project(b, found, None, &mut [(&layer.o, &mut s.normed)])?;
+            if layer.parallel && layer.ffn_norm.is_some() {
+                normed(b, &s.x, layer.ffn_norm.as_ref(), c.norm_eps, &mut s.h)?;
+            }
             add_to_stream(b, c, layer.post_attn_norm.as_ref(), s)?;
             altup::join(b, s)?;
 
             // Feed-forward: what each token makes of it by itself.
-            feed_forward((b, a), c, layer, s)?;
+            feed_forward((b, a), c, layer, c.activation_of(i), s)?;
             add_to_stream(b, c, layer.post_ffn_norm.as_ref(), s)?;
 
             // What the token itself means to this layer.
@@ -363,6 +366,11 @@ impl<B: Backend> Decoder<B> {
             if let Some(&row) = wanted.iter().find(|&&row| row as usize >= rows) {
                 return bad(what, row as usize, format!("below the {rows} rows"));
             }
+        }
+        let (learned, context) = (self.config.learned_positions, self.config.context_train);
+        let beyond = |&&position: &&u32| learned && position as usize >= context;
+        if let Some(&position) = batch.positions.iter().find(beyond) {
+            return bad("position", position as usize, format!("below the model's context of {context}"));
         }
         self.adapters.check(batch)?;
         self.check_whole(batch)?;
@@ -711,27 +719,36 @@ fn feed_forward<B: Backend>(
     (b, a): (&mut B, &mut Adapters<B>),
     c: &Config,
     layer: &Layer<B>,
+    activation: Activation,
     s: &mut Scratch<B>,
 ) -> Result<(), ModelError> {
     let Scratch { x, h, normed: out, gate, up, experts, beside, downloaded, .. } = s;
-    let input = match &layer.ffn_norm {
-        // What attention read is still there.
-        None if c.parallel => &*h,
-        norm => normed(b, x, norm.as_ref(), c.norm_eps, h)?,
+    let input = match layer.parallel {
+        // What it reads is there already, of its own norm or of attention's.
+        true => &*h,
+        false => normed(b, x, layer.ffn_norm.as_ref(), c.norm_eps, h)?,
     };
     match (&layer.ffn, experts, beside) {
-        (FeedForward::Dense(network), ..) => mlp((b, a), c, network, (input, None), (gate, up), out),
+        (FeedForward::Dense(network), ..) => mlp((b, a), activation, network, (input, None), (gate, up), out),
         (FeedForward::Experts(mixture), Some(scratch), _) => {
             route((&mut *b, &mut *a), c, mixture, input, scratch, downloaded)?;
-            mix((b, a), c, mixture, input, scratch, (gate, up, downloaded), out)
+            mix((b, a), (c, activation), mixture, input, scratch, (gate, up, downloaded), out)
         }
         (FeedForward::Both(both), Some(scratch), Some(beside)) => {
-            mlp((&mut *b, &mut *a), c, &both.dense, (input, None), (gate, up), beside)?;
+            mlp((&mut *b, &mut *a), activation, &both.dense, (input, None), (gate, up), beside)?;
             b.norm(beside, &both.dense_norm, c.norm_eps, h)?;
             b.norm(x, &both.router_norm, c.norm_eps, out)?;
             route((&mut *b, &mut *a), c, &both.mixture, out, scratch, downloaded)?;
             b.norm(x, &both.mixture_norm, c.norm_eps, out)?;
-            mix((&mut *b, &mut *a), c, &both.mixture, out, scratch, (gate, up, downloaded), beside)?;
+            mix(
+                (&mut *b, &mut *a),
+                (c, activation),
+                &both.mixture,
+                out,
+                scratch,
+                (gate, up, downloaded),
+                beside,
+            )?;
             b.norm(beside, &both.mixed_norm, c.norm_eps, out)?;
             b.add(out, h)
         }
@@ -743,7 +760,7 @@ fn feed_forward<B: Backend>(
 /// `down · (activation(gate · x) * (up · x))`, or without a gate `down · activation(up · x)`, of these rows of the batch.
 fn mlp<B: Backend>(
     (b, a): (&mut B, &mut Adapters<B>),
-    c: &Config,
+    activation: Activation,
     network: &Mlp<B>,
     (x, rows): (&B::Buffer, Option<&[u32]>),
     (gate, up): (&mut B::Buffer, &mut B::Buffer),
@@ -755,12 +772,12 @@ fn mlp<B: Backend>(
             if let Some(cutoff) = network.cutoff {
                 b.cut_off(gate, cutoff)?;
             }
-            b.gated(gate, up, c.activation)?;
+            b.gated(gate, up, activation)?;
             a.project(b, gate, rows, &mut [(&network.down, out)])
         }
         None => {
             a.project(b, x, rows, &mut [(&network.up, &mut *up)])?;
-            b.activate(up, c.activation)?;
+            b.activate(up, activation)?;
             a.project(b, up, rows, &mut [(&network.down, out)])
         }
     }
@@ -784,7 +801,7 @@ fn route<B: Backend>(
 /// Each row through the experts that were chosen for it, weighted and added up.
 fn mix<B: Backend>(
     (b, a): (&mut B, &mut Adapters<B>),
-    c: &Config,
+    (c, activation): (&Config, Activation),
     mixture: &Mixture<B>,
     x: &B::Buffer,
     s: &mut ExpertScratch<B>,
@@ -796,11 +813,18 @@ fn mix<B: Backend>(
     s.routes.each(|expert, rows, weights| {
         b.select(x, rows, &mut s.rows)?;
         let chosen = (&s.rows, Some(rows));
-        mlp((&mut *b, &mut *a), c, &mixture.experts[expert], chosen, (&mut *gate, &mut *up), &mut s.out)?;
+        mlp(
+            (&mut *b, &mut *a),
+            activation,
+            &mixture.experts[expert],
+            chosen,
+            (&mut *gate, &mut *up),
+            &mut s.out,
+        )?;
         b.scatter_add(&s.out, rows, weights, out)
     })?;
     let Some(shared) = &mixture.shared else { return Ok(()) };
-    mlp((&mut *b, &mut *a), c, shared, (x, None), (gate, up), &mut s.out)?;
+    mlp((&mut *b, &mut *a), activation, shared, (x, None), (gate, up), &mut s.out)?;
     let Some(gate) = &mixture.shared_gate else { return b.add(out, &s.out) };
     a.project(b, x, None, &mut [(gate, &mut s.logits)])?;
     let (rows, weights) = &mut s.all;

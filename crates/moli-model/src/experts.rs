@@ -44,6 +44,12 @@ impl Routes {
     fn row(&mut self, experts: &Experts, row: u32, logits: &[f32], bias: Option<&[f32]>) {
         let Self { chosen, scores, order, groups, .. } = self;
         scores.clear();
+        if experts.gating == Gating::SparseMixer {
+            scores.extend(logits);
+            let mix = (0..experts.used).map(|_| mixed(scores, logits, experts.tolerance));
+            chosen.extend(mix.map(|(expert, weight)| (expert, row, weight * experts.scale)));
+            return;
+        }
         match experts.gating {
             Gating::Softmax => {
                 let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -51,6 +57,8 @@ impl Routes {
                 let total: f32 = scores.iter().sum();
                 scores.iter_mut().for_each(|score| *score /= total);
             }
+            // Is done by now.
+            Gating::SparseMixer => {}
             Gating::Sigmoid => scores.extend(logits.iter().map(|&logit| 1.0 / (1.0 + (-logit).exp()))),
         }
         let choice = |expert: usize| scores[expert] + bias.map_or(0.0, |bias| bias[expert]);
@@ -80,6 +88,22 @@ impl Routes {
     }
 }
 
+/// The greatest of what is left, which then is not, and its share of those near it.
+fn mixed(left: &mut [f32], logits: &[f32], tolerance: f32) -> (usize, f32) {
+    let greater =
+        |best: usize, (expert, score): (usize, &f32)| if *score > left[best] { expert } else { best };
+    let expert = left.iter().enumerate().fold(0, greater);
+    let greatest = left[expert];
+    let near = left.iter().zip(logits).filter(|&(_, logit)| {
+        // Of numbers that are none, as those of an expert that was chosen already, nothing is too far.
+        let far = (greatest - logit) / logit.abs().max(greatest) > tolerance;
+        !far
+    });
+    let total: f32 = near.map(|(score, _)| (score - greatest).exp()).sum();
+    left[expert] = f32::NEG_INFINITY;
+    (expert, 1.0 / total)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +118,7 @@ mod tests {
             normalised,
             scale: 2.0,
             beside: false,
+            tolerance: 0.02,
             groups,
         }
     }
@@ -129,6 +154,20 @@ mod tests {
         let bias = [0.0, 0.0, 0.1, 0.0, 0.0, 0.2];
         let got = choose(&experts(Gating::Sigmoid, false, None), &logits, Some(&bias));
         assert_eq!(got, [(2, 0, 1.0), (5, 0, 1.0)]);
+    }
+
+    #[test]
+    fn each_is_weighted_among_those_near_it() {
+        let experts = Experts { scale: 1.0, ..experts(Gating::SparseMixer, false, None) };
+        // The first has one near it, which is the second choice with none near.
+        let got = choose(&experts, &[1.0, 2.0, 0.0, 1.98, 1.5, -2.0], None);
+        let near = 1.0 / (1.0 + (-0.02f32).exp());
+        assert_eq!((got[0].0, got[1].0, got[1].2), (1, 3, 1.0));
+        assert!((got[0].2 - near).abs() < 1e-6, "{got:?}");
+        // Of six equals the first two, each of as many as are left.
+        let got = choose(&experts, &[1.0; 6], None);
+        assert_eq!((got[0].0, got[1].0), (0, 1));
+        assert!((got[0].2 - 1.0 / 6.0).abs() < 1e-6 && (got[1].2 - 1.0 / 5.0).abs() < 1e-6, "{got:?}");
     }
 
     #[test]

@@ -99,10 +99,12 @@ impl Footprint {
             let boxes = (boxed as u64).saturating_mul(recurrent.count() as u64);
             copied.fold(states.saturating_add(boxes), u64::saturating_add)
         });
-        // Norms of values have gains of one, which no file has.
+        // Norms without gains, and those of values, multiply by ones, which no file has.
+        let plain =
+            if config.norm_gains { 0 } else { floats(config.hidden) * (2 * config.layers as u64 + 1) };
         let ones =
             config.kv_shapes().into_iter().filter(|_| config.value_norm).map(|shape| floats(shape.head_dim));
-        let ones = ones.fold(0, u64::saturating_add);
+        let ones = ones.fold(plain, u64::saturating_add);
         let streams = config.altup.map_or(0, |altup| {
             // Norms that give factors have gains of zero, which no file has.
             let layer = size_of::<LayerStreams<CpuBackend>>() as u64 + floats(config.hidden);

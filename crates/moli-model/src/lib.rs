@@ -35,8 +35,8 @@ pub use adapter::{Adapted, LowRank, adapter_bytes};
 pub use backend::Backend;
 pub use classifier::Classifier;
 pub use config::{
-    ARCHITECTURES, Activation, AltUp, Config, Experts, Gating, KvShape, Latent, QkNorm, Recurrent,
-    RecurrentKind, Rope, SlidingWindow, Yarn,
+    ARCHITECTURES, Activation, AltUp, Config, Experts, Gating, KvShape, Latent, Parallel, QkNorm, Recurrent,
+    RecurrentKind, Rope, SlidingWindow, Xielu, Yarn,
 };
 pub use device::{Device, DeviceMemory, Resolved};
 pub use error::ModelError;

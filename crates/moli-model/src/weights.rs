@@ -14,7 +14,7 @@ use moli_format::{Adapter, Gguf, Tensor, TensorType};
 
 use crate::adapter::LowRank;
 use crate::classifier::{Dense, MAX_LABELS};
-use crate::{Backend, Classifier, Config, Experts, ModelError, QkNorm, RecurrentKind};
+use crate::{Backend, Classifier, Config, Experts, ModelError, Parallel, QkNorm, RecurrentKind};
 
 pub use altup::{LayerStreams, Streams};
 pub use latent::LatentAttention;
@@ -58,9 +58,11 @@ pub struct Layer<B: Backend> {
     pub sinks: Option<B::Vector>,
     /// Back to the residual stream, `[hidden, width of what was learnt]`.
     pub o: Linear<B>,
+    /// Whether the feed-forward network reads the residual stream as attention found it.
+    pub parallel: bool,
     /// After attention.
     pub post_attn_norm: Option<Norm<B::Vector>>,
-    /// Before the feed-forward network.
+    /// Before the feed-forward network; `None` in a parallel layer: it reads what attention read.
     pub ffn_norm: Option<Norm<B::Vector>>,
     /// The feed-forward network.
     pub ffn: FeedForward<B>,
@@ -291,7 +293,19 @@ impl<'a, B: Backend> Loader<'a, B> {
         let name = |suffix: &str| format!("blk.{i}.{suffix}");
         // What gpt-oss calls the norm after attention is the one before the feed-forward network.
         let before_ffn = if self.has(&name("ffn_norm.weight")) { "ffn_norm" } else { "post_attention_norm" };
-        let no_ffn_norm = !self.has(&name(&format!("{before_ffn}.weight")));
+        let (parallel, shared) = match config.parallel {
+            Parallel::No => (false, false),
+            Parallel::Unnormed => {
+                let shared = !self.has(&name(&format!("{before_ffn}.weight")));
+                (shared, shared)
+            }
+            Parallel::Own => (true, false),
+            Parallel::Second => (true, !self.has(&name("attn_norm_2.weight"))),
+        };
+        let (before_attn, before_ffn) = match config.parallel {
+            Parallel::Second if !shared => ("attn_norm_2", "attn_norm"),
+            _ => ("attn_norm", before_ffn),
+        };
         let norm = |loader: &mut Self, wanted: bool, stem: &str| {
             wanted.then(|| loader.norm(&name(stem), hidden)).transpose()
         };
@@ -307,7 +321,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             Some(kind @ RecurrentKind::DeltaNet { .. }) => ("ssm_out", kind.width(hidden)),
         };
         Ok(Layer {
-            attn_norm: norm(self, config.pre_norm && (i > 0 || !config.embedding_norm), "attn_norm")?,
+            attn_norm: norm(self, config.pre_norm && (i > 0 || !config.embedding_norm), before_attn)?,
             mixer: match (recurrent, &config.latent) {
                 (Some(recurrent), _) => self.recurrent(i, recurrent)?,
                 (None, Some(latent)) => Mixer::Latent(Box::new(self.latent(i, latent)?)),
@@ -316,7 +330,8 @@ impl<'a, B: Backend> Loader<'a, B> {
             sinks: config.sinks.then(|| self.vector(&name("attn_sinks.weight"), config.heads)).transpose()?,
             o: self.linear(&name(out), hidden, width, Bias::Optional)?,
             post_attn_norm: norm(self, behind, behind_attn)?,
-            ffn_norm: norm(self, config.pre_norm && !(config.parallel && no_ffn_norm), before_ffn)?,
+            parallel,
+            ffn_norm: norm(self, config.pre_norm && !shared, before_ffn)?,
             ffn: match &config.experts {
                 Some(experts) if self.has(&name("ffn_gate_inp.weight")) && experts.beside => {
                     FeedForward::Both(Box::new(self.both(i, experts)?))
@@ -555,7 +570,10 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn norm(&mut self, stem: &str, len: usize) -> Result<Norm<B::Vector>, ModelError> {
-        let gain = self.vector(&format!("{stem}.weight"), len)?;
+        let gain = match self.config.norm_gains {
+            true => self.vector(&format!("{stem}.weight"), len)?,
+            false => self.backend.vector(vec![1.0; len])?,
+        };
         if !self.config.layer_norm {
             return Ok(Norm::Rms { gain });
         }

@@ -38,6 +38,28 @@ fn assert_out_of_range(error: &ModelError, expected: &str) {
     }
 }
 
+/// Learned positions end with their table.
+#[test]
+fn a_position_beyond_the_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/architectures/gpt2");
+    let mut runtime = load(&open(&root), BackendKind::Cpu, &OPTIONS).unwrap();
+    let good = Batch {
+        tokens: &[3],
+        positions: &[23],
+        sequences: &[0],
+        types: &[],
+        tables: &[&[0]],
+        adapters: &[],
+        recurrent: &[],
+        outputs: &[0],
+        states: &[],
+    };
+    runtime.forward(&good).unwrap();
+    let error = runtime.forward(&Batch { positions: &[24], ..good }).unwrap_err();
+    assert!(matches!(&error, ModelError::Batch { what: "position", actual: 24, .. }), "{error}");
+    assert!(error.to_string().contains("context of 24"), "{error}");
+}
+
 #[test]
 fn block_count_of_100_000() {
     assert_out_of_range(&error_with("llama.block_count", 100_000u32), "llama.block_count");

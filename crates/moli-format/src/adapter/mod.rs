@@ -126,7 +126,7 @@ pub(crate) enum Order {
 pub(crate) struct Target<'a> {
     gguf: &'a Gguf,
     pub(crate) architecture: &'a str,
-    heads: usize,
+    pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     /// `None`: its architecture has one order only.
     order: Option<Order>,

@@ -3,7 +3,7 @@
 use super::data::{self, Source};
 use super::family::{Encoder, Part, Special};
 use super::shards::Shards;
-use super::{HuggingFaceError, Model, delta, gemma4, harmony};
+use super::{Entries, HuggingFaceError, Model, delta, gemma4, harmony};
 use crate::{FormatError, Tensor};
 
 /// What may stand before the names of the language model, the longest first.
@@ -14,6 +14,8 @@ const PREFIXES: &[&str] = &[
     "language_model.",
     "model.",
     "ernie.",
+    "gpt_neox.",
+    "transformer.",
     "bert.",
     "roberta.",
     "nomic_bert.",
@@ -35,11 +37,15 @@ const SENSES: &[&str] = &[
 /// All tensors of the language model, renamed. Those that are unknown are an error, since leaving one out would change the
 /// model.
 pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>, FormatError> {
-    let saved = |wanted: &[&str]| {
-        let named = |name: &&String| wanted.contains(&without_prefix(name));
+    let names = model.family.names;
+    let saved = |wanted: &str| {
+        let named = |name: &str| {
+            let (stem, end) = ending(without_prefix(name));
+            end == "weight" && names.new_stem(stem) == Some(wanted)
+        };
         shards.tensors.iter().find(|(name, _)| named(name)).map(|(_, placed)| &placed.tensor)
     };
-    let (head, embeddings) = (saved(&["lm_head.weight", "output.weight"]), saved(&["embed_tokens.weight"]));
+    let (head, embeddings) = (saved("output"), saved("token_embd"));
     let tied = match (model.tied, head, embeddings) {
         // Whoever tied them did not save the same weights twice.
         (None, head, _) => head.is_none(),
@@ -58,7 +64,8 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
     }
     // Without this, a decoder would take the embeddings.
     if !tied && !assembly.tensors.iter().any(|tensor| tensor.name == "output.weight") {
-        return Err(HuggingFaceError::MissingTensor { tensor: "lm_head.weight".to_owned() }.into());
+        let head = names.old_stem("output").unwrap_or_default();
+        return Err(HuggingFaceError::MissingTensor { tensor: format!("{head}.weight") }.into());
     }
     assembly.check_values()?;
     assembly.add_streams()?;
@@ -67,6 +74,37 @@ pub(super) fn tensors(model: &Model<'_>, shards: &Shards) -> Result<Vec<Tensor>,
         biases(model, shards)?;
     }
     Ok(assembly.tensors)
+}
+
+/// The numbers that each layer has one of, as lists.
+pub(super) fn lists(model: &Model<'_>, shards: &Shards, entries: &mut Entries) -> Result<(), FormatError> {
+    let listed = model.family.parts.iter().filter_map(|(name, part)| match part {
+        Part::Listed(key) => Some((*name, *key)),
+        _ => None,
+    });
+    for (part, key) in listed {
+        let mut list = Vec::new();
+        for layer in 0..model.layers {
+            let name = format!("{}{layer}.{part}", model.family.layers());
+            let named = |found: &String| without_prefix(found) == name;
+            let placed = shards.tensors.iter().find(|(found, _)| named(found)).map(|(_, placed)| placed);
+            let tensor = match placed {
+                Some(placed) => &placed.tensor,
+                // Where no layer has one, as with another activation, a decoder that wants them says so.
+                None if layer == 0 => break,
+                None => return Err(HuggingFaceError::MissingTensor { tensor: name }.into()),
+            };
+            let mut numbers = data::floats(tensor.float_type()?, &tensor.data);
+            match (numbers.next(), numbers.next()) {
+                (Some(number), None) => list.push(number),
+                _ => data::expect(tensor, &[1])?,
+            }
+        }
+        if !list.is_empty() {
+            entries.plain(key, list);
+        }
+    }
+    Ok(())
 }
 
 /// Fields that tell whether there are biases, the architectures whose code reads them, and the matrices that are meant.
@@ -102,8 +140,12 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
             "hunyuan-dense",
             "arcee",
             "nemotron",
+            "gptneox",
+            "olmo",
+            "phimoe",
+            "apertus",
         ],
-        &["q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"],
+        &["q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa", "query_key_value", "dense"],
     ),
     (
         "mlp_bias",
@@ -112,6 +154,7 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
     ),
     ("use_qkv_bias", &["stablelm"], &["q_proj", "k_proj", "v_proj"]),
     ("qkv_bias", &["qwen2moe"], &["q_proj", "k_proj", "v_proj"]),
+    ("bias", &["falcon"], &["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
     (
         "use_bias",
         &["starcoder2", "ernie4_5", "ernie4_5-moe"],
@@ -123,13 +166,16 @@ const BIASES: &[(&str, &[&str], &[&str])] = &[
 /// which is another model then.
 fn biases(model: &Model<'_>, shards: &Shards) -> Result<(), FormatError> {
     for &(field, architectures, matrices) in BIASES {
-        let Some(value) = model.fields.flag(field)? else { continue };
         if !architectures.contains(&model.family.architecture) {
             continue;
         }
+        // Falcon's tells that there are none where it is absent.
+        let absent = (field == "bias").then_some(false);
+        let Some(value) = model.fields.flag(field)?.or(absent) else { continue };
         let of_matrix = |name: &&String, end: &str| {
             let stem = name.strip_suffix(end).and_then(|stem| stem.rsplit('.').next());
-            stem.is_some_and(|stem| matrices.contains(&stem)) && without_prefix(name).starts_with("layers.")
+            let layers = model.family.layers();
+            stem.is_some_and(|stem| matrices.contains(&stem)) && without_prefix(name).starts_with(layers)
         };
         let find = |end: &str| shards.tensors.keys().find(|name| of_matrix(name, end));
         let tensor = match (value, find(".bias")) {
@@ -171,7 +217,7 @@ impl Assembly<'_> {
         }
         // A tensor of nothing could have any number of rows.
         data::dims(&tensor.name, &tensor.shape)?;
-        let layers = self.model.family.encoder.map_or("layers.", |encoder| encoder.layers);
+        let layers = self.model.family.layers();
         if let Some((layer, part)) = name.strip_prefix(layers).and_then(|rest| rest.split_once('.')) {
             let layer: u32 = layer.parse().map_err(|_| self.unknown(tensor))?;
             if layer < self.model.layers {
@@ -183,30 +229,24 @@ impl Assembly<'_> {
         if let Some(encoder) = self.model.family.encoder {
             return self.around(encoder, name, tensor);
         }
-        let new = match name {
-            "embed_tokens.weight" | "tok_embeddings.weight" => "token_embd.weight",
-            "norm.weight" if self.model.family.norms_from_one() => {
-                self.tensors.push(data::plus_one("output_norm.weight".to_owned(), tensor)?);
-                return Ok(());
-            }
-            "embedding_norm.weight" if self.model.family.special == Special::Lfm2 => "token_embd_norm.weight",
-            "norm.weight" | "final_layernorm.weight" => "output_norm.weight",
-            "norm.bias" | "final_layernorm.bias" => "output_norm.bias",
-            "lm_head.weight" | "output.weight" if self.tied => return Ok(()),
-            "lm_head.weight" | "output.weight" if self.model.unit_output => {
-                self.tensors.push(data::unit_rows("output.weight".to_owned(), tensor)?);
-                return Ok(());
-            }
-            "lm_head.weight" | "output.weight" => "output.weight",
-            "lm_head.bias" => "output.bias",
-            "embed_tokens_per_layer.weight" if self.layers.is_some() => "per_layer_token_embd.weight",
-            "per_layer_model_projection.weight" if self.layers.is_some() => "per_layer_model_proj.weight",
+        if gemma4::is_way(self.model, name)? {
             // All of them together, later.
-            name if gemma4::is_way(self.model, name)? => return Ok(()),
-            "per_layer_projection_norm.weight" if self.layers.is_some() => "per_layer_proj_norm.weight",
-            _ => return Err(self.unknown(tensor).into()),
-        };
-        self.keep(new.to_owned(), tensor)
+            return Ok(());
+        }
+        let (stem, end) = ending(name);
+        let new = self.model.family.names.new_stem(stem).ok_or_else(|| self.unknown(tensor))?;
+        let name = format!("{new}.{end}");
+        match (new, end) {
+            ("output_norm", "weight") if self.model.family.norms_from_one() => {
+                self.tensors.push(data::plus_one(name, tensor)?);
+            }
+            ("output", "weight") if self.tied => {}
+            ("output", "weight") if self.model.unit_output => {
+                self.tensors.push(data::unit_rows(name, tensor)?);
+            }
+            _ => self.keep(name, tensor)?,
+        }
+        Ok(())
     }
 
     /// A tensor of an encoder that is in no layer.
@@ -318,6 +358,18 @@ impl Assembly<'_> {
             Part::Down => self.keep(new("ffn_down_exps"), tensor),
             Part::Qkv => self.qkv(tensor, &new, 1),
             Part::GroupedQkv => self.qkv(tensor, &new, self.model.kv_heads as usize),
+            Part::FusedQkv => {
+                let parts = self.split(tensor, self.model.kv_heads as usize)?;
+                match self.model.kv_heads {
+                    // They are in that order already.
+                    1 => self.keep(new("attn_qkv"), tensor),
+                    _ => self.keep(new("attn_qkv"), &data::join(&tensor.name, &parts.concat())?),
+                }
+            }
+            Part::Transposed(stem) if end == "weight" => self.keep(new(stem), &data::transposed(tensor)?),
+            Part::Transposed(stem) => self.keep(new(stem), tensor),
+            // Lists are made of them elsewhere.
+            Part::Ignored | Part::Listed(_) => Ok(()),
             Part::Harmony(part) => {
                 let scales = |end: &str| {
                     let name = tensor.name.strip_suffix("_blocks").unwrap_or(&tensor.name);
@@ -339,6 +391,17 @@ impl Assembly<'_> {
         new: &dyn Fn(&str) -> String,
         groups: usize,
     ) -> Result<(), FormatError> {
+        for (stem, parts) in ["attn_q", "attn_k", "attn_v"].into_iter().zip(self.split(tensor, groups)?) {
+            match parts.as_slice() {
+                [one] => self.keep(new(stem), one)?,
+                parts => self.keep(new(stem), &data::join(&tensor.name, parts)?)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of queries, keys and values, those of each group.
+    fn split(&self, tensor: &Source, groups: usize) -> Result<[Vec<Source>; 3], FormatError> {
         let model = self.model;
         let (head, heads, kv_heads) =
             (model.head_dim as usize, model.heads as usize, model.kv_heads as usize);
@@ -351,18 +414,10 @@ impl Assembly<'_> {
         let mut expected = tensor.shape.clone();
         expected.iter_mut().take(1).for_each(|rows| *rows = groups.saturating_mul(group));
         data::expect(tensor, &expected)?;
-        for (name, first, rows) in
-            [("attn_q", 0, queries), ("attn_k", queries, keys), ("attn_v", queries + keys, keys)]
-        {
-            let parts: Vec<Source> = (0..groups)
-                .map(|index| data::rows(tensor, index * group + first, rows))
-                .collect::<Result<_, _>>()?;
-            match parts.as_slice() {
-                [one] => self.keep(new(name), one)?,
-                parts => self.keep(new(name), &data::join(&tensor.name, parts)?)?,
-            }
-        }
-        Ok(())
+        let of = |first: usize, rows: usize| {
+            (0..groups).map(|index| data::rows(tensor, index * group + first, rows)).collect::<Result<_, _>>()
+        };
+        Ok([of(0, queries)?, of(queries, keys)?, of(queries + keys, keys)?])
     }
 }
 
@@ -373,7 +428,7 @@ pub(super) fn without_prefix(name: &str) -> &str {
 
 /// A name's stem and whether it is of a weight or a bias, which the norms of the first libraries named otherwise. Some names
 /// have nothing behind them.
-fn ending(name: &str) -> (&str, &'static str) {
+pub(super) fn ending(name: &str) -> (&str, &'static str) {
     match name.rsplit_once('.') {
         Some((stem, "weight" | "gamma")) => (stem, "weight"),
         Some((stem, "bias" | "beta")) => (stem, "bias"),

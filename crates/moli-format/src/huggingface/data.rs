@@ -118,6 +118,26 @@ pub(super) fn unit_rows(name: String, tensor: &Source) -> Result<Tensor, FormatE
     Ok(Tensor { name, ttype, dims, data: Bytes::from_vec(data) })
 }
 
+/// Rows and columns of each matrix, the last two dimensions, changed over.
+pub(super) fn transposed(tensor: &Source) -> Result<Source, FormatError> {
+    let mut shape = tensor.shape.clone();
+    let [.., inputs, outputs] = shape.as_mut_slice() else {
+        let (expected, actual) = (vec![0, 0], shape);
+        return Err(HuggingFaceError::Shape { tensor: tensor.name.clone(), expected, actual }.into());
+    };
+    let row = *outputs * tensor.float_type()?.block_bytes();
+    let size = tensor.float_type()?.block_bytes();
+    let mut data = reserve(tensor.data.len())?;
+    for matrix in tensor.data.chunks_exact((*inputs * row).max(1)) {
+        for output in 0..*outputs {
+            let column = matrix.get(output * size..).unwrap_or_default();
+            column.chunks(row).for_each(|row| data.extend(row.iter().take(size)));
+        }
+    }
+    std::mem::swap(inputs, outputs);
+    Ok(Source { shape, data: Bytes::from_vec(data), ..tensor.clone() })
+}
+
 /// An empty buffer for so many bytes, or the error that there is no memory for them.
 pub(crate) fn reserve(bytes: usize) -> Result<Vec<u8>, FormatError> {
     let mut data = Vec::new();

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::HuggingFaceError;
+use super::family::Family;
 use crate::{Bytes, FormatError, ReadMode};
 
 /// Layers, heads or elements of a head, at most: far beyond any model.
@@ -53,22 +54,29 @@ pub(super) struct Fields<'a> {
     /// The fields around this object, with a dot behind each.
     path: String,
     map: &'a Map<String, Value>,
+    /// What the model's configurations call fields by, that others have by another name.
+    aliases: &'static [(&'static str, &'static str)],
     /// What the model's code takes for numbers that are absent.
     defaults: &'static [(&'static str, f64)],
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(map: &'a Map<String, Value>) -> Self {
-        Self { path: String::new(), map, defaults: &[] }
+        Self { path: String::new(), map, aliases: &[], defaults: &[] }
     }
 
-    /// The same with other defaults.
-    pub(super) fn with_defaults(self, defaults: &'static [(&'static str, f64)]) -> Self {
-        Self { defaults, ..self }
+    /// The same of a family, with its defaults, by the names that others have for its fields.
+    pub(super) fn of(self, family: &Family) -> Self {
+        Self { aliases: family.aliases, defaults: family.defaults, ..self }
+    }
+
+    /// What the configuration calls a field.
+    fn own<'f>(&self, field: &'f str) -> &'f str {
+        self.aliases.iter().find(|(name, _)| *name == field).map_or(field, |(_, own)| *own)
     }
 
     pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
-        self.map.get(field).filter(|value| !value.is_null())
+        self.map.get(self.own(field)).filter(|value| !value.is_null())
     }
 
     /// How many fields there are.
@@ -86,7 +94,7 @@ impl<'a> Fields<'a> {
         match self.get(field) {
             None => Ok(None),
             Some(Value::Object(map)) => {
-                Ok(Some(Self { path: format!("{}{field}.", self.path), map, defaults: &[] }))
+                Ok(Some(Self { path: format!("{}{field}.", self.path), ..Self::new(map) }))
             }
             Some(_) => Err(self.wrong(field, "an object")),
         }
@@ -94,7 +102,7 @@ impl<'a> Fields<'a> {
 
     /// A finite number.
     pub(super) fn number(&self, field: &str) -> Result<Option<f64>, HuggingFaceError> {
-        match self.map.get(field) {
+        match self.map.get(self.own(field)) {
             None => Ok(self.defaults.iter().find(|(name, _)| *name == field).map(|(_, value)| *value)),
             Some(Value::Null) => Ok(None),
             Some(value) => match value.as_f64().filter(|number| number.is_finite()) {
@@ -203,10 +211,10 @@ impl<'a> Fields<'a> {
     }
 
     fn name(&self, field: &str) -> String {
-        format!("{}{field}", self.path)
+        format!("{}{}", self.path, self.own(field))
     }
 
     fn shown(&self, field: &str) -> String {
-        self.map.get(field).map_or_else(|| "absent".to_owned(), Value::to_string)
+        self.map.get(self.own(field)).map_or_else(|| "absent".to_owned(), Value::to_string)
     }
 }

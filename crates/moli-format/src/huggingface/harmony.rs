@@ -35,9 +35,9 @@ pub(super) fn tensors<'a>(
             let [gate, up] = rows;
             Ok(vec![flat(name(GATE, "bias"), gate)?, flat(name(UP, "bias"), up)?])
         }
-        Harmony::Down => Ok(vec![data::renamed(name(DOWN, "weight"), &transposed(tensor)?)?]),
+        Harmony::Down => Ok(vec![data::renamed(name(DOWN, "weight"), &experts_transposed(tensor)?)?]),
         Harmony::GateUp => {
-            let [gate, up] = every_other(&transposed(tensor)?)?;
+            let [gate, up] = every_other(&experts_transposed(tensor)?)?;
             Ok(vec![data::renamed(name(GATE, "weight"), &gate)?, data::renamed(name(UP, "weight"), &up)?])
         }
         Harmony::DownBlocks => Ok(vec![mxfp4(name(DOWN, "weight"), tensor, scales()?)?]),
@@ -50,6 +50,14 @@ pub(super) fn tensors<'a>(
             ])
         }
     }
+}
+
+/// Matrices of experts with their outputs as rows.
+fn experts_transposed(tensor: &Source) -> Result<Source, FormatError> {
+    if tensor.shape.len() != 3 {
+        return Err(shape(tensor, &[0, 0, 0]).into());
+    }
+    data::transposed(tensor)
 }
 
 /// The error for a tensor that has not this many dimensions, or an odd second one.
@@ -79,27 +87,6 @@ fn every_other(tensor: &Source) -> Result<[Source; 2], FormatError> {
         })
     };
     Ok([half(0)?, half(1)?])
-}
-
-/// `[experts, inputs, outputs]` to `[experts, outputs, inputs]`.
-fn transposed(tensor: &Source) -> Result<Source, FormatError> {
-    let &[experts, inputs, outputs] = tensor.shape.as_slice() else {
-        return Err(shape(tensor, &[0, 0, 0]).into());
-    };
-    let size = tensor.float_type()?.block_bytes();
-    let mut data = data::reserve(tensor.data.len())?;
-    for expert in tensor.data.chunks_exact((inputs * outputs * size).max(1)).take(experts) {
-        for output in 0..outputs {
-            let column = expert.get(output * size..).unwrap_or_default();
-            column.chunks(outputs * size).for_each(|row| data.extend(row.iter().take(size)));
-        }
-    }
-    Ok(Source {
-        name: tensor.name.clone(),
-        stored: tensor.stored,
-        shape: vec![experts, outputs, inputs],
-        data: Bytes::from_vec(data),
-    })
 }
 
 /// Blocks `[experts, rows, cols / 32, 16]` and their scales `[experts, rows, cols / 32]` as GGUF has them: the scale first,

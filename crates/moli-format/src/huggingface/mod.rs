@@ -137,6 +137,7 @@ pub(crate) fn open(folder: &Path, mode: ReadMode) -> Result<Gguf, FormatError> {
     }
     let mut tensors = assemble::tensors(&model, &shards)?;
     tensors.append(&mut extra);
+    assemble::lists(&model, &shards, &mut entries)?;
     Ok(Gguf {
         version: 3,
         sorted: gguf::sort_tensors(&tensors)?,
@@ -158,7 +159,7 @@ fn describe(model: &Model<'_>, name: Option<&str>) -> Result<(Entries, Vec<Tenso
     }
     let mut tensors = Vec::new();
     parameters::write(model, &mut entries)?;
-    if !matches!(model.family.special, Special::Bert | Special::Roberta) {
+    if !model.family.unturned() {
         rope::write(model, &mut entries, &mut tensors)?;
     }
     Ok((entries, tensors))
@@ -199,9 +200,15 @@ impl<'a> Model<'a> {
             None => root.text("model_type")?.ok_or_else(|| root.missing("model_type"))?,
         };
         let family = family::find(model_type)?;
-        let fields = fields.with_defaults(family.defaults);
+        let fields = fields.of(family);
         let (hidden, heads) = (fields.need_count("hidden_size")?, fields.need_size("num_attention_heads")?);
-        let kv_heads = fields.size("num_key_value_heads")?.unwrap_or(heads);
+        let kv_heads = match family.special {
+            Special::GptNeoX | Special::Gpt2 => heads,
+            Special::Falcon if fields.flag("new_decoder_architecture")? != Some(true) => {
+                if fields.flag("multi_query")? == Some(false) { heads } else { 1 }
+            }
+            _ => fields.size("num_key_value_heads")?.unwrap_or(heads),
+        };
         let head_dim = match fields.size("head_dim")? {
             Some(head_dim) => head_dim,
             None if hidden.is_multiple_of(heads) => hidden / heads,

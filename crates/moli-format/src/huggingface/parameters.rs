@@ -55,7 +55,7 @@ pub(super) fn write(model: &Model<'_>, entries: &mut Entries) -> Result<(), Hugg
     if match model.family.architecture {
         "qwen2moe" => without("qkv_bias")?,
         "starcoder2" => without("use_bias")?,
-        "gpt-oss" => without("attention_bias")?,
+        "gpt-oss" | "gptneox" => without("attention_bias")?,
         _ => false,
     } {
         entries.plain("moli.qkv_bias", false);
@@ -73,6 +73,10 @@ fn width(model: &Model<'_>) -> Result<Option<u32>, HuggingFaceError> {
         (Special::DeltaNet, _) if fields.count("num_experts")?.is_some() => {
             return fields.count("intermediate_size");
         }
+        (Special::Gpt2 | Special::Falcon, _) => match fields.count("intermediate_size")? {
+            Some(width) => width,
+            None => model.hidden.saturating_mul(4),
+        },
         _ => fields.need_count("intermediate_size")?,
     };
     let adjusted =
@@ -322,6 +326,8 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
     match model.family.special {
         Special::None
         | Special::Baichuan
+        | Special::Gpt2
+        | Special::Apertus
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert
@@ -402,6 +408,43 @@ fn special(model: &Model<'_>, entries: &mut Entries) -> Result<(), HuggingFaceEr
             entries.put("interleave_moe_layer_step", interval);
             entries.put("leading_dense_block_count", first);
             // Up to which layer there are experts, their tensors tell.
+            Ok(())
+        }
+        Special::PhiMoe => {
+            experts(model, "num_local_experts", "num_experts_per_tok", entries)?;
+            if fields.need_count("num_experts_per_tok")? != 2 {
+                // Its code chooses two.
+                return Err(fields.unsupported("num_experts_per_tok"));
+            }
+            let jitter = fields.number("router_jitter_noise")?.filter(|&jitter| jitter >= 0.0);
+            let jitter = jitter.ok_or_else(|| fields.wrong("router_jitter_noise", "a number from 0 on"))?;
+            if jitter != 0.01 {
+                entries.plain("moli.router_jitter", jitter as f32);
+            }
+            Ok(())
+        }
+        Special::MiniMaxM2 => {
+            if fields.text("scoring_func")?.is_some_and(|function| function != "sigmoid") {
+                return Err(fields.unsupported("scoring_func"));
+            }
+            experts(model, "num_local_experts", "num_experts_per_tok", entries)?;
+            // Sigmoid.
+            entries.put("expert_gating_func", 2u32);
+            Ok(())
+        }
+        Special::Falcon => {
+            let new = fields.flag("new_decoder_architecture")? == Some(true);
+            // How many norms a layer has, its tensors tell.
+            if !new && fields.count("num_ln_in_parallel_attn")? == Some(2) {
+                return Err(fields.unsupported("num_ln_in_parallel_attn"));
+            }
+            match fields.flag("parallel_attn")? {
+                Some(false) => Err(fields.unsupported("parallel_attn")),
+                _ => Ok(()),
+            }
+        }
+        Special::GptNeoX => {
+            entries.put("use_parallel_residual", fields.flag("use_parallel_residual")?.unwrap_or(true));
             Ok(())
         }
         Special::Cohere => {

@@ -63,7 +63,7 @@ pub(crate) fn folder_of(path: &Path) -> Option<PathBuf> {
 pub(crate) fn open(folder: &Path, target: &Target<'_>, mode: ReadMode) -> Result<Vec<Raw>, FormatError> {
     let root: Option<Map<String, Json>> = fields::json(&folder.join(CONFIG), MAX_CONFIG, mode)?;
     let missing = || FormatError::NotFound { path: folder.join(CONFIG) };
-    let config = Config::of(&root.ok_or_else(missing)?)?;
+    let config = Config::of(&root.ok_or_else(missing)?, transposes(target.architecture))?;
     let weights = match Safetensors::open(&folder.join(WEIGHTS), mode) {
         Err(FormatError::NotFound { .. }) => {
             return Err(AdapterError::NoWeights { folder: folder.to_path_buf() }.into());
@@ -88,6 +88,11 @@ pub(crate) fn open(folder: &Path, target: &Target<'_>, mode: ReadMode) -> Result
         }
     }
     Ok(products)
+}
+
+/// Whether the architecture's folders have matrices with their inputs as rows, which an adapter's are not.
+fn transposes(architecture: &str) -> bool {
+    family::parts_of(architecture).any(|(_, part)| matches!(part, Part::Transposed(_)))
 }
 
 enum Half {
@@ -133,11 +138,13 @@ fn add(
     };
     let unknown = || AdapterError::UnknownTensor { tensor: a.name.clone() };
     let name = assemble::without_prefix(module);
-    if ["lm_head", "output"].contains(&name) {
+    let families = || family::of_architecture(target.architecture);
+    if families().any(|family| family.names.new_stem(name) == Some("output")) {
         return push("output.weight".to_owned(), b);
     }
-    let (layer, stem) =
-        name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')).ok_or_else(unknown)?;
+    let (layer, stem) = families()
+        .find_map(|family| name.strip_prefix(family.layers())?.split_once('.'))
+        .ok_or_else(unknown)?;
     let layer: u32 = layer.parse().map_err(|_| unknown())?;
     let (part, expert) = family::parts_of(target.architecture)
         .find_map(|(pattern, part)| Some((part, assemble::matches(pattern, stem)?)))
@@ -145,11 +152,26 @@ fn add(
     let block = |stem: &str| format!("blk.{layer}.{stem}.weight");
     match (part, expert) {
         (Part::As(stem), Some(expert)) => push(block(&format!("{stem}.{expert}")), b),
-        (Part::As(stem), None) => push(block(stem), b),
+        (Part::As(stem) | Part::Transposed(stem), None) => push(block(stem), b),
         (Part::Qkv, _) => split(b, 1, &block, target, &mut push),
         (Part::GroupedQkv, _) => split(b, target.kv_heads, &block, target, &mut push),
+        (Part::FusedQkv, _) => push(block("attn_qkv"), &fused(b, target)?),
         _ => Err(unknown().into()),
     }
+}
+
+/// Queries, then keys, then values, where each key head has its own one after the other.
+fn fused(b: &Source, target: &Target<'_>) -> Result<Source, FormatError> {
+    let groups = target.kv_heads.max(1);
+    let each = (target.heads / groups).saturating_add(2);
+    let head = b.shape.first().copied().unwrap_or(0) / groups.saturating_mul(each).max(1);
+    let mut parts = Vec::new();
+    for (first, heads) in [(0, each - 2), (each - 2, 1), (each - 1, 1)] {
+        for group in 0..groups {
+            parts.push(data::rows(b, (group * each + first) * head, heads * head)?);
+        }
+    }
+    data::join(&b.name, &parts)
 }
 
 /// Queries, keys and values out of the rows of one matrix, in so many groups of all three.
@@ -189,7 +211,8 @@ struct Config {
 }
 
 impl Config {
-    fn of(root: &Map<String, Json>) -> Result<Self, AdapterError> {
+    /// `transposes`: whether an adapter says so of matrices that have their inputs as rows.
+    fn of(root: &Map<String, Json>, transposes: bool) -> Result<Self, AdapterError> {
         let get = |field: &str| root.get(field).filter(|value| !value.is_null());
         let shown = |field: &str| root.get(field).map_or_else(|| "absent".to_owned(), Json::to_string);
         let unsupported =
@@ -206,9 +229,10 @@ impl Config {
         if get("init_lora_weights").is_some_and(|init| !harmless.contains(init)) {
             return Err(unsupported("init_lora_weights"));
         }
-        if let Some((field, _)) =
-            root.iter().find(|(field, value)| !KNOWN.contains(&field.as_str()) && !is_off(value))
-        {
+        if let Some((field, _)) = root.iter().find(|(field, value)| {
+            let known = KNOWN.contains(&field.as_str()) || transposes && *field == "fan_in_fan_out";
+            !known && !is_off(value)
+        }) {
             return Err(unsupported(field));
         }
         let wrong = |field: &str, expected| AdapterError::WrongField {

@@ -23,6 +23,10 @@ pub(super) fn write(
         Some(parameters) => Kinds::new(fields, parameters)?,
         None => Kinds { global: fields.object("rope_scaling")?, local: None },
     };
+    if model.family.special == Special::Apertus && kinds.global.is_none() {
+        // Its code takes numbers of its own then, of the published models.
+        return Err(fields.missing("rope_scaling"));
+    }
     let mut base = base(fields, kinds.global.as_ref())?.ok_or_else(|| fields.missing("rope_theta"))?;
     if let Some(scaling) = kinds.global.as_ref().filter(|_| model.family.architecture == "hunyuan-dense")
         && let Some(alpha) = scaling.number("alpha")?.filter(|&alpha| alpha > 0.0)
@@ -214,10 +218,20 @@ fn dimensions(model: &Model<'_>, parameters: Option<&Fields<'_>>) -> Result<u32,
     let inner = parameters.map(|parameters| parameters.number(FIELD)).transpose()?.flatten();
     let factor = match inner {
         Some(factor) => factor,
-        None => model.fields.number(FIELD)?.unwrap_or(1.0),
+        None => match (model.family.special, model.fields.number(FIELD)?) {
+            (Special::MiniMaxM2, None) => {
+                let told = model.fields.number("rotary_dim")?;
+                told.map_or(1.0, |dims| dims / f64::from(model.head_dim))
+            }
+            (_, factor) => factor.unwrap_or(1.0),
+        },
     };
     if !(0.0..=1.0).contains(&factor) {
         return Err(model.fields.wrong(FIELD, "a number from 0 to 1"));
+    }
+    if factor != 1.0 && model.family.special == Special::Falcon {
+        // Which its code reads for some kinds of scaling only.
+        return Err(model.fields.unsupported(FIELD));
     }
     let dims = (f64::from(model.head_dim) * factor) as u32;
     if !dims.is_multiple_of(2) && ["stablelm", "phi2"].contains(&model.family.architecture) {
@@ -251,12 +265,15 @@ fn scale(
     }
     let kind = match kind(scaling)? {
         // As its first configurations had it.
-        "su" | "yarn" if model.family.architecture == "phi3" => "longrope",
+        "su" | "yarn" if ["phi3", "phimoe"].contains(&model.family.architecture) => "longrope",
         "mrope" if model.family.sees() => "default",
         kind => kind,
     };
     if !dims.is_multiple_of(2) && ["longrope", "su", "yarn"].contains(&kind) {
         return Err(model.fields.unsupported("partial_rotary_factor"));
+    }
+    if model.family.special == Special::PhiMoe && !["default", "longrope"].contains(&kind) {
+        return Err(scaling.unsupported("type"));
     }
     match kind {
         // The dynamic kind begins to differ beyond the context that the model was trained for, which is the most that
@@ -329,6 +346,13 @@ fn long(
     }
     let stretch = scaling.number("factor")?.unwrap_or(context / f64::from(original));
     let attention = match scaling.number("attention_factor")? {
+        _ if model.family.special == Special::PhiMoe => {
+            let (long, short) = (factor(scaling, "long_mscale")?, factor(scaling, "short_mscale")?);
+            if long != short {
+                return Err(scaling.unsupported("long_mscale"));
+            }
+            long
+        }
         Some(attention) => attention,
         None => longrope_factor(stretch, f64::from(original)),
     };

@@ -82,6 +82,10 @@ plain! {
         scalar::relu_squared(x);
     }
 
+    fn xielu(x: &mut [f32], numbers: [f32; 4]) {
+        scalar::xielu(x, numbers);
+    }
+
     fn gelu(x: &mut [f32]) {
         scalar::gelu(x);
     }

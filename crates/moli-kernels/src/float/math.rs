@@ -51,6 +51,16 @@ pub(crate) fn exp(x: f32) -> f32 {
     (1.0 + q) * power_of_two(half) * power_of_two(n.wrapping_sub(half))
 }
 
+/// `e^x - 1` within 2 ULP, of an x that is not above 88; NaN for NaN.
+#[inline(always)]
+pub(crate) fn exp_m1(x: f32) -> f32 {
+    // From -17.4 on the nearest f32 is -1. Written so that a NaN passes.
+    let x = if x < -105.0 { -105.0 } else { x };
+    let (q, n) = split_exp(x);
+    let power = power_of_two(n);
+    power.mul_add(q, power - 1.0)
+}
+
 /// The hyperbolic tangent within 2 ULP: (e^2x - 1) / (e^2x + 1), from e^2x - 1 so that nothing cancels near 0.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
@@ -211,6 +221,14 @@ mod tests {
         let (error, x) = worst(-80.0, 80.0, sigmoid, |x| 1.0 / (1.0 + (-x).exp()));
         assert!(error <= 3.0, "{error} ULP at {x}");
         assert!(sigmoid(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp_m1_is_within_two_ulp() {
+        let (error, x) = worst(-87.0, 87.0, exp_m1, f64::exp_m1);
+        assert!(error <= 2.0, "{error} ULP at {x}");
+        assert_eq!(exp_m1(f32::NEG_INFINITY), -1.0);
+        assert!(exp_m1(f32::NAN).is_nan());
     }
 
     #[test]

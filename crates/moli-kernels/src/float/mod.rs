@@ -70,6 +70,7 @@ pub(crate) struct FloatOps {
     gelu: fn(&mut [f32]),
     relu: fn(&mut [f32]),
     relu_squared: fn(&mut [f32]),
+    xielu: fn(&mut [f32], [f32; 4]),
     geglu_erf: fn(&mut [f32], &[f32]),
     gelu_erf: fn(&mut [f32]),
     rope_halves: Rope,
@@ -109,6 +110,7 @@ impl FloatOps {
                 gelu: avx2::gelu,
                 relu: avx2::relu,
                 relu_squared: avx2::relu_squared,
+                xielu: avx2::xielu,
                 geglu_erf: avx2::geglu_erf,
                 gelu_erf: avx2::gelu_erf,
                 rope_halves: avx2::rope_halves,
@@ -150,6 +152,7 @@ impl FloatOps {
                 gelu: scalar::gelu,
                 relu: scalar::relu,
                 relu_squared: scalar::relu_squared,
+                xielu: scalar::xielu,
                 geglu_erf: scalar::geglu_erf,
                 gelu_erf: scalar::gelu_erf,
                 rope_halves: scalar::rope_halves,
@@ -348,6 +351,12 @@ impl Kernels {
     /// x = max(x, 0)², elementwise (arXiv:2109.08668).
     pub fn relu_squared(&self, pool: &Pool, x: &mut [f32]) {
         parallel::pieces(pool, x, 64, &|_, x| (self.float.relu_squared)(x));
+    }
+
+    /// x = p x² + l x where x is above 0, n (e^min(x, e) - 1 - x) + l x elsewhere, elementwise (arXiv:2411.13010); the numbers: p, n,
+    /// l and e, which is not above 0.
+    pub fn xielu(&self, pool: &Pool, x: &mut [f32], numbers: [f32; 4]) {
+        parallel::costly_pieces(pool, x, 64, EXPONENTIAL, &|_, x| (self.float.xielu)(x, numbers));
     }
 
     /// gate = gelu(gate) * up, elementwise, with GELU by its error function (arXiv:1606.08415).

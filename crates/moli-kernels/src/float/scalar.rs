@@ -196,6 +196,18 @@ pub(super) fn gelu(x: &mut [f32]) {
     }
 }
 
+/// x = xielu(x), of its four numbers.
+#[inline(always)]
+pub(super) fn xielu(x: &mut [f32], [positive, negative, linear, limit]: [f32; 4]) {
+    for x in x {
+        let at = *x;
+        // Written so that a NaN stays one.
+        let below = if at > limit { limit } else { at };
+        let curve = if at > 0.0 { positive * at * at } else { (math::exp_m1(below) - at) * negative };
+        *x = curve + linear * at;
+    }
+}
+
 /// to += from * factor.
 #[inline(always)]
 pub(super) fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {

@@ -87,6 +87,7 @@ fn row_operations_agree_between_instruction_sets() {
                 copy(&|x| k.gelu(&pool, x)),
                 copy(&|x| k.relu(&pool, x)),
                 copy(&|x| k.relu_squared(&pool, x)),
+                copy(&|x| k.xielu(&pool, x, [0.8, 0.7, 0.5, -1e-6])),
                 copy(&|x| k.geglu_erf(&pool, x, &y)),
                 copy(&|x| k.gelu_erf(&pool, x)),
                 copy(&|x| k.add_scaled(x, &y, 0.7)),

@@ -23,6 +23,8 @@ pub struct Experts {
     pub scale: f32,
     /// Whether there is a dense network beside the experts, and norms for the one and the others.
     pub beside: bool,
+    /// How far below the greatest, relative to it, a logit may be that [`Gating::SparseMixer`] counts.
+    pub tolerance: f32,
     /// Groups of experts, and how many of them a token's experts may come from (arXiv:2405.04434); `None`: all.
     pub groups: Option<(usize, usize)>,
 }
@@ -34,6 +36,8 @@ pub enum Gating {
     Softmax,
     /// `sigmoid(logit)`.
     Sigmoid,
+    /// One after the other, each by a softmax over those near the greatest that is left (arXiv:2409.12136).
+    SparseMixer,
 }
 
 impl Experts {
@@ -100,6 +104,8 @@ impl Experts {
             normalised: keys.flag("expert_weights_norm")?.unwrap_or(family.normalised),
             scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
             beside: family.beside,
+            // The convention has no key for it. Published models have 0.01, of which this is twice.
+            tolerance: 2.0 * keys.metadata.f32_opt("moli.router_jitter")?.unwrap_or(0.01),
             groups,
         }))
     }

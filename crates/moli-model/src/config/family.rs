@@ -2,7 +2,7 @@
 
 use moli_kernels::RopeStyle;
 
-use super::{Activation, Gating, QkNorm, RecurrentFamily};
+use super::{Activation, Gating, Parallel, QkNorm, RecurrentFamily};
 
 /// An architecture: where it differs from [`PLAIN`].
 #[derive(Debug, Clone, Copy)]
@@ -25,14 +25,15 @@ pub(super) struct Family {
     pub(super) embedding_norm: bool,
     /// LayerNorm with a bias instead of RMS norm.
     pub(super) layer_norm: bool,
+    /// Whether norms have gains.
+    pub(super) norm_gains: bool,
     /// Whether attention and the feed-forward network read the residual stream through a norm.
     pub(super) pre_norm: bool,
     /// Whether what they give goes through a norm.
     pub(super) post_norm: bool,
     /// Whether the residual stream goes through a norm after each sum, and so needs none at the end.
     pub(super) sum_norm: bool,
-    /// Whether the feed-forward network of a layer without a norm of its own reads what attention read, and not what that made of it.
-    pub(super) parallel: bool,
+    pub(super) parallel: Parallel,
     pub(super) qk_norm: QkNorm,
     /// Whether the values of each head are normed, without a gain.
     pub(super) value_norm: bool,
@@ -53,6 +54,8 @@ pub(super) struct Family {
     /// Whether each query comes with a gate.
     pub(super) gated_attention: bool,
     pub(super) activation: Activation,
+    /// Whether each layer's activation has numbers of its own instead.
+    pub(super) xielu: bool,
     /// Whether the feed-forward network has a gate.
     pub(super) gated: bool,
     /// Embeddings times the root of the width.
@@ -113,10 +116,11 @@ const PLAIN: Family = Family {
     token_types: 0,
     embedding_norm: false,
     layer_norm: false,
+    norm_gains: true,
     pre_norm: true,
     post_norm: false,
     sum_norm: false,
-    parallel: false,
+    parallel: Parallel::No,
     qk_norm: QkNorm::None,
     value_norm: false,
     keys_as_values: false,
@@ -128,6 +132,7 @@ const PLAIN: Family = Family {
     recurrent: RecurrentFamily::None,
     gated_attention: false,
     activation: Activation::Silu,
+    xielu: false,
     gated: true,
     root_scale: false,
     windows: Windows::Refused,
@@ -157,7 +162,8 @@ const QWEN35: Family =
     Family { name: "qwen35", recurrent: RecurrentFamily::DeltaNet { tiled: true }, ..QWEN3_NEXT };
 
 /// Cohere's Command R.
-const COMMAND_R: Family = Family { name: "command-r", layer_norm: true, parallel: true, ..INTERLEAVED };
+const COMMAND_R: Family =
+    Family { name: "command-r", layer_norm: true, parallel: Parallel::Unnormed, ..INTERLEAVED };
 
 /// BERT (arXiv:1810.04805), RoBERTa and XLM-RoBERTa.
 const BERT: Family = Family {
@@ -177,7 +183,7 @@ const BERT: Family = Family {
 };
 
 /// The architectures that the decoder computes.
-pub(super) const FAMILIES: [Family; 53] = [
+pub(super) const FAMILIES: [Family; 60] = [
     // Mistral and Mixtral too.
     Family { name: "llama", windows: Windows::All, ..INTERLEAVED },
     Family { name: "qwen2", qkv_bias: true, windows: Windows::All, ..PLAIN },
@@ -201,12 +207,24 @@ pub(super) const FAMILIES: [Family; 53] = [
     },
     // Phi-4 too.
     Family { name: "phi3", windows: Windows::All, ..PLAIN },
+    // arXiv:2404.14219.
+    Family {
+        name: "phimoe",
+        layer_norm: true,
+        gating: Gating::SparseMixer,
+        normalised: false,
+        windows: Windows::All,
+        ..PLAIN
+    },
+    Family { name: "minimax-m2", qk_norm: QkNorm::Row, gating: Gating::Sigmoid, ..PLAIN },
     Family { name: "smollm3", rotated: Rotated::AllBut(4), windows: Windows::All, ..INTERLEAVED },
     Family { name: "chatglm", ..INTERLEAVED },
     Family { name: "glm4", post_norm: true, ..INTERLEAVED },
     Family { name: "glm4moe", qk_norm: QkNorm::HeadOrNone, gating: Gating::Sigmoid, ..PLAIN },
     Family { name: "granite", ..INTERLEAVED },
     Family { name: "granitemoe", ..INTERLEAVED },
+    // arXiv:2402.00838.
+    Family { name: "olmo", layer_norm: true, norm_gains: false, ..INTERLEAVED },
     // The third too.
     Family {
         name: "olmo2",
@@ -238,16 +256,47 @@ pub(super) const FAMILIES: [Family; 53] = [
     COMMAND_R,
     Family { name: "cohere2", rotated: Rotated::Windowed, windows: Windows::AllBut(4), ..COMMAND_R },
     Family { name: "mistral3", ..INTERLEAVED },
-    Family { name: "stablelm", layer_norm: true, parallel: true, ..PLAIN },
+    Family { name: "stablelm", layer_norm: true, parallel: Parallel::Unnormed, ..PLAIN },
     Family {
         name: "phi2",
         layer_norm: true,
-        parallel: true,
+        parallel: Parallel::Unnormed,
         qkv_bias: true,
         activation: Activation::GeluTanh,
         gated: false,
         ..PLAIN
     },
+    // arXiv:2204.06745; Pythia too.
+    Family {
+        name: "gptneox",
+        layer_norm: true,
+        parallel: Parallel::Own,
+        qkv_bias: true,
+        activation: Activation::GeluErf,
+        gated: false,
+        ..PLAIN
+    },
+    Family {
+        name: "gpt2",
+        rotated: Rotated::None,
+        learned_positions: true,
+        layer_norm: true,
+        qkv_bias: true,
+        activation: Activation::GeluTanh,
+        gated: false,
+        ..PLAIN
+    },
+    // arXiv:2311.16867.
+    Family {
+        name: "falcon",
+        layer_norm: true,
+        parallel: Parallel::Second,
+        activation: Activation::GeluErf,
+        gated: false,
+        ..PLAIN
+    },
+    // arXiv:2509.14233.
+    Family { name: "apertus", qk_norm: QkNorm::Head, xielu: true, gated: false, ..PLAIN },
     Family { name: "seed_oss", ..PLAIN },
     Family { name: "hunyuan-dense", qk_norm: QkNorm::Head, rope_first: true, ..PLAIN },
     Family { name: "hunyuan-moe", qk_norm: QkNorm::Head, rope_first: true, ..PLAIN },

@@ -8,6 +8,7 @@ mod keys;
 mod latent;
 mod recurrent;
 mod rope;
+mod xielu;
 
 use moli_format::Metadata;
 
@@ -22,6 +23,7 @@ pub use family::ARCHITECTURES;
 pub use latent::Latent;
 pub use recurrent::{Recurrent, RecurrentKind};
 pub use rope::{Rope, Yarn};
+pub use xielu::Xielu;
 
 // Beyond what any published model has; a damaged file's numbers end here instead of in an allocation.
 const MAX_LAYERS: usize = 1 << 10;
@@ -89,6 +91,8 @@ pub struct Config {
     pub final_norm: bool,
     /// LayerNorm with a bias instead of RMS norm.
     pub layer_norm: bool,
+    /// Whether norms have gains; where not, they multiply by 1.
+    pub norm_gains: bool,
     /// Added to the mean square, or the variance, in a norm.
     pub norm_eps: f32,
     /// Rotary embedding of the layers with global attention.
@@ -113,6 +117,8 @@ pub struct Config {
     pub logit_scale: f32,
     /// The feed-forward network's activation.
     pub activation: Activation,
+    /// That of each layer, where it has numbers of its own; empty: it is `activation` everywhere.
+    pub xielu: Vec<Xielu>,
     /// `c` in `c * tanh(logit / c)`.
     pub logit_soft_cap: Option<f32>,
     /// Whether and how Q and K are normed.
@@ -129,8 +135,8 @@ pub struct Config {
     pub post_norm: bool,
     /// Whether the residual stream goes through a norm after each of the two is added to it (arXiv:1706.03762).
     pub sum_norm: bool,
-    /// Whether the feed-forward network of a layer without a norm of its own reads what attention read, and not what that made of it.
-    pub parallel: bool,
+    /// Whether the feed-forward network reads what attention read, and not what that made of it.
+    pub parallel: Parallel,
     /// Whether Q, K and V must have biases.
     pub qkv_bias: bool,
 }
@@ -151,6 +157,19 @@ impl KvShape {
     }
 }
 
+/// The layers whose feed-forward network reads the residual stream as attention found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parallel {
+    /// None.
+    No,
+    /// Those whose network has no norm of its own: it reads what attention read.
+    Unnormed,
+    /// All, each by a norm of its own.
+    Own,
+    /// All: by the norm that attention reads it by or, where attention has a second one, by the first.
+    Second,
+}
+
 /// What is normed of Q and K.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
@@ -165,7 +184,7 @@ pub enum QkNorm {
 }
 
 /// The activation of the feed-forward network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
@@ -179,6 +198,8 @@ pub enum Activation {
     ReluSquared,
     /// `min(x, 7) * sigmoid(1.702 x)`, whose partner is between -7 and 7 and has 1 added (arXiv:2508.10925).
     SwigluClamped,
+    /// One whose numbers are learned.
+    Xielu(Xielu),
 }
 
 /// Layers whose queries see only the latest `tokens` keys.
@@ -220,12 +241,16 @@ impl Config {
         keys.refuse_unsupported(layers, family.causal)?;
         let hidden = keys.size("embedding_length", None, MAX_WIDTH)?;
         let heads = keys.size("attention.head_count", None, MAX_HEADS)?;
-        let epsilon = if family.layer_norm {
-            "attention.layer_norm_epsilon"
-        } else {
-            "attention.layer_norm_rms_epsilon"
+        let [of_layer_norm, of_rms_norm] =
+            ["attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"];
+        let norm_eps = match family.layer_norm {
+            // Phi 3.5's is by the other's name.
+            true if keys.factor(of_layer_norm)?.is_none() && architecture == "phimoe" => {
+                keys.positive(of_rms_norm, None)?
+            }
+            true => keys.positive(of_layer_norm, None)?,
+            false => keys.positive(of_rms_norm, None)?,
         };
-        let norm_eps = keys.positive(epsilon, None)?;
         let latent = if family.latent { Some(Latent::read(&keys, norm_eps)?) } else { None };
         let per_layer = match family.recurrent {
             RecurrentFamily::ShortConv => keys.counts("attention.head_count_kv", layers, MAX_HEADS)?,
@@ -282,6 +307,7 @@ impl Config {
                 attention_scale(&keys, layers, hidden / heads, width, family.latent)?
             }
         };
+        let activation = keys.activation()?;
         let [embedding, residual, logit] = scales(&keys, hidden, layers)?;
         let root_scale = if family.root_scale { (hidden as f32).sqrt() } else { 1.0 };
 
@@ -314,6 +340,7 @@ impl Config {
             embedding_norm: family.embedding_norm,
             final_norm: !family.sum_norm,
             layer_norm: family.layer_norm,
+            norm_gains: family.norm_gains,
             norm_eps,
             rope,
             rope_local,
@@ -325,11 +352,15 @@ impl Config {
             embedding_scale: embedding.unwrap_or(root_scale),
             residual_scale: residual.unwrap_or(1.0),
             logit_scale: match logit {
-                Some(factor) if family.parallel => factor,
+                Some(factor) if family.parallel != Parallel::No => factor,
                 Some(divisor) => 1.0 / divisor,
                 None => 1.0,
             },
-            activation: keys.activation()?.unwrap_or(family.activation),
+            activation: activation.unwrap_or(family.activation),
+            xielu: match family.xielu && activation.is_none() {
+                true => Xielu::read(metadata, layers)?,
+                false => Vec::new(),
+            },
             logit_soft_cap: keys.factor("final_logit_softcapping")?,
             qk_norm: family.qk_norm,
             value_norm: family.value_norm,
@@ -338,7 +369,10 @@ impl Config {
             pre_norm: family.pre_norm,
             post_norm: family.post_norm,
             sum_norm: family.sum_norm,
-            parallel: family.parallel,
+            parallel: match (family.parallel, keys.flag("use_parallel_residual")?) {
+                (Parallel::Own, Some(false)) => Parallel::No,
+                (parallel, _) => parallel,
+            },
             // The convention has no key for models that lack what their architecture has.
             qkv_bias: metadata.bool_opt("moli.qkv_bias")?.unwrap_or(family.qkv_bias),
             architecture,
@@ -376,6 +410,11 @@ impl Config {
     pub fn widest_ffn(&self) -> usize {
         let dense = self.ffn.iter().copied().fold(self.layer_inputs, usize::max);
         self.experts.as_ref().map_or(dense, |experts| dense.max(experts.ffn).max(experts.shared_ffn))
+    }
+
+    /// The activation of a layer's feed-forward network.
+    pub fn activation_of(&self, layer: usize) -> Activation {
+        self.xielu.get(layer).map_or(self.activation, |&xielu| Activation::Xielu(xielu))
     }
 
     /// The sliding window of a layer in tokens, or `None` where it sees everything.

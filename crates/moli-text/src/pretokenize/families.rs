@@ -73,6 +73,7 @@ pub(crate) struct PreSpec {
 /// A name of each, for whoever writes a file: of several, one that means nothing more.
 pub(super) const NAMES: &[&str] = &[
     "gpt-2",
+    "olmo",
     "smollm",
     "llama-bpe",
     "smaug-bpe",
@@ -110,9 +111,11 @@ pub(crate) fn spec(name: &str) -> Result<PreSpec, TextError> {
     let plain = |stages| PreSpec { stages, ignore_merges: false, nfc: false, add_bos: false };
     Ok(match name {
         "default" => plain(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
-        "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4"
-        | "gigachat" | "jina-es" | "jina-de" | "jina-v1-en" | "jina-v2-es" | "jina-v2-de"
-        | "jina-v2-code" | "roberta-bpe" | "a.x-4.0" | "mellum" | "modern-bert" => plain(&[GPT2]),
+        "gpt-2" | "phi-2" | "mpt" | "jais" | "trillion" | "granite-docling" | "exaone4" | "gigachat"
+        | "jina-es" | "jina-de" | "jina-v1-en" | "jina-v2-es" | "jina-v2-de" | "jina-v2-code"
+        | "roberta-bpe" | "a.x-4.0" | "mellum" | "modern-bert" => plain(&[GPT2]),
+        // That of GPT-NeoX and Pythia too.
+        "olmo" => PreSpec { nfc: true, ..plain(&[GPT2]) },
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b"
         | "mellum2" => plain(&[r"\p{N}", GPT2]),
         "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"

@@ -17,7 +17,9 @@ pub(super) struct Family {
     pub(super) architecture: &'static str,
     /// The spellings of the one activation that is computed.
     pub(super) activations: &'static [&'static str],
-    /// Numbers that a configuration may leave out.
+    /// Fields, and what the configurations of this family call them.
+    pub(super) aliases: &'static [(&'static str, &'static str)],
+    /// Numbers that a configuration may leave out, by the names that others have for them.
     pub(super) defaults: &'static [(&'static str, f64)],
     /// `tie_word_embeddings` where it is left out.
     pub(super) tied: bool,
@@ -25,6 +27,8 @@ pub(super) struct Family {
     pub(super) halves: bool,
     /// Which layers have a sliding window if `layer_types` does not say it.
     pub(super) window: Window,
+    /// What is around the layers of a decoder.
+    pub(super) names: &'static Names,
     /// What is around the layers of an encoder.
     pub(super) encoder: Option<&'static Encoder>,
     /// The parts of a layer.
@@ -39,6 +43,11 @@ impl Family {
     /// Whether its norms count from one.
     pub(super) fn norms_from_one(&self) -> bool {
         self.parts.iter().any(|(_, part)| matches!(part, Part::PlusOne(_)))
+    }
+
+    /// What stands before the number of a layer.
+    pub(super) fn layers(&self) -> &'static str {
+        self.encoder.map_or(self.names.layers, |encoder| encoder.layers)
     }
 }
 
@@ -65,6 +74,14 @@ pub(super) enum Part {
     Qkv,
     /// For each head of keys its queries, then the key, then the value.
     GroupedQkv,
+    /// The same, which stays one tensor: all queries, then all keys, then all values.
+    FusedQkv,
+    /// It gets this name, and its matrix has its inputs as rows.
+    Transposed(&'static str),
+    /// What the library's code computes for itself.
+    Ignored,
+    /// A number that the convention has in a list with those of the other layers, by this key.
+    Listed(&'static str),
     /// gpt-oss: gates and what they gate in turns, of all experts.
     Harmony(Harmony),
     /// Of a gated delta net what has heads of values.
@@ -151,6 +168,18 @@ pub(super) enum Special {
     /// Layers that are gated delta nets, and attention with a gate; experts or not.
     DeltaNet,
     Ernie,
+    /// Parallel layers, each half with a norm of its own.
+    GptNeoX,
+    /// An activation with learned numbers.
+    Apertus,
+    /// A router that chooses one expert after the other.
+    PhiMoe,
+    /// A router by sigmoids, and a number of turned elements by another name.
+    MiniMaxM2,
+    /// Learned positions, and matrices that have their inputs as rows.
+    Gpt2,
+    /// Parallel layers, with one norm or two.
+    Falcon,
     /// One norm for both halves of a layer, and a factor on the logits.
     Cohere,
     /// Experts as DeepSeek has them.
@@ -165,6 +194,29 @@ pub(super) enum Special {
     /// The same with rotary positions.
     NomicBert,
     ModernBert,
+}
+
+/// A decoder's tensors beside those of its layers, by their stems.
+pub(super) struct Names {
+    /// What stands before all names but that of the output layer.
+    pub(super) prefix: &'static str,
+    /// What stands before the number of a layer.
+    pub(super) layers: &'static str,
+    /// Old and new stems; of several old ones the first is the one that is written.
+    pub(super) stems: &'static [(&'static str, &'static str)],
+}
+
+impl Names {
+    /// The new stem of a tensor.
+    pub(super) fn new_stem(&self, stem: &str) -> Option<&'static str> {
+        self.stems.iter().find(|(old, _)| *old == stem).map(|(_, new)| *new)
+    }
+
+    /// The stem that a tensor has in a folder, with what stands before it.
+    pub(super) fn old_stem(&self, stem: &str) -> Option<String> {
+        let (old, new) = self.stems.iter().find(|(_, new)| *new == stem)?;
+        Some(if *new == "output" { (*old).to_owned() } else { format!("{}{old}", self.prefix) })
+    }
 }
 
 /// An encoder's tensors beside those of its layers, by their stems, and what is left out.
@@ -204,6 +256,7 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("kv_lora_rank", 0.0),
     ("logit_scale", 1.0),
     ("logits_scaling", 1.0),
+    ("n_embed", 0.0),
     ("n_routed_experts", 0.0),
     ("no_rope_layer_interval", 0.0),
     ("num_experts", 0.0),
@@ -215,6 +268,8 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("query_pre_attn_scalar", 0.0),
     ("residual_multiplier", 1.0),
     ("routed_scaling_factor", 1.0),
+    ("scale_attn_by_inverse_layer_idx", 0.0),
+    ("scale_attn_weights", 1.0),
     ("scale_depth", 0.0),
     ("scale_emb", 1.0),
     ("use_bidirectional_attention", 0.0),
@@ -233,15 +288,28 @@ pub(super) const SENSITIVE: &[(&str, f64)] = &[
     ("activation_sparsity_pattern", 0.0),
 ];
 
+/// In the place of a field: the epsilon of norms that no configuration tells.
+pub(super) const NO_EPSILON: &str = "eps";
+
 impl Family {
     /// The field with the epsilon of LayerNorm; `None`: another norm, whose field is `rms_norm_eps`.
     pub(super) fn layer_norm(&self) -> Option<&'static str> {
         match self.architecture {
-            "command-r" | "cohere2" | "stablelm" | "phi2" | "bert" | "nomic-bert" => Some("layer_norm_eps"),
+            "command-r" | "cohere2" | "stablelm" | "phi2" | "gptneox" | "bert" | "nomic-bert" => {
+                Some("layer_norm_eps")
+            }
             "nemotron" | "modern-bert" => Some("norm_eps"),
             "starcoder2" => Some("norm_epsilon"),
+            "gpt2" | "falcon" => Some("layer_norm_epsilon"),
+            // Which its configurations don't have: it is the same in all of them.
+            "olmo" => Some(NO_EPSILON),
             _ => None,
         }
+    }
+
+    /// Whether nothing is turned by its position: positions are learned.
+    pub(super) fn unturned(&self) -> bool {
+        matches!(self.special, Special::Bert | Special::Roberta | Special::Gpt2)
     }
 
     /// Whether it is the language model of one that sees, whose configuration need not say so.

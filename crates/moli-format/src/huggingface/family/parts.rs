@@ -1,6 +1,6 @@
 //! The tensors of a layer, and of what is around the layers of an encoder.
 
-use super::{Delta, Encoder, Harmony, Part};
+use super::{Delta, Encoder, Harmony, Names, Part};
 use Part::As;
 
 pub(super) const ATTENTION: [(&str, Part); 4] = [
@@ -109,6 +109,32 @@ pub(super) const ERNIE_PARTS: &[(&str, Part)] = &join::<_, 19>(&[
     &EXPERTS,
     &SHARED,
     &[("mlp.moe_statics.e_score_correction_bias", Part::Bias("exp_probs_b"))],
+]);
+/// Norms without gains.
+pub(super) const OLMO_PARTS: &[(&str, Part)] = &join::<_, 7>(&[&ATTENTION, &MLP]);
+pub(super) const PHI_MOE_PARTS: &[(&str, Part)] =
+    &join::<_, 17>(&[&[("mlp.router", As("ffn_gate_inp"))], MIXTRAL_PARTS]);
+pub(super) const MINIMAX_M2_PARTS: &[(&str, Part)] = &join::<_, 20>(&[
+    &[("mlp.e_score_correction_bias", Part::Bias("exp_probs_b"))],
+    MIXTRAL_PARTS,
+    &QK_NORMS,
+    &[("block_sparse_moe.e_score_correction_bias", Part::Bias("exp_probs_b"))],
+]);
+pub(super) const APERTUS_PARTS: &[(&str, Part)] = &join::<_, 15>(&[
+    &ATTENTION,
+    &QK_NORMS,
+    &[
+        ("mlp.up_proj", As("ffn_up")),
+        ("mlp.down_proj", As("ffn_down")),
+        ("attention_layernorm", As("attn_norm")),
+        ("feedforward_layernorm", As("ffn_norm")),
+        // The end of `beta` is that of a bias by another name: so it is this stem's.
+        ("mlp.act_fn", Part::Ignored),
+        ("mlp.act_fn.alpha_p", Part::Listed("xielu.alpha_p")),
+        ("mlp.act_fn.alpha_n", Part::Listed("xielu.alpha_n")),
+        ("mlp.act_fn.beta", Part::Listed("xielu.beta")),
+        ("mlp.act_fn.eps", Part::Listed("xielu.eps")),
+    ],
 ]);
 pub(super) const OLMOE_PARTS: &[(&str, Part)] = &join::<_, 14>(&[&ATTENTION, &NORMS, &QK_NORMS, &EXPERTS]);
 /// The norm before the feed-forward network by the name of one behind attention.
@@ -249,6 +275,93 @@ pub(super) const BAICHUAN_PARTS: &[(&str, Part)] = &join::<_, 7>(&[
     &NORMS,
     &[("self_attn.W_pack", Part::Qkv), ("self_attn.o_proj", As("attn_output"))],
 ]);
+
+pub(super) const GPT_NEOX_PARTS: &[(&str, Part)] = &join::<_, 8>(&[
+    &NORMS,
+    &[
+        ("attention.query_key_value", Part::FusedQkv),
+        ("attention.dense", As("attn_output")),
+        ("mlp.dense_h_to_4h", As("ffn_up")),
+        ("mlp.dense_4h_to_h", As("ffn_down")),
+        // The causal mask, `attention.bias`, and what it puts in the place of a score.
+        ("attention", Part::Ignored),
+        ("attention.masked_bias", Part::Ignored),
+    ],
+]);
+
+pub(super) const GPT2_PARTS: &[(&str, Part)] = &[
+    ("ln_1", As("attn_norm")),
+    ("ln_2", As("ffn_norm")),
+    ("attn.c_attn", Part::Transposed("attn_qkv")),
+    ("attn.c_proj", Part::Transposed("attn_output")),
+    ("mlp.c_fc", Part::Transposed("ffn_up")),
+    ("mlp.c_proj", Part::Transposed("ffn_down")),
+    // As of GPT-NeoX.
+    ("attn", Part::Ignored),
+    ("attn.masked_bias", Part::Ignored),
+];
+/// One norm, or two: the convention's first is the feed-forward network's then.
+pub(super) const FALCON_PARTS: &[(&str, Part)] = &[
+    ("self_attention.query_key_value", Part::FusedQkv),
+    ("self_attention.dense", As("attn_output")),
+    ("mlp.dense_h_to_4h", As("ffn_up")),
+    ("mlp.dense_4h_to_h", As("ffn_down")),
+    ("input_layernorm", As("attn_norm")),
+    ("ln_mlp", As("attn_norm")),
+    ("ln_attn", As("attn_norm_2")),
+];
+
+pub(super) const DECODER_NAMES: Names = Names {
+    prefix: "model.",
+    layers: "layers.",
+    stems: &[("embed_tokens", "token_embd"), ("norm", "output_norm"), ("lm_head", "output")],
+};
+/// With a vector of each layer for each token.
+pub(super) const GEMMA4_NAMES: Names = Names {
+    stems: &[
+        ("embed_tokens", "token_embd"),
+        ("norm", "output_norm"),
+        ("lm_head", "output"),
+        ("embed_tokens_per_layer", "per_layer_token_embd"),
+        ("per_layer_model_projection", "per_layer_model_proj"),
+        ("per_layer_projection_norm", "per_layer_proj_norm"),
+    ],
+    ..DECODER_NAMES
+};
+pub(super) const INTERNLM2_NAMES: Names = Names {
+    stems: &[("tok_embeddings", "token_embd"), ("norm", "output_norm"), ("output", "output")],
+    ..DECODER_NAMES
+};
+pub(super) const PHI_NAMES: Names = Names {
+    stems: &[("embed_tokens", "token_embd"), ("final_layernorm", "output_norm"), ("lm_head", "output")],
+    ..DECODER_NAMES
+};
+/// The last norm by the name of one of the embeddings, in the convention too.
+pub(super) const LFM2_NAMES: Names = Names {
+    stems: &[("embed_tokens", "token_embd"), ("embedding_norm", "token_embd_norm"), ("lm_head", "output")],
+    ..DECODER_NAMES
+};
+pub(super) const GPT_NEOX_NAMES: Names = Names {
+    prefix: "gpt_neox.",
+    stems: &[
+        ("embed_in", "token_embd"),
+        ("final_layer_norm", "output_norm"),
+        ("embed_out", "output"),
+        // As newer libraries save it.
+        ("lm_head", "output"),
+    ],
+    ..DECODER_NAMES
+};
+
+pub(super) const GPT2_NAMES: Names = Names {
+    prefix: "transformer.",
+    layers: "h.",
+    stems: &[("wte", "token_embd"), ("wpe", "position_embd"), ("ln_f", "output_norm"), ("lm_head", "output")],
+};
+pub(super) const FALCON_NAMES: Names = Names {
+    stems: &[("word_embeddings", "token_embd"), ("ln_f", "output_norm"), ("lm_head", "output")],
+    ..GPT2_NAMES
+};
 
 pub(super) const BERT_PARTS: &[(&str, Part)] = &[
     ("attention.self.query", As("attn_q")),

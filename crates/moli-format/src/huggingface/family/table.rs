@@ -1,7 +1,7 @@
 //! The families.
 
 use super::parts::*;
-use super::{Family, Special, Window};
+use super::{Family, NO_EPSILON, Special, Window};
 
 const SILU: &[&str] = &["silu", "swish"];
 const GELU_TANH: &[&str] = &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"];
@@ -14,10 +14,12 @@ const PLAIN: Family = Family {
     model_types: &[],
     architecture: "",
     activations: SILU,
+    aliases: &[],
     defaults: &[("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
     tied: false,
     halves: false,
     window: Window::Late,
+    names: &DECODER_NAMES,
     encoder: None,
     parts: LLAMA_PARTS,
     reads: &[],
@@ -50,6 +52,7 @@ const GEMMA3: Family = Family {
 const GEMMA4: Family = Family {
     model_types: &["gemma4_text", "gemma4"],
     architecture: "gemma4",
+    names: &GEMMA4_NAMES,
     activations: GELU_TANH,
     defaults: &[
         ("rms_norm_eps", 1e-6),
@@ -149,6 +152,7 @@ const LFM2: Family = Family {
         ("moe_intermediate_size", 1792.0),
     ],
     tied: true,
+    names: &LFM2_NAMES,
     parts: LFM2_PARTS,
     special: Special::Lfm2,
     ..PLAIN
@@ -390,6 +394,7 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         model_types: &["gemma3n_text", "gemma3n"],
         architecture: "gemma3n",
+        names: &GEMMA4_NAMES,
         defaults: &[
             ("rms_norm_eps", 1e-6),
             ("rope_theta", 1e6),
@@ -517,6 +522,58 @@ pub(super) static FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        model_types: &["olmo"],
+        architecture: "olmo",
+        defaults: &[(NO_EPSILON, 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
+        halves: true,
+        parts: OLMO_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["apertus"],
+        architecture: "apertus",
+        activations: &["xielu"],
+        defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1.2e7), ("max_position_embeddings", 65_536.0)],
+        parts: APERTUS_PARTS,
+        special: Special::Apertus,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["phimoe"],
+        architecture: "phimoe",
+        defaults: &[
+            ("rms_norm_eps", 1e-5),
+            ("rope_theta", 1e6),
+            ("num_key_value_heads", 8.0),
+            ("max_position_embeddings", 131_072.0),
+            ("num_local_experts", 16.0),
+            ("num_experts_per_tok", 2.0),
+            ("router_jitter_noise", 0.01),
+        ],
+        window: Window::All,
+        parts: PHI_MOE_PARTS,
+        reads: &["num_local_experts"],
+        special: Special::PhiMoe,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["minimax_m2"],
+        architecture: "minimax-m2",
+        defaults: &[
+            ("rms_norm_eps", 1e-6),
+            ("rope_theta", 5e6),
+            ("num_key_value_heads", 8.0),
+            ("head_dim", 128.0),
+            ("max_position_embeddings", 196_608.0),
+            ("num_local_experts", 256.0),
+            ("num_experts_per_tok", 8.0),
+        ],
+        parts: MINIMAX_M2_PARTS,
+        reads: &["num_local_experts", "use_qk_norm"],
+        special: Special::MiniMaxM2,
+        ..PLAIN
+    },
+    Family {
         model_types: &["olmo2"],
         architecture: "olmo2",
         defaults: &[("rms_norm_eps", 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
@@ -555,6 +612,7 @@ pub(super) static FAMILIES: &[Family] = &[
         model_types: &["internlm2"],
         architecture: "internlm2",
         halves: true,
+        names: &INTERNLM2_NAMES,
         parts: INTERNLM2_PARTS,
         ..PLAIN
     },
@@ -660,7 +718,61 @@ pub(super) static FAMILIES: &[Family] = &[
             ("max_position_embeddings", 2048.0),
             ("partial_rotary_factor", 0.5),
         ],
+        names: &PHI_NAMES,
         parts: PHI_PARTS,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["gpt_neox"],
+        architecture: "gptneox",
+        activations: GELU,
+        aliases: &[("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")],
+        defaults: &[
+            ("layer_norm_eps", 1e-5),
+            ("rope_theta", 1e4),
+            ("max_position_embeddings", 2048.0),
+            ("partial_rotary_factor", 0.25),
+        ],
+        names: &GPT_NEOX_NAMES,
+        parts: GPT_NEOX_PARTS,
+        reads: &["use_parallel_residual"],
+        special: Special::GptNeoX,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["gpt2"],
+        architecture: "gpt2",
+        activations: GELU_TANH,
+        aliases: &[
+            ("hidden_size", "n_embd"),
+            ("num_hidden_layers", "n_layer"),
+            ("num_attention_heads", "n_head"),
+            ("max_position_embeddings", "n_positions"),
+            ("intermediate_size", "n_inner"),
+            ("hidden_act", "activation_function"),
+        ],
+        defaults: &[("layer_norm_epsilon", 1e-5), ("max_position_embeddings", 1024.0)],
+        tied: true,
+        names: &GPT2_NAMES,
+        parts: GPT2_PARTS,
+        special: Special::Gpt2,
+        ..PLAIN
+    },
+    Family {
+        model_types: &["falcon"],
+        architecture: "falcon",
+        activations: GELU,
+        aliases: &[
+            ("num_key_value_heads", "num_kv_heads"),
+            ("intermediate_size", "ffn_hidden_size"),
+            ("hidden_act", "activation"),
+        ],
+        defaults: &[("layer_norm_epsilon", 1e-5), ("rope_theta", 1e4), ("max_position_embeddings", 2048.0)],
+        tied: true,
+        names: &FALCON_NAMES,
+        parts: FALCON_PARTS,
+        reads: &["parallel_attn"],
+        special: Special::Falcon,
         ..PLAIN
     },
     Family {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json};
 use super::{Keys, Source, all_but, decimal, delta, gemma4, inverse, rope};
 use crate::FormatError;
 use crate::huggingface::HuggingFaceError;
-use crate::huggingface::family::{Special, Window};
+use crate::huggingface::family::{NO_EPSILON, Special, Window};
 use crate::huggingface::parameters::ACTIVATIONS;
 
 /// The class of each model type.
@@ -27,6 +27,10 @@ const CLASSES: &[(&str, &str)] = &[
     ("glm4", "Glm4ForCausalLM"),
     ("granite", "GraniteForCausalLM"),
     ("granitemoe", "GraniteMoeForCausalLM"),
+    ("olmo", "OlmoForCausalLM"),
+    ("apertus", "ApertusForCausalLM"),
+    ("phimoe", "PhimoeForCausalLM"),
+    ("minimax_m2", "MiniMaxM2ForCausalLM"),
     ("olmo2", "Olmo2ForCausalLM"),
     ("olmo3", "Olmo3ForCausalLM"),
     ("olmoe", "OlmoeForCausalLM"),
@@ -43,6 +47,9 @@ const CLASSES: &[(&str, &str)] = &[
     ("cohere2", "Cohere2ForCausalLM"),
     ("stablelm", "StableLmForCausalLM"),
     ("phi", "PhiForCausalLM"),
+    ("gpt_neox", "GPTNeoXForCausalLM"),
+    ("gpt2", "GPT2LMHeadModel"),
+    ("falcon", "FalconForCausalLM"),
     ("glm4_moe", "Glm4MoeForCausalLM"),
     ("seed_oss", "SeedOssForCausalLM"),
     ("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM"),
@@ -91,7 +98,13 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
         None => ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
     };
     let epsilon = keys.float(key)?.ok_or_else(|| FormatError::MissingKey { key: keys.key(key) })?;
-    config.put(field, decimal(epsilon));
+    match field {
+        NO_EPSILON if epsilon != 1e-5 => {
+            return Err(HuggingFaceError::NoField { key: keys.key(key), value: epsilon.to_string() }.into());
+        }
+        NO_EPSILON => {}
+        field => config.put(field, decimal(epsilon)),
+    }
     let activation = activation(source)?;
     config.put("hidden_act", activation);
     if source.family.architecture.starts_with("gemma") {
@@ -103,9 +116,29 @@ pub(super) fn write(source: &Source<'_>) -> Result<Map<String, Json>, FormatErro
     biases(source, &mut config);
     window(source, &mut config)?;
     special(source, &mut config)?;
-    rope::write(source, &mut config.0)?;
+    if !source.family.unturned() {
+        rope::write(source, &mut config.0)?;
+    }
     if source.is(Special::DeltaNet) {
         delta::sections(source, &mut config)?;
+    }
+    if matches!(source.family.special, Special::Gpt2 | Special::Falcon) {
+        // Fields of others, the first of which is none that can be set here.
+        for field in [
+            "head_dim",
+            "attention_bias",
+            "mlp_bias",
+            "sliding_window",
+            "use_sliding_window",
+            "max_window_layers",
+        ] {
+            config.0.remove(field);
+        }
+    }
+    for (field, own) in source.family.aliases {
+        if let Some(value) = config.0.remove(*field) {
+            config.put(own, value);
+        }
     }
     Ok(config.0)
 }
@@ -198,6 +231,7 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
         // The encoders among them have a configuration of their own.
         Special::None
         | Special::Baichuan
+        | Special::Apertus
         | Special::Bert
         | Special::Roberta
         | Special::NomicBert
@@ -245,6 +279,47 @@ fn special(source: &Source<'_>, config: &mut Config) -> Result<(), FormatError> 
                     keys.count("expert_shared_feed_forward_length")?.unwrap_or(0),
                 );
             }
+            Ok(())
+        }
+        Special::PhiMoe => {
+            config.put("num_local_experts", keys.need("expert_count")?);
+            config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+            let jitter = source.model.metadata().f32_opt("moli.router_jitter")?.unwrap_or(0.01);
+            config.put("router_jitter_noise", decimal(jitter));
+            config.put("lm_head_bias", source.model.tensor("output.bias").is_some());
+            Ok(())
+        }
+        Special::MiniMaxM2 => {
+            config.put("num_local_experts", keys.need("expert_count")?);
+            config.put("num_experts_per_tok", keys.need("expert_used_count")?);
+            config.put("intermediate_size", keys.need("expert_feed_forward_length")?);
+            config.put("rotary_dim", source.rotated);
+            config.put("scoring_func", "sigmoid");
+            config.put("use_qk_norm", true);
+            Ok(())
+        }
+        Special::Gpt2 => {
+            // More positions than the convention tells are there.
+            if let Some(positions) = source.model.tensor("position_embd.weight") {
+                config.put("max_position_embeddings", positions.rows());
+            }
+            config.0.remove("num_key_value_heads");
+            Ok(())
+        }
+        Special::Falcon => {
+            let has = |name: &str| source.model.tensor(name).is_some();
+            let two = has("blk.0.attn_norm_2.weight");
+            let new = two || source.kv_heads != 1;
+            config.put("new_decoder_architecture", new);
+            config.put("multi_query", !new);
+            config.put("num_ln_in_parallel_attn", new.then_some(if two { 2 } else { 1 }));
+            config.put("parallel_attn", true);
+            config.put("alibi", false);
+            config.put("bias", has("blk.0.attn_qkv.bias"));
+            Ok(())
+        }
+        Special::GptNeoX => {
+            config.put("use_parallel_residual", keys.flag("use_parallel_residual")?.unwrap_or(true));
             Ok(())
         }
         Special::Cohere => {

@@ -147,7 +147,7 @@ impl<'a> Source<'a> {
             return Err(HuggingFaceError::NoField { key, value }.into());
         }
         // With positions that are learned, nothing is turned.
-        let turns = !matches!(family.special, Special::Bert | Special::Roberta);
+        let turns = !family.unturned();
         if head_dim == 0 || heads == 0 || turns && (rotated > head_dim || rotated % 2 != 0) {
             let (key, value) = (keys.key("rope.dimension_count"), rotated.to_string());
             return Err(HuggingFaceError::NoField { key, value }.into());

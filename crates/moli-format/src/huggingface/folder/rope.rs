@@ -86,6 +86,12 @@ fn long(source: &Source<'_>, config: &mut Map<String, Json>) -> Result<Json, For
     let list = |values: Vec<f32>| values.into_iter().map(decimal).collect::<Vec<f64>>();
     let mut scaling = json!({ "type": "longrope", "long_factor": list(long?), "short_factor": list(short?) });
     let wanted = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    if source.is(Special::PhiMoe) {
+        for field in ["long_mscale", "short_mscale"] {
+            scaling[field] = decimal(wanted).into();
+        }
+        return Ok(scaling);
+    }
     let (context, original) = (keys.need("context_length")? as f64, original as f64);
     // Left out where it follows from the contexts: some readers refuse more than three fields.
     if longrope_factor(context / original, original) as f32 != wanted {

@@ -4,7 +4,7 @@ use super::{FolderTensor, Rows, Source, encoder};
 use crate::huggingface::HuggingFaceError;
 use crate::huggingface::family::{Harmony, Part, Special};
 use crate::huggingface::gemma4::WAYS;
-use crate::{FormatError, Tensor};
+use crate::{Bytes, FormatError, Tensor, TensorType};
 
 /// All of a model's tensors.
 pub(super) fn all(source: &Source<'_>) -> Result<Vec<FolderTensor>, FormatError> {
@@ -13,6 +13,7 @@ pub(super) fn all(source: &Source<'_>) -> Result<Vec<FolderTensor>, FormatError>
     for tensor in source.model.tensors() {
         folder.add(tensor)?;
     }
+    folder.lists()?;
     Ok(folder.tensors)
 }
 
@@ -62,8 +63,6 @@ impl Folder<'_> {
             self.tensors.push(new);
             return Ok(());
         }
-        let first = self.source.family.architecture == "internlm2";
-        let gemma4 = self.source.is(Special::Gemma4) || self.source.is(Special::Gemma3n);
         let way = WAYS.iter().find(|(new, _)| *new == tensor.name && self.source.is(Special::Gemma3n));
         if let Some((_, old)) = way {
             let &[cols, rows, count] = tensor.dims.as_slice() else { return Err(shape(tensor, &[0, 0, 0])) };
@@ -75,25 +74,35 @@ impl Folder<'_> {
             }
             return Ok(());
         }
-        let phi = self.source.family.architecture == "phi2";
-        let name = match tensor.name.as_str() {
-            "token_embd.weight" if first => "model.tok_embeddings.weight",
-            "token_embd.weight" => "model.embed_tokens.weight",
-            "token_embd_norm.weight" if self.source.is(Special::Lfm2) => "model.embedding_norm.weight",
-            "output_norm.weight" if phi => "model.final_layernorm.weight",
-            "output_norm.bias" if phi => "model.final_layernorm.bias",
-            "output_norm.weight" => "model.norm.weight",
-            "output_norm.bias" => "model.norm.bias",
-            "output.weight" if first => "output.weight",
-            "output.weight" => "lm_head.weight",
-            "output.bias" => "lm_head.bias",
-            "per_layer_token_embd.weight" if gemma4 => "model.embed_tokens_per_layer.weight",
-            "per_layer_model_proj.weight" if gemma4 => "model.per_layer_model_projection.weight",
-            "per_layer_proj_norm.weight" if gemma4 => "model.per_layer_projection_norm.weight",
-            _ => return Err(no_name().into()),
-        };
-        let minus_one = name == "model.norm.weight" && self.source.family.norms_from_one();
-        self.tensors.push(FolderTensor { minus_one, ..plain(name.to_owned(), tensor) });
+        let (stem, end) = tensor.name.rsplit_once('.').ok_or_else(no_name)?;
+        let old = self.source.family.names.old_stem(stem).ok_or_else(no_name)?;
+        let minus_one = tensor.name == "output_norm.weight" && self.source.family.norms_from_one();
+        self.tensors.push(FolderTensor { minus_one, ..plain(format!("{old}.{end}"), tensor) });
+        Ok(())
+    }
+
+    /// Adds the numbers of each layer that the convention has as lists.
+    fn lists(&mut self) -> Result<(), FormatError> {
+        for (pattern, part) in self.source.family.parts {
+            let Part::Listed(key) = part else { continue };
+            let Some(numbers) = self.source.model.metadata().f32s_opt(key)? else { continue };
+            if numbers.len() != self.source.layers {
+                let (key, value) = ((*key).to_owned(), format!("{} numbers", numbers.len()));
+                return Err(HuggingFaceError::NoField { key, value }.into());
+            }
+            for (layer, number) in numbers.iter().enumerate() {
+                let names = self.source.family.names;
+                let tensor = Tensor {
+                    name: format!("{}{}{layer}.{pattern}", names.prefix, names.layers),
+                    ttype: TensorType::F32,
+                    dims: vec![1],
+                    data: Bytes::from_vec(number.to_le_bytes().to_vec()),
+                };
+                // Two of them are learned, and vectors of one element.
+                let shape = if key.contains("alpha") { vec![1] } else { Vec::new() };
+                self.tensors.push(made(tensor.name.clone(), shape, vec![stretch(&tensor, 1)]));
+            }
+        }
         Ok(())
     }
 
@@ -106,15 +115,19 @@ impl Folder<'_> {
             return Ok(false);
         }
         let parts = self.source.family.parts;
+        // Falcon's norm is the feed-forward network's own where attention has a second one.
+        let second = format!("blk.{}.attn_norm_2.weight", place.layer);
+        let shared = self.source.is(Special::Falcon) && self.source.model.tensor(&second).is_none();
         // Of two names the later one is that of the files that people have.
         let find = |wanted: &dyn Fn(&str, &Part) -> bool| {
-            parts.iter().rev().find(|(pattern, part)| wanted(pattern, part)).copied()
+            let mut parts = parts.iter().rev().filter(|(pattern, _)| !(shared && *pattern == "ln_mlp"));
+            parts.find(|(pattern, part)| wanted(pattern, part)).copied()
         };
         let each = |pattern: &str| pattern.contains('*');
         let is_scale =
             |part: &Part| matches!(part, Part::Scale(new) if *new == place.stem) && place.end == "scale";
         let as_it_is = find(&|pattern, part| match part {
-            Part::As(new) | Part::PlusOne(new) | Part::Taps(new) => {
+            Part::As(new) | Part::PlusOne(new) | Part::Taps(new) | Part::Transposed(new) => {
                 *new == place.stem
                     && each(pattern) == place.expert.is_some()
                     && !parts.iter().any(|(_, part)| is_scale(part))
@@ -139,6 +152,10 @@ impl Folder<'_> {
             };
             let mut new = plain(self.name(place, &pattern), tensor);
             new.minus_one = matches!(part, Part::PlusOne(_)) && place.end == "weight";
+            if matches!(part, Part::Transposed(_)) && place.end == "weight" {
+                new.shape.reverse();
+                new.transposed = true;
+            }
             // An input of its own for each channel.
             if matches!(part, Part::Taps(_)) && new.shape.len() == 2 {
                 new.shape.insert(1, 1);
@@ -153,11 +170,25 @@ impl Folder<'_> {
             self.tensors.push(new);
             return Ok(true);
         }
-        let joined = find(&|_, part| matches!(part, Part::Qkv | Part::GroupedQkv | Part::GateUp));
+        let joined =
+            find(&|_, part| matches!(part, Part::Qkv | Part::GroupedQkv | Part::FusedQkv | Part::GateUp));
         match (place.stem, joined) {
-            ("attn_q", Some((pattern, Part::Qkv))) => self.qkv(pattern, place, tensor, 1),
-            ("attn_q", Some((pattern, Part::GroupedQkv))) => {
-                self.qkv(pattern, place, tensor, self.source.kv_heads)
+            ("attn_q", Some((pattern, Part::Qkv | Part::GroupedQkv))) => {
+                let groups = if matches!(joined, Some((_, Part::Qkv))) { 1 } else { self.source.kv_heads };
+                let (k, v) = (self.beside(place, "attn_k")?, self.beside(place, "attn_v")?);
+                let all = [tensor, k, v].map(|tensor| stretch(tensor, tensor.cols_of_rows()));
+                self.qkv(pattern, place, all, groups)
+            }
+            ("attn_qkv", Some((pattern, Part::FusedQkv))) => {
+                let Source { heads, kv_heads, head_dim, .. } = *self.source;
+                let all = stretch(tensor, tensor.cols_of_rows());
+                let (queries, keys) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
+                if keys.checked_mul(2).and_then(|both| both.checked_add(queries)) != Some(all.count) {
+                    return Err(shape(tensor, &[queries.saturating_add(keys.saturating_mul(2)), all.cols]));
+                }
+                let part = |first, count| Rows { first, count, ..all.clone() };
+                let all = [part(0, queries), part(queries, keys), part(queries + keys, keys)];
+                self.qkv(pattern, place, all, kv_heads)
             }
             ("attn_k" | "attn_v", Some((_, Part::Qkv | Part::GroupedQkv))) => Ok(true),
             ("ffn_gate_exps", Some((pattern, Part::GateUp))) => self.gate_up(pattern, place, tensor),
@@ -197,12 +228,10 @@ impl Folder<'_> {
         &mut self,
         pattern: &str,
         place: &Place<'_>,
-        q: &Tensor,
+        [q, k, v]: [Rows; 3],
         groups: usize,
     ) -> Result<bool, FormatError> {
         let source = self.source;
-        let (k, v) = (self.beside(place, "attn_k")?, self.beside(place, "attn_v")?);
-        let [q, k, v] = [q, k, v].map(|tensor| stretch(tensor, tensor.cols_of_rows()));
         let total = q.count + k.count + v.count;
         let mut rows = Vec::new();
         for group in 0..groups {
@@ -213,7 +242,7 @@ impl Folder<'_> {
                 if count * groups != all.count {
                     return Err(shape(&all.tensor, &[heads * source.head_dim]));
                 }
-                let some = Rows { first: group * count, count, ..all.clone() };
+                let some = Rows { first: all.first + group * count, count, ..all.clone() };
                 rows.extend(if turned { self.in_halves(place.layer, some) } else { vec![some] });
             }
         }
@@ -295,7 +324,7 @@ impl Folder<'_> {
         let end = if bare { String::new() } else { format!(".{}", place.end) };
         let layers = match self.source.family.encoder {
             Some(encoder) => format!("{}{}", encoder::prefix(self.source), encoder.layers),
-            None => "model.layers.".to_owned(),
+            None => format!("{}{}", self.source.family.names.prefix, self.source.family.names.layers),
         };
         format!("{layers}{}.{pattern}{end}", place.layer)
     }
