@@ -32,14 +32,19 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::of("llama", 2)
+    }
+
+    fn of(architecture: &'static str, layers: usize) -> Self {
         let model = TinyModel {
+            layers,
             hidden: 64,
             heads: 2,
             kv_heads: 1,
             head_dim: 32,
             ffn: 64,
             context: 512,
-            ..TinyModel::new("llama")
+            ..TinyModel::new(architecture)
         };
         let place = Self { folder: tempfile::tempdir().unwrap(), model };
         place.model.write(&place.path("model.gguf")).unwrap();
@@ -133,8 +138,9 @@ fn refusal(engine: &Engine, path: &Path) -> SnapshotError {
 
 #[test]
 fn a_restored_session_answers_as_if_it_had_never_ended() {
-    let place = Place::new();
-    for kv_type in KvType::ALL {
+    // Layers that keep keys and values of one width, and of two, and layers that see those of others.
+    let places = [Place::new(), Place::of("gemma3n", 4), Place::of("gemma4", 4)];
+    for (place, kv_type) in places.iter().flat_map(|place| KvType::ALL.map(|kv_type| (place, kv_type))) {
         let load = || place.engine_with(|options| options.kv_type = Some(kv_type));
         let file = place.path("saved");
         let first = load();
