@@ -55,7 +55,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn exp_m1(x: f32) -> f32 {
     // From -17.4 on the nearest f32 is -1. Written so that a NaN passes.
-    let x = if x < -105.0 { -105.0 } else { x };
+    let x = if x < -80.0 { -80.0 } else { x };
     let (q, n) = split_exp(x);
     let power = power_of_two(n);
     power.mul_add(q, power - 1.0)
