@@ -355,6 +355,11 @@ impl Assembly<'_> {
                 }
                 None => Err(self.unknown(tensor).into()),
             },
+            Part::SharedGateUp => {
+                let (gate, up) = data::halves(tensor)?;
+                self.keep(new("ffn_gate_shexp"), &gate)?;
+                self.keep(new("ffn_up_shexp"), &up)
+            }
             Part::Down => self.keep(new("ffn_down_exps"), tensor),
             Part::Qkv => self.qkv(tensor, &new, 1),
             Part::GroupedQkv => self.qkv(tensor, &new, self.model.kv_heads as usize),

@@ -155,6 +155,11 @@ fn add(
         (Part::As(stem) | Part::Transposed(stem), None) => push(block(stem), b),
         (Part::Qkv, _) => split(b, 1, &block, target, &mut push),
         (Part::GroupedQkv, _) => split(b, target.kv_heads, &block, target, &mut push),
+        (Part::SharedGateUp, _) => {
+            let (gate, up) = data::halves(b)?;
+            push(block("ffn_gate_shexp"), &gate)?;
+            push(block("ffn_up_shexp"), &up)
+        }
         (Part::FusedQkv, _) => push(block("attn_qkv"), &fused(b, target)?),
         _ => Err(unknown().into()),
     }

@@ -68,6 +68,8 @@ pub(super) enum Part {
     Scale(&'static str),
     /// The rows of a gate and those of what it gates, one after the other, for each expert if there are some.
     GateUp,
+    /// The same of an expert that every token goes through.
+    SharedGateUp,
     /// The way back of all experts.
     Down,
     /// Queries, keys and values, one after the other.

@@ -100,7 +100,7 @@ pub(super) const GRANITE_MOE_PARTS: &[(&str, Part)] = &join::<_, 9>(&[
 ]);
 pub(super) const GRANITE_MOE_SHARED_PARTS: &[(&str, Part)] = &join::<_, 11>(&[
     GRANITE_MOE_PARTS,
-    &[("shared_mlp.input_linear", As("ffn_up_shexp")), ("shared_mlp.output_linear", As("ffn_down_shexp"))],
+    &[("shared_mlp.input_linear", Part::SharedGateUp), ("shared_mlp.output_linear", As("ffn_down_shexp"))],
 ]);
 pub(super) const ERNIE_PARTS: &[(&str, Part)] = &join::<_, 19>(&[
     &ATTENTION,

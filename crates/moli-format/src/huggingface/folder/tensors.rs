@@ -170,6 +170,10 @@ impl Folder<'_> {
             self.tensors.push(new);
             return Ok(true);
         }
+        let both = find(&|_, part| matches!(part, Part::SharedGateUp));
+        if let (true, Some((pattern, _))) = (place.stem.ends_with("_shexp"), both) {
+            return self.shared_gate_up(pattern, place, tensor);
+        }
         let joined =
             find(&|_, part| matches!(part, Part::Qkv | Part::GroupedQkv | Part::FusedQkv | Part::GateUp));
         match (place.stem, joined) {
@@ -264,6 +268,32 @@ impl Folder<'_> {
         let of = |tensor, expert| Rows { first: expert * rows, count: rows, ..stretch(tensor, cols) };
         let all = (0..count).flat_map(|expert| [of(gate, expert), of(up, expert)]).collect();
         self.tensors.push(made(self.name(place, pattern), vec![count, 2 * rows, cols], all));
+        Ok(true)
+    }
+
+    /// The rows of the gate, then those of what it gates, of an expert that every token goes through.
+    fn shared_gate_up(
+        &mut self,
+        pattern: &str,
+        place: &Place<'_>,
+        tensor: &Tensor,
+    ) -> Result<bool, FormatError> {
+        let rows = |tensor| stretch(tensor, tensor.cols_of_rows());
+        let all = match (place.stem, self.beside(place, "ffn_gate_shexp")) {
+            ("ffn_gate_shexp", Ok(gate)) => {
+                let up = self.beside(place, "ffn_up_shexp")?;
+                if up.dims != gate.dims {
+                    return Err(shape(up, &[gate.rows(), gate.cols()]));
+                }
+                vec![rows(gate), rows(up)]
+            }
+            ("ffn_up_shexp", Ok(_)) => return Ok(true),
+            // Both are in one tensor already, as older versions of this crate wrote them.
+            ("ffn_up_shexp", Err(_)) => vec![rows(tensor)],
+            _ => return Ok(false),
+        };
+        let count = all.iter().map(|rows| rows.count).sum();
+        self.tensors.push(made(self.name(place, pattern), vec![count, tensor.cols()], all));
         Ok(true)
     }
 
