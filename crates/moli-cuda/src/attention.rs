@@ -158,7 +158,7 @@ impl Cache {
 
     /// A layer, and its keys and values.
     fn layer(&self, layer: usize) -> Result<(Layer, [Pages; 2]), CudaError> {
-        let (expected, actual) = (self.layers.len(), layer + 1);
+        let (expected, actual) = (layer + 1, self.layers.len());
         let layer = self.layers.get(layer).copied();
         let layer = layer.ok_or(CudaError::Shape { what: "layers of the KV cache", expected, actual })?;
         let pages = [&self.keys, &self.values].map(|part| Pages {
