@@ -56,7 +56,7 @@ def main():
         bench(options.moli, once)
         read_anew(path)
         both = bench(options.moli, [path, "--synthetic", options.shape, *work, "-r", str(options.rounds), "--no-limits"])
-    seconds = {both["models"][row["case"]["model"]]["synthetic"]: row["seconds"] for row in both["rows"]}
+    seconds = {both["models"][row["model"]]["synthetic"]: row["seconds"] for row in both["rows"]}
     ratios = [in_file / in_memory for in_file, in_memory in zip(seconds[False], seconds[True], strict=True)]
     ratio = statistics.median(ratios)
     agrees = abs(ratio - 1) <= TOLERANCE

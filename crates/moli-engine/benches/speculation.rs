@@ -78,6 +78,9 @@ const ORDINARY: [&str; 20] = [
      next. Without them many plants would bear no fruit. Pesticides, mites and the loss of meadows make their lives hard.",
 ];
 
+/// So many times more rounds for what was too slow at first.
+const MORE: usize = 5;
+
 /// A prompt, how it is answered, and what was measured.
 struct Case {
     name: String,
@@ -176,6 +179,12 @@ fn prompts(path: &Path, draft: Option<PathBuf>, threads: usize, rounds: usize) -
     }
     for round in 0..rounds {
         for case in &mut cases {
+            case.measure(&engine, round % 2 == 1);
+        }
+    }
+    // Of an answer of some twenty tokens a few rounds tell less than what is asked: who seems too slow is measured on.
+    for case in cases.iter_mut().filter(|case| median(&case.ratios) < case.target) {
+        for round in 0..MORE * rounds {
             case.measure(&engine, round % 2 == 1);
         }
     }

@@ -320,10 +320,11 @@ impl Quantize {
     }
 }
 
-/// Quantises one block and returns its scale. Plain text that a compiler may turn into vectors of any width: it is only
+/// Quantises one block, as bytes and as integers to go on with, and returns its scale: bytes that were just written are slow to
+/// read in other pieces. Plain text that a compiler may turn into vectors of any width: it is only
 /// integer operations and single, exactly rounded float operations.
 #[inline(always)]
-fn block<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
+fn block<const N: usize>(x: &[f32; N], q: &mut [i8; N], integers: &mut [i32; N]) -> f32 {
     const INFINITY: i32 = 0x7f80_0000;
     // Magnitudes of floats are ordered like their bits, with infinity and then the NaNs on top.
     let mut most = 0;
@@ -334,11 +335,13 @@ fn block<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
     let inverse = MAX / greatest;
     if most >= INFINITY || inverse == f32::INFINITY {
         q.fill(0);
+        integers.fill(0);
         return if most >= INFINITY { f32::NAN } else { 0.0 };
     }
-    for (q, v) in q.iter_mut().zip(x) {
+    for ((q, integer), v) in q.iter_mut().zip(integers).zip(x) {
         // At most 127 and a bit, which rounds to 127.
         *q = (v * inverse + ROUND).to_bits() as i8;
+        *integer = i32::from(*q);
     }
     greatest / MAX
 }
@@ -347,8 +350,9 @@ fn block<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
 fn blocks32(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i32], ds: &mut [f32]) {
     let blocks = x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0);
     for ((((x, q), d), sum), ds) in blocks.zip(d).zip(sums).zip(ds) {
-        *d = block(x, q);
-        *sum = q.iter().map(|q| i32::from(*q)).sum();
+        let mut integers = [0; 32];
+        *d = block(x, q, &mut integers);
+        *sum = integers.iter().sum();
         *ds = *d * *sum as f32;
     }
 }
@@ -358,9 +362,11 @@ fn blocks256(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32:
     let blocks = x.as_chunks::<256>().0.iter().zip(q.as_chunks_mut::<256>().0);
     let sums = sums16.as_chunks_mut::<16>().0.iter_mut().zip(sums32.as_chunks_mut::<8>().0);
     for (((x, q), d), (sums16, sums32)) in blocks.zip(d).zip(sums) {
-        *d = block(x, q);
-        for (sum, q) in sums16.iter_mut().zip(q.as_chunks::<16>().0) {
-            *sum = q.iter().map(|q| i16::from(*q)).sum();
+        let mut integers = [0; 256];
+        *d = block(x, q, &mut integers);
+        for (sum, integers) in sums16.iter_mut().zip(integers.as_chunks::<16>().0) {
+            // Of 16 bytes.
+            *sum = integers.iter().sum::<i32>() as i16;
         }
         for (sum, pair) in sums32.iter_mut().zip(sums16.as_chunks::<2>().0) {
             *sum = pair[0] + pair[1];
