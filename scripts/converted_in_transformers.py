@@ -115,7 +115,8 @@ def smollm2(moli, place):
 
 def minilm(moli, place):
     texts = [case["text"] for case in json.loads((FIXTURES / "minilm.json").read_text())]
-    original = moli("pull", "all-minilm-l6-v2").strip().splitlines()[-1]
+    # A model of several files is named by one of them.
+    original = Path(moli("pull", "all-minilm-l6-v2").strip().splitlines()[-1]).parent
     file, folder = moli.there_and_back("all-minilm-l6-v2", place, "minilm")
     models = [SentenceTransformer(str(path)) for path in (original, folder)]
     lengths = [model.max_seq_length for model in models]
