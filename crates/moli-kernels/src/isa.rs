@@ -12,6 +12,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and VNNI besides those.
     Avx512Vnni,
+    /// x86-64 with AMX for bytes besides those (from Sapphire Rapids on): for products with more than a few tokens.
+    Avx512Amx,
     /// Any aarch64.
     Neon,
     /// aarch64 with the dot products of bytes (from Cortex-A55 and A75 on).
@@ -22,8 +24,15 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, those of one kind of processor from the plainest to the best.
-    pub const ALL: [Self; 6] =
-        [Self::Scalar, Self::Avx2, Self::Avx512Vnni, Self::Neon, Self::NeonDot, Self::NeonI8mm];
+    pub const ALL: [Self; 7] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::Avx512Vnni,
+        Self::Avx512Amx,
+        Self::Neon,
+        Self::NeonDot,
+        Self::NeonI8mm,
+    ];
 
     /// The best instruction set of this processor.
     ///
@@ -54,6 +63,7 @@ impl Isa {
             Self::Scalar => true,
             Self::Avx2 => Avx2::new().is_some(),
             Self::Avx512Vnni => Avx512Vnni::new().is_some(),
+            Self::Avx512Amx => Avx512Amx::new().is_some(),
             Self::Neon => Neon::new().is_some(),
             Self::NeonDot => NeonDot::new().is_some(),
             Self::NeonI8mm => NeonI8mm::new().is_some(),
@@ -67,6 +77,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Avx512Amx => "avx512amx",
             Self::Neon => "neon",
             Self::NeonDot => "neon-dotprod",
             Self::NeonI8mm => "neon-i8mm",
@@ -121,6 +132,61 @@ impl Avx512Vnni {
             return Some(Self(()));
         }
         None
+    }
+}
+
+/// Proof that this processor has AMX for bytes, that Linux lets this process use it, and all that [`Avx512Vnni`] proves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512Amx(());
+
+impl Avx512Amx {
+    /// Looks at the processor, and asks Linux for the tiles, once: it refuses where a thread's stack for signals has no room for
+    /// them.
+    pub(crate) fn new() -> Option<Self> {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        {
+            static ALLOWED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+            if Avx512Vnni::new().is_some() && *ALLOWED.get_or_init(|| amx::in_processor() && amx::allowed()) {
+                return Some(Self(()));
+            }
+        }
+        None
+    }
+}
+
+/// The standard library does not know AMX yet.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[allow(unsafe_code)]
+mod amx {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    /// AMX's tiles and its products of bytes (CPUID leaf 7, EDX; Intel's manual, volume 2A).
+    pub(super) fn in_processor() -> bool {
+        const TILES: u32 = 1 << 24;
+        const BYTES: u32 = 1 << 25;
+        __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (TILES | BYTES) == TILES | BYTES
+    }
+
+    /// Linux's answer to `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`, which speaks for all threads; it fails where
+    /// the kernel knows no tiles.
+    pub(super) fn allowed() -> bool {
+        const ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const XFEATURE_XTILEDATA: i64 = 18;
+        let mut result = ARCH_PRCTL;
+        // SAFETY: this call reads and writes no memory of the process.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
     }
 }
 

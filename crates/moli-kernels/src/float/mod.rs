@@ -91,7 +91,7 @@ impl FloatOps {
     pub(crate) fn new(isa: Isa) -> FloatOps {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512Vnni => FloatOps {
+            Isa::Avx2 | Isa::Avx512Vnni | Isa::Avx512Amx => FloatOps {
                 rms_norm: avx2::rms_norm,
                 layer_norm: avx2::layer_norm,
                 add_scaled: avx2::add_scaled,

@@ -286,7 +286,7 @@ pub(crate) struct Quantize {
 impl Quantize {
     /// `isa` must be one that this processor has.
     pub(super) fn new(isa: Isa) -> Self {
-        Self { avx2: matches!(isa, Isa::Avx2 | Isa::Avx512Vnni) }
+        Self { avx2: matches!(isa, Isa::Avx2 | Isa::Avx512Vnni | Isa::Avx512Amx) }
     }
 
     /// Whole blocks of 32.

@@ -5,10 +5,13 @@
 //! - [`tile`]: the vector form: 16 rows of weights are unpacked into a panel and multiplied with the tokens;
 //! - [`unpack`]: blocks of each format into the panel, those with grids in [`unpack_grids`];
 //! - [`simd`]: the operations that both are written with, and `x86` and `neon`, their forms for the instruction sets;
+//! - `amx`: panels by a matrix unit;
 //! - [`shares`]: which thread computes what;
 //! - [`float`]: unquantised weights.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod float;
 #[cfg(target_arch = "aarch64")]
@@ -33,6 +36,8 @@ mod x86;
 mod x86_rows;
 
 pub use activations::Activations;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::full_speed as amx_loop;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -274,6 +279,8 @@ impl MatmulTable {
             Isa::Avx2 => tile::avx2,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => tile::avx512,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Amx => amx::table,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => tile::neon,
             #[cfg(target_arch = "aarch64")]

@@ -8,7 +8,8 @@ use std::ops::Range;
 use moli_format::TensorType;
 
 use super::float::{self, Bf16, F16, F32};
-use super::tile::{Panel, product as tile_product};
+use super::amx::{self, Operands, Unit};
+use super::tile::{Panel, Vectors, product as tile_product};
 use super::unpack::Rows;
 use super::x86::{Avx512, Wide};
 use super::{Job, MatmulFn};
@@ -116,6 +117,58 @@ impl Vector for Float {
     }
 }
 
+impl Arrays {
+    /// Sums of products of `columns` columns, of `blocks` blocks.
+    ///
+    /// # Safety
+    /// As [`Unit`].
+    unsafe fn sums(operands: Operands, columns: usize, unsigned: bool, blocks: usize, sums: *mut amx::Sums) {
+        let Operands { a, stride, tokens, panels } = operands;
+        for (block, token, panel, row) in (0..blocks).flat_map(|block| {
+            (0..tokens).flat_map(move |token| (0..2).flat_map(move |p| (0..16).map(move |row| (block, token, p, row))))
+        }) {
+            let product = |column: usize| {
+                // SAFETY: the caller's promise.
+                let (a, w) = unsafe {
+                    let at = block * columns + column;
+                    (*a.add(token * stride + at), *panels[panel].add(at / 4 * 64 + row * 4 + at % 4))
+                };
+                i32::from(a) * if unsigned && panel == 0 { i32::from(w) } else { i32::from(w.cast_signed()) }
+            };
+            // SAFETY: the caller's promise.
+            unsafe { (*sums.add(block))[token][panel][row] = (0..columns).map(product).sum() };
+        }
+    }
+}
+
+impl Unit for Arrays {
+    unsafe fn begin<const K: usize>(tokens: usize) {
+        assert!((1..=amx::TOKENS).contains(&tokens));
+    }
+    unsafe fn wide(operands: Operands, blocks: usize, sums: *mut amx::Sums) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::sums(operands, 256, true, blocks, sums) }
+    }
+    unsafe fn narrow(operands: Operands, blocks: usize, sums: *mut amx::Sums) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::sums(operands, 32, false, blocks, sums) }
+    }
+    unsafe fn end() {}
+}
+
+/// As [`amx::table`].
+pub(super) fn matrix_product(ttype: TensorType) -> MatmulFn {
+    /// # Safety
+    /// As [`MatmulFn`]; AVX2, FMA and F16C.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
+        // SAFETY: the caller's promise.
+        unsafe { amx::product::<Arrays, Arrays, F>(job, rows, panel) }
+    }
+    let floats = product(ttype);
+    by_type!(ttype, run, floats, floats, floats)
+}
+
 /// As [`tile::avx512`](super::tile::avx512).
 pub(super) fn product(ttype: TensorType) -> MatmulFn {
     /// # Safety
@@ -123,7 +176,7 @@ pub(super) fn product(ttype: TensorType) -> MatmulFn {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { tile_product::<Avx512<Arrays>, F>(job, rows, panel) }
+        unsafe { tile_product::<Avx512<Arrays>, Vectors<Avx512<Arrays>>, F>(job, rows, panel) }
     }
     /// # Safety
     /// As [`MatmulFn`].

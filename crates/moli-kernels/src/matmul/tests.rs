@@ -53,12 +53,18 @@ fn matrix(ttype: TensorType, rows: usize, cols: usize, random: &mut Random) -> M
 fn forms() -> Vec<(String, Kernels)> {
     let forms = Isa::available().into_iter().map(|isa| (isa.to_string(), Kernels::new(isa).unwrap()));
     #[cfg(target_arch = "x86_64")]
-    let forms = forms.chain(Isa::Avx2.is_available().then(|| {
-        let mut kernels = Kernels::new(Isa::Avx2).unwrap();
-        let substitute: fn(TensorType) -> super::MatmulFn = super::substitute::product;
-        kernels.matmul.products = SUPPORTED.map(substitute);
-        ("substitute for avx512vnni".to_owned(), kernels)
-    }));
+    let substitutes: [(&str, fn(TensorType) -> super::MatmulFn); 2] = [
+        ("avx512vnni", super::substitute::product),
+        ("avx512amx", super::substitute::matrix_product),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    let forms = forms.chain(substitutes.into_iter().filter(|_| Isa::Avx2.is_available()).map(
+        |(name, substitute)| {
+            let mut kernels = Kernels::new(Isa::Avx2).unwrap();
+            kernels.matmul.products = SUPPORTED.map(substitute);
+            (format!("substitute for {name}"), kernels)
+        },
+    ));
     forms.collect()
 }
 

@@ -23,7 +23,7 @@ use crate::quant::by_type;
 use crate::quant::unpack::*;
 
 /// Columns of a panel: two tiles of one and the activations that pass by share the first-level cache.
-const COLS: usize = 512;
+pub(super) const COLS: usize = 512;
 /// Columns that are unpacked at a time for few tokens: what was unpacked is used at once.
 const COLS_FEW: usize = 320;
 /// Tokens for which a panel is used before the next.
@@ -34,24 +34,26 @@ const TILES: usize = 2;
 /// [`TILES`] tiles by [`COLS`] columns of weights, and the outputs so far of [`TOKENS`] tokens.
 #[repr(C, align(64))]
 pub(crate) struct Panel {
-    tiles: [Tile; TILES],
+    pub(super) tiles: [Tile; TILES],
     /// `[token][tile][row]`
-    acc: [[[f32; TILE]; TILES]; TOKENS],
+    pub(super) acc: [[[f32; TILE]; TILES]; TOKENS],
+    #[cfg(target_arch = "x86_64")]
+    pub(super) extra: super::amx::Extra,
 }
 
 /// 16 rows, unpacked.
 #[repr(C, align(64))]
-struct Tile {
+pub(super) struct Tile {
     /// `[quad][row][4]`
-    quants: [u8; COLS / 4 * QUAD],
+    pub(super) quants: [u8; COLS / 4 * QUAD],
     /// `[scaled][row]`
-    d: [[f32; TILE]; COLS / 16],
+    pub(super) d: [[f32; TILE]; COLS / 16],
     /// `[block][row]`
-    m: [[f32; TILE]; COLS / 32],
+    pub(super) m: [[f32; TILE]; COLS / 32],
     /// `[block][sub][row]`; see [`Lanes`].
-    scales: [[i32; TILE]; COLS / 16],
+    pub(super) scales: [[i32; TILE]; COLS / 16],
     /// `[block][pair of subs][row]`; see [`Lanes`].
-    sums: [[i32; TILE]; COLS / 32],
+    pub(super) sums: [[i32; TILE]; COLS / 32],
 }
 
 impl Tile {
@@ -68,7 +70,12 @@ impl Tile {
 
 impl Default for Panel {
     fn default() -> Self {
-        Self { tiles: [const { Tile::new() }; TILES], acc: [[[0.0; TILE]; TILES]; TOKENS] }
+        Self {
+            tiles: [const { Tile::new() }; TILES],
+            acc: [[[0.0; TILE]; TILES]; TOKENS],
+            #[cfg(target_arch = "x86_64")]
+            extra: super::amx::Extra::new(),
+        }
     }
 }
 
@@ -90,7 +97,7 @@ macro_rules! forms {
             #[target_feature(enable = $features)]
             unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
                 // SAFETY: the caller's promise.
-                unsafe { product::<$simd, F>(job, rows, panel) }
+                unsafe { product::<$simd, Vectors<$simd>, F>(job, rows, panel) }
             }
             /// # Safety
             /// As [`MatmulFn`], with these features.
@@ -121,23 +128,59 @@ forms! {
         with "neon,dotprod,i8mm" on "aarch64";
 }
 
+/// How a panel is multiplied.
+pub(super) trait Multiply {
+    /// Quantised values with a sign count 128 too many.
+    const UNSIGNED: bool;
+
+    /// Multiplies `blocks` blocks of the first `G` tiles of a panel with these tokens. The quantised values are not needed
+    /// afterwards.
+    ///
+    /// # Safety
+    /// The processor has what this needs; the panel holds `blocks` blocks, and the tokens are inside the input.
+    unsafe fn multiply<F: Rows, const G: usize>(
+        job: &Job<'_>,
+        blocks: usize,
+        tokens: &Tokens,
+        panel: &mut Panel,
+    );
+}
+
+/// [`Multiply`] with vectors.
+pub(super) struct Vectors<S>(std::marker::PhantomData<S>);
+
+impl<S: Simd> Multiply for Vectors<S> {
+    const UNSIGNED: bool = S::UNSIGNED;
+
+    #[inline(always)]
+    unsafe fn multiply<F: Rows, const G: usize>(
+        job: &Job<'_>,
+        blocks: usize,
+        tokens: &Tokens,
+        panel: &mut Panel,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { multiply::<S, F, G>(job, blocks, tokens, panel) }
+    }
+}
+
 /// The outputs `rows` for all tokens.
 ///
 /// # Safety
-/// As [`MatmulFn`], with the instructions that `S` needs; the job has at least [`TILE`] rows.
+/// As [`MatmulFn`], with the instructions that `S` and `M` need; the job has at least [`TILE`] rows.
 #[inline(always)]
-pub(super) unsafe fn product<S: Simd, F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
+pub(super) unsafe fn product<S: Simd, M: Multiply, F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = rows.start;
         if job.input.rows > FEW && S::TILES == 2 {
             while rows.end - row >= 2 * TILE {
-                tiles::<S, F, 2>(job, row, panel);
+                tiles::<S, M, F, 2>(job, row, panel);
                 row += 2 * TILE;
             }
         }
         while row < rows.end {
-            tiles::<S, F, 1>(job, row, panel);
+            tiles::<S, M, F, 1>(job, row, panel);
             row += TILE;
         }
     }
@@ -148,7 +191,7 @@ pub(super) unsafe fn product<S: Simd, F: Rows>(job: &Job<'_>, rows: Range<usize>
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, panel: &mut Panel) {
+unsafe fn tiles<S: Simd, M: Multiply, F: Rows, const G: usize>(job: &Job<'_>, row: usize, panel: &mut Panel) {
     let cols = job.input.cols;
     // The last tile begins earlier instead of ending later, and computes some rows again.
     let start = row.min(job.rows - G * TILE);
@@ -169,9 +212,9 @@ unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, pan
             // SAFETY: the tiles' rows and columns are inside the matrix, the tokens inside the input.
             unsafe {
                 for g in 0..G {
-                    unpack::<S, F, G>(job, start + g * TILE, block, blocks, &mut panel.tiles[g]);
+                    unpack::<S, M, F, G>(job, start + g * TILE, block, blocks, &mut panel.tiles[g]);
                 }
-                multiply::<S, F, G>(job, blocks, &tokens, panel);
+                M::multiply::<F, G>(job, blocks, &tokens, panel);
             }
         }
         for (t, acc) in panel.acc.iter().enumerate().take(tokens) {
@@ -183,11 +226,20 @@ unsafe fn tiles<S: Simd, F: Rows, const G: usize>(job: &Job<'_>, row: usize, pan
 }
 
 /// Which tokens a panel is multiplied with.
-struct Tokens {
+pub(super) struct Tokens {
     first: usize,
-    tokens: usize,
+    pub(super) tokens: usize,
     /// The first token's block of activations at the panel's first column.
     block: usize,
+}
+
+impl Tokens {
+    /// The block of activations of a token, counted from the first, that is `block` blocks behind the panel's first column.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn block_of<F: Rows>(&self, job: &Job<'_>, token: usize, block: usize) -> usize {
+        self.block + token * (job.input.cols / F::ACTIVATIONS) + block
+    }
 }
 
 /// Unpacks `blocks` blocks of 16 rows, and asks for as many bytes of the next tile.
@@ -195,7 +247,7 @@ struct Tokens {
 /// # Safety
 /// The instructions of `S`; the rows and blocks are inside the job's weights, and the tile has room.
 #[inline(always)]
-unsafe fn unpack<S: Simd, F: Rows, const G: usize>(
+unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
     job: &Job<'_>,
     row: usize,
     block: usize,
@@ -220,7 +272,7 @@ unsafe fn unpack<S: Simd, F: Rows, const G: usize>(
                     ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
                 };
                 let rows = from.add(b * F::BYTES + lane * job.row_bytes);
-                if S::UNSIGNED {
+                if M::UNSIGNED {
                     F::unpack_rows::<S::Rows, true>(rows, job.row_bytes, lanes);
                 } else {
                     F::unpack_rows::<S::Rows, false>(rows, job.row_bytes, lanes);

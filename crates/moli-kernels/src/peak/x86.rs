@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use super::{Loop, ROUNDS};
 use crate::Isa;
-use crate::isa::{Avx2, Avx512Vnni};
+use crate::isa::{Avx2, Avx512Amx, Avx512Vnni};
 
 /// Chains that hide an instruction's latency and fit, with what they are multiplied with, in 16 registers.
 const CHAINS: usize = 13;
@@ -19,6 +19,7 @@ pub(super) fn int8(isa: Isa) -> Option<Loop> {
     match isa {
         Isa::Avx2 => Some(Loop { run: int8_avx2, macs: CHAINS * 32 }),
         Isa::Avx512Vnni => Some(Loop { run: int8_avx512, macs: WIDE_CHAINS * 64 }),
+        Isa::Avx512Amx => Some(Loop { run: int8_amx, macs: 4 * 16 * 16 * 64 }),
         _ => None,
     }
 }
@@ -27,7 +28,7 @@ pub(super) fn int8(isa: Isa) -> Option<Loop> {
 pub(super) fn f32(isa: Isa) -> Option<Loop> {
     match isa {
         Isa::Avx2 => Some(Loop { run: f32_avx2, macs: CHAINS * 8 }),
-        Isa::Avx512Vnni => Some(Loop { run: f32_avx512, macs: WIDE_CHAINS * 16 }),
+        Isa::Avx512Vnni | Isa::Avx512Amx => Some(Loop { run: f32_avx512, macs: WIDE_CHAINS * 16 }),
         _ => None,
     }
 }
@@ -68,6 +69,13 @@ fn int8_avx512() {
     if Avx512Vnni::new().is_some() {
         // SAFETY: the processor has it.
         unsafe { run() }
+    }
+}
+
+fn int8_amx() {
+    if Avx512Amx::new().is_some() {
+        // SAFETY: the processor has it, and the process may use it.
+        unsafe { crate::matmul::amx_loop(ROUNDS) }
     }
 }
 
