@@ -3,7 +3,9 @@
 //!
 //! `cargo bench -p moli-kernels --bench limits`. Every round measures the two limits and all products anew, so that a minute
 //! in which the machine is slow slows both sides; medians and the median of the rounds' percentages are printed.
-//! `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (5), `MOLI_FORMATS` the formats (`Q8_0,MXFP4`; all).
+//! `MOLI_THREADS` sets the threads, `MOLI_ROUNDS` the rounds (5), `MOLI_FORMATS` the formats (`Q8_0,MXFP4`; all),
+//! `MOLI_WORKING_SET` the megabytes that products of one token go around (256): with 1 everything is in a cache, and a token is
+//! bound by unpacking alone.
 
 #![allow(clippy::expect_used, reason = "a bench has nobody to return an error to")]
 
@@ -15,8 +17,8 @@ use moli_kernels::{Activations, Isa, Kernels, Matrix, Pool, SUPPORTED, Scratch, 
 
 /// Rows and columns: the two large matrices of a layer of Qwen2 1.5B.
 const SHAPES: [(usize, usize); 2] = [(8960, 1536), (1536, 8960)];
-/// Bytes that products of one token go around: more than the last cache.
-const WORKING_SET: usize = 256 << 20;
+/// Megabytes that products of one token go around, unless it is said otherwise: more than the last cache.
+const WORKING_SET: usize = 256;
 const TOKENS: usize = 512;
 /// For which the peak of multiply-adds is measured each time.
 const PEAK_TIME: Duration = Duration::from_millis(50);
@@ -56,7 +58,7 @@ impl Bench {
 }
 
 /// Matrices of small scales and bytes of no meaning, together as large as the working set.
-fn matrices(ttype: TensorType, (rows, cols): (usize, usize)) -> Vec<Matrix> {
+fn matrices(ttype: TensorType, (rows, cols): (usize, usize), working_set: usize) -> Vec<Matrix> {
     let bytes = rows * ttype.row_bytes(cols).expect("whole blocks");
     let mut state = 1u64;
     let random: Vec<u8> = (0..bytes)
@@ -66,7 +68,7 @@ fn matrices(ttype: TensorType, (rows, cols): (usize, usize)) -> Vec<Matrix> {
             (state >> 56) as u8 & 0x3f
         })
         .collect();
-    let count = WORKING_SET.div_ceil(bytes);
+    let count = working_set.div_ceil(bytes);
     let new = |_| Matrix::new(ttype, rows, cols, Bytes::from_vec(random.clone())).expect("it fits");
     (0..count).map(new).collect()
 }
@@ -78,7 +80,8 @@ fn main() {
     let scratch = Scratch::new(pool.threads());
     let kernels = Kernels::new(Isa::detect()).expect("it was detected");
     let bench = Bench { kernels, pool, scratch };
-    let data = vec![1u8; WORKING_SET];
+    let working_set = number("MOLI_WORKING_SET").unwrap_or(WORKING_SET) << 20;
+    let data = vec![1u8; WORKING_SET << 20];
     println!("{}, {} threads, medians of {rounds} rounds\n", bench.kernels.isa(), bench.pool.threads());
     println!(
         "| format | shape | 1 token, GB/s | of reading | 8 tokens cost | {TOKENS} tokens, GMAC/s | of the int8 peak |"
@@ -90,14 +93,14 @@ fn main() {
         |ttype: &TensorType| wanted.is_empty() || wanted.split(',').any(|name| name == ttype.name());
     for ttype in SUPPORTED.into_iter().filter(is_wanted) {
         for shape @ (rows, cols) in SHAPES {
-            let all = matrices(ttype, shape);
+            let all = matrices(ttype, shape, working_set);
             let (mut one, mut of_read, mut eight, mut many, mut of_peak) =
                 (vec![], vec![], vec![], vec![], vec![]);
             for _ in 0..rounds {
                 let read = peak::read(&bench.pool, &data);
-                let seconds = bench.product(&all, 1, all.len());
+                let seconds = bench.product(&all, 1, all.len().max(8));
                 let bytes = all[0].bytes() as f64 / seconds;
-                eight.push(bench.product(&all, 8, all.len()) / seconds);
+                eight.push(bench.product(&all, 8, all.len().max(8)) / seconds);
                 let macs = (TOKENS * rows * cols) as f64 / bench.product(&all[..1], TOKENS, 1);
                 one.push(bytes);
                 of_read.push(bytes / read);

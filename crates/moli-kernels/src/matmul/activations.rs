@@ -39,8 +39,10 @@ pub struct Activations {
 struct Quantized {
     /// True if this belongs to the input that was set last.
     ready: bool,
-    /// `[rows, cols]`
+    /// `[rows, cols]`, from `start` on.
     q: Vec<i8>,
+    /// Where in `q` a line of the cache begins: 64 values of a row should not lie in two of them.
+    start: usize,
     /// A scale per block, `[rows, cols / block]`.
     d: Vec<f32>,
     /// Blocks of 32: the sum of each, `[rows, cols / 32]`.
@@ -51,6 +53,23 @@ struct Quantized {
     sums16: Vec<i16>,
     /// Blocks of 256: sums of 32 values each, `[rows, cols / 32]`.
     sums32: Vec<i16>,
+}
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
+impl Quantized {
+    /// Room for so many values.
+    fn with_values(values: usize) -> Option<Self> {
+        let q = zeroed::<i8>(values + LINE)?;
+        let start = q.as_ptr().align_offset(LINE).min(LINE);
+        Some(Self { q, start, ..Self::default() })
+    }
+
+    /// The first `values` values.
+    fn values(&self, values: usize) -> Option<&[i8]> {
+        self.q.get(self.start..)?.get(..values)
+    }
 }
 
 /// Which form of the input a type of weights is multiplied with.
@@ -90,7 +109,7 @@ impl Activations {
         let block256 = 256 + 4 + 16 * 2 + 8 * 2;
         let row =
             cols.saturating_mul(4).saturating_add(cols / 32 * block32).saturating_add(cols / 256 * block256);
-        row.saturating_mul(rows)
+        row.saturating_mul(rows).saturating_add(2 * LINE as u64)
     }
 
     fn allocate(max_rows: usize, max_cols: usize) -> Option<Self> {
@@ -105,18 +124,16 @@ impl Activations {
             x: zeroed(elements)?,
             x_ready: false,
             q32: Quantized {
-                q: zeroed(blocks32 * 32)?,
                 d: zeroed(blocks32)?,
                 sums: zeroed(blocks32)?,
                 ds: zeroed(blocks32)?,
-                ..Quantized::default()
+                ..Quantized::with_values(blocks32 * 32)?
             },
             q256: Quantized {
-                q: zeroed(blocks256 * 256)?,
                 d: zeroed(blocks256)?,
                 sums16: zeroed(blocks256 * 16)?,
                 sums32: zeroed(blocks256 * 8)?,
-                ..Quantized::default()
+                ..Quantized::with_values(blocks256 * 256)?
             },
         })
     }
@@ -182,7 +199,7 @@ impl Activations {
         let quantize = kernels.matmul.quantize;
         let per_task = GRAIN / block;
         let to = Buffers {
-            q: Pieces(out.q.as_mut_ptr()),
+            q: Pieces(out.q.as_mut_ptr().wrapping_add(out.start)),
             d: Pieces(out.d.as_mut_ptr()),
             sums: Pieces(out.sums.as_mut_ptr()),
             ds: Pieces(out.ds.as_mut_ptr()),
@@ -248,13 +265,13 @@ impl Activations {
         match Form::of(ttype) {
             Form::Float if self.x_ready => input.x = self.x.get(..elements)?,
             Form::Blocks32 if self.q32.ready => {
-                input.q = self.q32.q.get(..elements)?;
+                input.q = self.q32.values(elements)?;
                 input.d = self.q32.d.get(..blocks(32))?;
                 input.sums = self.q32.sums.get(..blocks(32))?;
                 input.ds = self.q32.ds.get(..blocks(32))?;
             }
             Form::Blocks256 if self.q256.ready => {
-                input.q = self.q256.q.get(..elements)?;
+                input.q = self.q256.values(elements)?;
                 input.d = self.q256.d.get(..blocks(256))?;
                 input.sums16 = self.q256.sums16.get(..blocks(16))?;
                 input.sums32 = self.q256.sums32.get(..blocks(32))?;

@@ -21,8 +21,6 @@ use crate::quant::unpack::*;
 
 /// Tokens that the unit multiplies with two panels at a time, if there are as many.
 pub(super) const TOKENS: usize = 32;
-/// Blocks with a float scale whose sums are kept at a time.
-const BLOCKS: usize = 4;
 
 /// The sums of a block: `[token][panel][row]`.
 pub(super) type Sums = [[[i32; TILE]; 2]; TOKENS];
@@ -30,14 +28,15 @@ pub(super) type Sums = [[[i32; TILE]; 2]; TOKENS];
 /// What [`Matrix`] needs of a panel beside the tiles.
 #[repr(C, align(64))]
 pub(super) struct Extra {
-    sums: [Sums; BLOCKS],
+    /// Of two products, one after the other.
+    sums: [Sums; 2],
     /// `[quad][row][4]`: the high bytes of weights times sub-scales; the low ones take the place of the weights.
     high: [u8; tile::COLS / 4 * QUAD],
 }
 
 impl Extra {
     pub(super) const fn new() -> Self {
-        Self { sums: [[[[0; TILE]; 2]; TOKENS]; BLOCKS], high: [0; tile::COLS / 4 * QUAD] }
+        Self { sums: [[[[0; TILE]; 2]; TOKENS]; 2], high: [0; tile::COLS / 4 * QUAD] }
     }
 }
 
@@ -54,20 +53,21 @@ pub(super) struct Operands {
     pub(super) panels: [*const u8; 2],
 }
 
-/// A matrix unit.
+/// A matrix unit. It keeps the sums of a product until the next one: to ask for them at once would mean to wait.
 ///
 /// # Safety of all methods
 /// The processor has it and lets this process use it. At each of the operands' pointers the columns that a method names can be
-/// read, of each token or row, and its sums can be written.
+/// read, of each token or row. Between `begin` and `end` the thread uses the unit for nothing else.
 pub(super) trait Unit {
     /// Prepares the calling thread for products of so many tokens with `K` columns at a time.
     unsafe fn begin<const K: usize>(tokens: usize);
-    /// The sums of the products of 256 columns at a time, after `begin::<64>`; of `blocks` of them.
-    unsafe fn wide(operands: Operands, blocks: usize, sums: *mut Sums);
-    /// The sums of the products of 32 columns at a time, after `begin::<32>`; of `blocks` of them.
-    unsafe fn narrow(operands: Operands, blocks: usize, sums: *mut Sums);
-    /// Gives the unit's registers back: while they are in use a switch of threads saves 8 KB.
-    unsafe fn end();
+    /// Writes the sums that are kept, and multiplies 256 columns, after `begin::<64>`.
+    unsafe fn wide(operands: Operands, before: &mut Sums);
+    /// Writes the sums that are kept, and multiplies 32 columns, after `begin::<32>`.
+    unsafe fn narrow(operands: Operands, before: &mut Sums);
+    /// Writes the sums that are kept, of so many tokens, and gives the unit's registers back: while they are in use a switch of
+    /// threads saves 8 KB.
+    unsafe fn end(tokens: usize, before: &mut Sums);
 }
 
 /// [`Multiply`] by `U`, and by the registers `W` where its sums become floats.
@@ -100,7 +100,11 @@ impl<W: Wide, U: Unit> Multiply for Matrix<W, U> {
 /// # Safety
 /// As [`MatmulFn`], with the instructions of `W`, `W::Rows` and `U`; the job has at least [`TILE`] rows.
 #[inline(always)]
-pub(super) unsafe fn product<W: Wide, U: Unit, F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
+pub(super) unsafe fn product<W: Wide, U: Unit, F: Rows>(
+    job: &Job<'_>,
+    rows: Range<usize>,
+    panel: &mut Panel,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         // Few tokens are bound by reading and unpacking, and 16 values to a float scale (NVFP4) are too few.
@@ -119,6 +123,50 @@ fn groups(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..tokens).step_by(TOKENS).map(move |first| (first.min(last), first - first.min(last)))
 }
 
+/// What is multiplied at a time: a block, counted from the panel's first column, and a group of tokens from `first`.
+#[derive(Clone)]
+struct Part {
+    block: usize,
+    first: usize,
+    /// Those of the group that have not been in another one.
+    new: Range<usize>,
+}
+
+/// Multiplies all parts of a panel. What was multiplied two parts ago is added to the outputs while the unit works.
+///
+/// A macro, since closures are not always compiled with the instructions of the function that they are in.
+macro_rules! all_parts {
+    (
+        $blocks:ident, $tokens:expr, $sums:expr,
+        multiply |$part:ident, $before:ident| $multiply:block
+        end |$last:ident| $end:block
+        add |$added:ident, $read:ident| $add:block
+    ) => {{
+        let [mut even, mut odd] = $sums.each_mut();
+        let (mut last, mut last_but_one): (Option<Part>, Option<Part>) = (None, None);
+        for (first, done) in groups($tokens) {
+            for block in 0..$blocks {
+                let $part = Part { block, first, new: done..TOKENS.min($tokens) };
+                let $before = &mut *even;
+                $multiply
+                if let Some($added) = last_but_one {
+                    let $read = &*odd;
+                    $add
+                }
+                (last_but_one, last) = (last, Some($part));
+                (even, odd) = (odd, even);
+            }
+        }
+        let $last = &mut *even;
+        $end
+        for (part, $read) in [(last_but_one, &*odd), (last, &*even)] {
+            if let Some($added) = part {
+                $add
+            }
+        }
+    }};
+}
+
 /// [`Multiply::multiply`] for blocks of 32 with a float scale each.
 ///
 /// # Safety
@@ -130,83 +178,50 @@ unsafe fn one_scale<W: Wide, U: Unit, F: Rows, const G: usize>(
     tokens: &Tokens,
     panel: &mut Panel,
 ) {
+    let Panel { tiles, acc, extra } = panel;
     if F::OFFSET != 0 {
-        for tile in panel.tiles.iter_mut().take(G) {
+        for tile in tiles.iter_mut().take(G) {
             for value in tile.quants.iter_mut().take(blocks * 8 * QUAD) {
                 *value = value.wrapping_sub(F::OFFSET as u8);
             }
         }
     }
     let at_once = TOKENS.min(tokens.tokens);
+    let quants = |g: usize, block: usize| tiles[g].quants.as_ptr().wrapping_add(block * 8 * QUAD);
     // SAFETY: the caller's promise: the tokens are inside the input, the blocks inside the panel.
     unsafe {
         U::begin::<32>(at_once);
-        for (first, done) in groups(tokens.tokens) {
-            for block in (0..blocks).step_by(BLOCKS) {
-                let some = BLOCKS.min(blocks - block);
-                let quants = |g: usize| panel.tiles[g].quants.as_ptr().add(block * 8 * QUAD);
+        all_parts!(
+            blocks, tokens.tokens, extra.sums,
+            multiply |part, before| {
                 let operands = Operands {
-                    a: job.input.q.as_ptr().add(tokens.block_of::<F>(job, first, block) * 32),
+                    a: job.input.q.as_ptr().add(tokens.block_of::<F>(job, part.first, part.block) * 32),
                     stride: job.input.cols,
                     tokens: at_once,
-                    panels: [quants(0), quants(G - 1)],
+                    panels: [quants(0, part.block), quants(G - 1, part.block)],
                 };
-                U::narrow(operands, some, panel.extra.sums.as_mut_ptr());
-                let group = (first, done..at_once);
-                if some == BLOCKS {
-                    add_one_scale::<W, F, G, BLOCKS>(job, block, 0, tokens, group, panel);
-                } else {
-                    for i in 0..some {
-                        add_one_scale::<W, F, G, 1>(job, block + i, i, tokens, group.clone(), panel);
+                U::narrow(operands, before);
+            }
+            end |before| { U::end(at_once, before); }
+            add |part, sums| {
+                let d: [_; G] = std::array::from_fn(|g| W::load(tiles[g].d[part.block].as_ptr()));
+                let m: [_; G] = std::array::from_fn(|g| W::load(tiles[g].m[part.block].as_ptr()));
+                for token in part.new {
+                    let at = tokens.block_of::<F>(job, part.first + token, part.block);
+                    let scale = W::splat_float(*job.input.d.get_unchecked(at));
+                    for g in 0..G {
+                        let output = acc.get_unchecked_mut(part.first + token)[g].as_mut_ptr();
+                        let sum = W::to_float(W::load_int(sums.get_unchecked(token)[g].as_ptr()));
+                        let mut out = W::fma(sum, W::mul_float(d[g], scale), W::load(output));
+                        if F::MIN {
+                            let ds = *job.input.ds.get_unchecked(at);
+                            out = W::fma(m[g], W::splat_float(ds), out);
+                        }
+                        W::store(output, out);
                     }
                 }
             }
-        }
-        U::end();
-    }
-}
-
-/// Adds the sums of `N` blocks from `block`, which are kept from number `kept` on, to the outputs of a group's tokens: those
-/// that are in `group.1`, counted from `group.0`.
-///
-/// # Safety
-/// As [`one_scale`].
-#[inline(always)]
-unsafe fn add_one_scale<W: Wide, F: Rows, const G: usize, const N: usize>(
-    job: &Job<'_>,
-    block: usize,
-    kept: usize,
-    tokens: &Tokens,
-    group: (usize, Range<usize>),
-    panel: &mut Panel,
-) {
-    let Panel { tiles, acc, extra } = panel;
-    // SAFETY: the caller's promise.
-    unsafe {
-        let lanes = |from: &[[f32; TILE]]| -> [W::Float; N] {
-            std::array::from_fn(|i| W::load(from.as_ptr().add(block + i).cast()))
-        };
-        let d: [_; G] = std::array::from_fn(|g| lanes(&tiles[g].d));
-        let m: [_; G] = std::array::from_fn(|g| lanes(&tiles[g].m));
-        for token in group.1 {
-            let at = tokens.block_of::<F>(job, group.0 + token, block);
-            let outputs = acc.as_mut_ptr().add(group.0 + token).cast::<[f32; TILE]>();
-            let scale: [_; N] = std::array::from_fn(|i| W::splat_float(*job.input.d.get_unchecked(at + i)));
-            for g in 0..G {
-                let output = outputs.add(g).cast::<f32>();
-                let mut out = W::load(output);
-                for i in 0..N {
-                    let sums = extra.sums.as_ptr().add(kept + i).cast::<[i32; TILE]>().add(token * 2 + g);
-                    let sum = W::to_float(W::load_int(sums.cast()));
-                    out = W::fma(sum, W::mul_float(d[g][i], scale[i]), out);
-                    if F::MIN {
-                        let ds = *job.input.ds.get_unchecked(at + i);
-                        out = W::fma(m[g][i], W::splat_float(ds), out);
-                    }
-                }
-                W::store(output, out);
-            }
-        }
+        );
     }
 }
 
@@ -221,89 +236,78 @@ unsafe fn sub_scales<W: Wide, U: Unit, F: Rows, const G: usize>(
     tokens: &Tokens,
     panel: &mut Panel,
 ) {
+    let Panel { tiles, acc, extra: Extra { sums, high } } = panel;
     let at_once = TOKENS.min(tokens.tokens);
-    // SAFETY: the caller's promise: the tokens are inside the input, the blocks inside the panel.
-    unsafe {
-        U::begin::<64>(at_once);
-        for g in 0..G {
-            weigh::<F>(blocks, &mut panel.tiles[g], &mut panel.extra.high);
-            for (first, done) in groups(tokens.tokens) {
-                let operands = Operands {
-                    a: job.input.q.as_ptr().add(tokens.block_of::<F>(job, first, 0) * 256),
-                    stride: job.input.cols,
-                    tokens: at_once,
-                    panels: [panel.tiles[g].quants.as_ptr(), panel.extra.high.as_ptr()],
-                };
-                U::wide(operands, blocks, panel.extra.sums.as_mut_ptr());
-                for block in 0..blocks {
-                    add_sub_scales::<W, F>(job, block, g, tokens, (first, done..at_once), panel);
+    let sums_of_a = if F::SUB == 16 { job.input.sums16 } else { job.input.sums32 };
+    let pairs = 256 / F::SUB / 2;
+    for (g, tile) in tiles.iter_mut().enumerate().take(G) {
+        weigh::<F>(blocks, tile, high);
+        let tile = &*tile;
+        // SAFETY: the caller's promise: the tokens are inside the input, the blocks inside the panel.
+        unsafe {
+            U::begin::<64>(at_once);
+            all_parts!(
+                blocks, tokens.tokens, sums,
+                multiply |part, before| {
+                    let operands = Operands {
+                        a: job.input.q.as_ptr().add(tokens.block_of::<F>(job, part.first, part.block) * 256),
+                        stride: job.input.cols,
+                        tokens: at_once,
+                        panels: [&tile.quants, &*high].map(|bytes| bytes.as_ptr().add(part.block * 64 * QUAD)),
+                    };
+                    U::wide(operands, before);
                 }
-            }
+                end |before| { U::end(at_once, before); }
+                add |part, sums| {
+                    let d = W::load(tile.d[part.block].as_ptr());
+                    let m = W::load(tile.m[part.block].as_ptr());
+                    let mins: [_; 8] = std::array::from_fn(|i| {
+                        W::load_int(tile.sums[part.block * pairs + i.min(pairs - 1)].as_ptr())
+                    });
+                    for token in part.new {
+                        let at = tokens.block_of::<F>(job, part.first + token, part.block);
+                        let scale = W::splat_float(*job.input.d.get_unchecked(at));
+                        let [low, high] =
+                            sums.get_unchecked(token).each_ref().map(|sums| W::load_int(sums.as_ptr()));
+                        let sum = W::to_float(W::add(low, W::shift_left(high, 8)));
+                        let output = acc.get_unchecked_mut(part.first + token)[g].as_mut_ptr();
+                        let mut out = W::fma(sum, W::mul_float(d, scale), W::load(output));
+                        if F::MIN {
+                            let sums_of_a = sums_of_a.as_ptr().add(at * 2 * pairs).cast::<i32>();
+                            let mut sum = W::splat(0);
+                            for (i, mins) in mins.into_iter().enumerate().take(pairs) {
+                                sum = W::dpwssd(sum, mins, W::splat(sums_of_a.add(i).read_unaligned()));
+                            }
+                            out = W::fma(W::to_float(sum), W::mul_float(m, scale), out);
+                        }
+                        W::store(output, out);
+                    }
+                }
+            );
         }
-        U::end();
     }
 }
 
 /// Multiplies the weights of a tile by their sub-scales: the low bytes stay in the tile, the high ones go to `high`.
+///
+/// Two weights at a time, in the halves of 16 bits, which with a sign hold every format's product.
 #[inline(always)]
 fn weigh<F: Rows>(blocks: usize, tile: &mut Tile, high: &mut [u8; tile::COLS / 4 * QUAD]) {
     let less = if F::SIGNED { 0 } else { F::OFFSET };
     let quads = tile.quants.as_chunks_mut::<QUAD>().0.iter_mut().zip(high.as_chunks_mut::<QUAD>().0);
     for (quad, (low, high)) in quads.enumerate().take(blocks * F::LEN / 4) {
-        // Twice in each lane.
-        let scales = &tile.scales[quad * 4 / F::SUB];
-        for lane in 0..TILE {
-            let scale = (scales[lane] >> 16) as i16;
-            for i in 4 * lane..4 * lane + 4 {
-                let value = if F::SIGNED { i16::from(low[i].cast_signed()) } else { i16::from(low[i]) };
-                // 15 bits and a sign hold every format's product.
-                let product = (value - less).wrapping_mul(scale);
-                low[i] = product as u8;
-                high[i] = (product >> 8) as u8;
-            }
-        }
-    }
-}
-
-/// Adds the sums of a block to the outputs of tile `g` for a group's tokens, as [`add_one_scale`] has them.
-///
-/// # Safety
-/// As [`sub_scales`].
-#[inline(always)]
-unsafe fn add_sub_scales<W: Wide, F: Rows>(
-    job: &Job<'_>,
-    block: usize,
-    g: usize,
-    tokens: &Tokens,
-    group: (usize, Range<usize>),
-    panel: &mut Panel,
-) {
-    let Panel { tiles, acc, extra } = panel;
-    let tile = &tiles[g];
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (d, m) = (W::load(tile.d[block].as_ptr()), W::load(tile.m[block].as_ptr()));
-        let pairs = 256 / F::SUB / 2;
-        let mins: [_; 8] = std::array::from_fn(|i| {
-            W::load_int(tile.sums[block * pairs + if i < pairs { i } else { 0 }].as_ptr())
-        });
-        for token in group.1 {
-            let at = tokens.block_of::<F>(job, group.0 + token, block);
-            let scale = W::splat_float(*job.input.d.get_unchecked(at));
-            let [low, high] = [0, 1].map(|panel| W::load_int(extra.sums[block][token][panel].as_ptr()));
-            let sum = W::add(low, W::shift_left(high, 8));
-            let output = acc[group.0 + token][g].as_mut_ptr();
-            let mut out = W::fma(W::to_float(sum), W::mul_float(d, scale), W::load(output));
-            if F::MIN {
-                let all = if F::SUB == 16 { job.input.sums16 } else { job.input.sums32 };
-                let all = all.as_ptr().add(at * (256 / F::SUB)).cast::<i32>();
-                let mut sum = W::splat(0);
-                for i in 0..pairs {
-                    sum = W::dpwssd(sum, mins[i], W::splat(all.add(i).read_unaligned()));
-                }
-                out = W::fma(W::to_float(sum), W::mul_float(m, scale), out);
-            }
-            W::store(output, out);
+        // Each scale is in both halves of its lane.
+        let scales = tile.scales[quad * 4 / F::SUB].map(i32::to_ne_bytes);
+        let scales = scales.as_flattened().as_chunks::<2>().0;
+        let (low, high) = (low.as_chunks_mut::<2>().0, high.as_chunks_mut::<2>().0);
+        for ((low, high), scale) in low.iter_mut().zip(high).zip(scales) {
+            let (two, scale) = (i16::from_le_bytes(*low), i16::from_ne_bytes(*scale));
+            let (first, second) =
+                if F::SIGNED { (two << 8 >> 8, two >> 8) } else { (two & 0xff, two >> 8 & 0xff) };
+            let first = (first - less).wrapping_mul(scale);
+            let second = (second - less).wrapping_mul(scale);
+            *low = (first & 0xff | second << 8).to_le_bytes();
+            *high = (first >> 8 & 0xff | second & !0xff).to_le_bytes();
         }
     }
 }
@@ -328,19 +332,33 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Multiplies `$steps` times tiles of `$columns` columns, and writes the sums; `blocks` times.
+/// Writes the sums of before, and multiplies `$columns` columns and as many `$more` times.
 macro_rules! multiply {
-    ($first:literal, $columns:literal, $steps:literal, $operands:ident, $blocks:ident, $sums:ident) => {{
+    ($first:literal, $columns:literal, $more:literal, $operands:ident, $before:ident) => {{
         let Operands { a, stride, tokens, panels } = $operands;
         let (_, second) = halves(tokens);
         std::arch::asm!(
-            "2:",
+            "tileloadd tmm4, [{a} + {stride}]",
+            "tileloadd tmm6, [{w} + {row}]",
+            "tileloadd tmm7, [{w1} + {row}]",
+            "tileloadd tmm5, [{a1} + {stride}]",
+            "tilestored [{sums} + {sums_row}], tmm0",
             "tilezero tmm0",
+            concat!($first, " tmm0, tmm4, tmm6"),
+            "tilestored [{sums} + {sums_row} + 64], tmm1",
             "tilezero tmm1",
+            "tdpbssd tmm1, tmm4, tmm7",
+            "tilestored [{sums1} + {sums_row}], tmm2",
             "tilezero tmm2",
+            concat!($first, " tmm2, tmm5, tmm6"),
+            "tilestored [{sums1} + {sums_row} + 64], tmm3",
             "tilezero tmm3",
-            "mov {step}, {steps}",
-            "3:",
+            "tdpbssd tmm3, tmm5, tmm7",
+            ".rept {more}",
+            "add {a}, {columns}",
+            "add {a1}, {columns}",
+            "add {w}, {columns} * 16",
+            "add {w1}, {columns} * 16",
             "tileloadd tmm4, [{a} + {stride}]",
             "tileloadd tmm6, [{w} + {row}]",
             "tileloadd tmm7, [{w1} + {row}]",
@@ -349,42 +367,25 @@ macro_rules! multiply {
             "tdpbssd tmm1, tmm4, tmm7",
             concat!($first, " tmm2, tmm5, tmm6"),
             "tdpbssd tmm3, tmm5, tmm7",
-            "add {a}, {columns}",
-            "add {a1}, {columns}",
-            "add {w}, {columns} * 16",
-            "add {w1}, {columns} * 16",
-            "dec {step}",
-            "jnz 3b",
-            "tilestored [{sums} + {sums_row}], tmm0",
-            "tilestored [{sums} + {sums_row} + 64], tmm1",
-            "tilestored [{sums1} + {sums_row}], tmm2",
-            "tilestored [{sums1} + {sums_row} + 64], tmm3",
-            "add {sums}, {sums_bytes}",
-            "add {sums1}, {sums_bytes}",
-            "dec {blocks}",
-            "jnz 2b",
+            ".endr",
             a = inout(reg) a => _,
             a1 = inout(reg) a.add(second * stride) => _,
             w = inout(reg) panels[0] => _,
             w1 = inout(reg) panels[1] => _,
-            sums = inout(reg) $sums => _,
-            sums1 = inout(reg) $sums.cast::<[[i32; TILE]; 2]>().add(second) => _,
-            blocks = inout(reg) $blocks => _,
-            step = out(reg) _,
+            sums = in(reg) $before.as_mut_ptr(),
+            sums1 = in(reg) $before.as_mut_ptr().add(second),
             stride = in(reg) stride,
             row = in(reg) QUAD,
             sums_row = in(reg) size_of::<[[i32; TILE]; 2]>(),
-            sums_bytes = const size_of::<Sums>(),
             columns = const $columns,
-            steps = const $steps,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            more = const $more,
             options(nostack),
         );
     }};
 }
 
-// SAFETY (for the whole block): by the trait's contract. No other code uses the tiles, so what `begin` sets stays.
+// SAFETY (for the whole block): by the trait's contract. The compiler has no use for tiles in functions that are not compiled for
+// AMX, so what is in them stays from one piece of assembly to the next.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Unit for Amx {
     #[inline(always)]
@@ -403,25 +404,39 @@ impl Unit for Amx {
             (K / 4, weights),
             (K / 4, weights),
         ];
-        for ((tile, row_bytes), (rows, bytes)) in config.rows.iter_mut().zip(&mut config.row_bytes).zip(tiles) {
+        for ((tile, row_bytes), (rows, bytes)) in config.rows.iter_mut().zip(&mut config.row_bytes).zip(tiles)
+        {
             (*tile, *row_bytes) = (rows as u8, bytes as u16);
         }
         unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
     }
 
     #[inline(always)]
-    unsafe fn wide(operands: Operands, blocks: usize, sums: *mut Sums) {
-        unsafe { multiply!("tdpbsud", 64, 4, operands, blocks, sums) }
+    unsafe fn wide(operands: Operands, before: &mut Sums) {
+        unsafe { multiply!("tdpbsud", 64, 3, operands, before) }
     }
 
     #[inline(always)]
-    unsafe fn narrow(operands: Operands, blocks: usize, sums: *mut Sums) {
-        unsafe { multiply!("tdpbssd", 32, 1, operands, blocks, sums) }
+    unsafe fn narrow(operands: Operands, before: &mut Sums) {
+        unsafe { multiply!("tdpbssd", 32, 0, operands, before) }
     }
 
     #[inline(always)]
-    unsafe fn end() {
-        unsafe { std::arch::asm!("tilerelease", options(nostack, nomem)) };
+    unsafe fn end(tokens: usize, before: &mut Sums) {
+        let (_, second) = halves(tokens);
+        unsafe {
+            std::arch::asm!(
+                "tilestored [{sums} + {sums_row}], tmm0",
+                "tilestored [{sums} + {sums_row} + 64], tmm1",
+                "tilestored [{sums1} + {sums_row}], tmm2",
+                "tilestored [{sums1} + {sums_row} + 64], tmm3",
+                "tilerelease",
+                sums = in(reg) before.as_mut_ptr(),
+                sums1 = in(reg) before.as_mut_ptr().add(second),
+                sums_row = in(reg) size_of::<[[i32; TILE]; 2]>(),
+                options(nostack, preserves_flags),
+            );
+        }
     }
 }
 
@@ -441,11 +456,10 @@ pub(crate) unsafe fn full_speed(rounds: usize) {
             "tdpbssd tmm3, tmm5, tmm7",
             "dec {rounds}",
             "jnz 2b",
+            "tilerelease",
             rounds = inout(reg) rounds => _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             options(nostack, nomem),
         );
-        Amx::end();
     }
 }
 

@@ -3,12 +3,13 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use moli_format::TensorType;
 
-use super::float::{self, Bf16, F16, F32};
 use super::amx::{self, Operands, Unit};
+use super::float::{self, Bf16, F16, F32};
 use super::tile::{Panel, Vectors, product as tile_product};
 use super::unpack::Rows;
 use super::x86::{Avx512, Wide};
@@ -117,27 +118,37 @@ impl Vector for Float {
     }
 }
 
+thread_local! {
+    /// What the unit keeps: the sums of the product before.
+    static KEPT: RefCell<amx::Sums> = const { RefCell::new([[[0; 16]; 2]; amx::TOKENS]) };
+}
+
 impl Arrays {
-    /// Sums of products of `columns` columns, of `blocks` blocks.
+    /// Writes the sums that are kept, and multiplies `columns` columns.
     ///
     /// # Safety
     /// As [`Unit`].
-    unsafe fn sums(operands: Operands, columns: usize, unsigned: bool, blocks: usize, sums: *mut amx::Sums) {
+    unsafe fn multiply(operands: Operands, columns: usize, unsigned: bool, before: &mut amx::Sums) {
         let Operands { a, stride, tokens, panels } = operands;
-        for (block, token, panel, row) in (0..blocks).flat_map(|block| {
-            (0..tokens).flat_map(move |token| (0..2).flat_map(move |p| (0..16).map(move |row| (block, token, p, row))))
-        }) {
-            let product = |column: usize| {
-                // SAFETY: the caller's promise.
-                let (a, w) = unsafe {
-                    let at = block * columns + column;
-                    (*a.add(token * stride + at), *panels[panel].add(at / 4 * 64 + row * 4 + at % 4))
-                };
-                i32::from(a) * if unsigned && panel == 0 { i32::from(w) } else { i32::from(w.cast_signed()) }
-            };
-            // SAFETY: the caller's promise.
-            unsafe { (*sums.add(block))[token][panel][row] = (0..columns).map(product).sum() };
-        }
+        KEPT.with_borrow_mut(|kept| {
+            *before = *kept;
+            for (token, sums) in kept.iter_mut().enumerate().take(tokens) {
+                for (panel, sums) in sums.iter_mut().enumerate() {
+                    for (row, sum) in sums.iter_mut().enumerate() {
+                        let product = |column: usize| {
+                            // SAFETY: the caller's promise.
+                            let (a, w) = unsafe {
+                                let w = panels[panel].add(column / 4 * 64 + row * 4 + column % 4);
+                                (*a.add(token * stride + column), *w)
+                            };
+                            let signed = i32::from(w.cast_signed());
+                            i32::from(a) * if unsigned && panel == 0 { i32::from(w) } else { signed }
+                        };
+                        *sum = (0..columns).map(product).sum();
+                    }
+                }
+            }
+        });
     }
 }
 
@@ -145,15 +156,17 @@ impl Unit for Arrays {
     unsafe fn begin<const K: usize>(tokens: usize) {
         assert!((1..=amx::TOKENS).contains(&tokens));
     }
-    unsafe fn wide(operands: Operands, blocks: usize, sums: *mut amx::Sums) {
+    unsafe fn wide(operands: Operands, before: &mut amx::Sums) {
         // SAFETY: the caller's promise.
-        unsafe { Self::sums(operands, 256, true, blocks, sums) }
+        unsafe { Self::multiply(operands, 256, true, before) }
     }
-    unsafe fn narrow(operands: Operands, blocks: usize, sums: *mut amx::Sums) {
+    unsafe fn narrow(operands: Operands, before: &mut amx::Sums) {
         // SAFETY: the caller's promise.
-        unsafe { Self::sums(operands, 32, false, blocks, sums) }
+        unsafe { Self::multiply(operands, 32, false, before) }
     }
-    unsafe fn end() {}
+    unsafe fn end(_: usize, before: &mut amx::Sums) {
+        KEPT.with_borrow(|kept| *before = *kept);
+    }
 }
 
 /// As [`amx::table`].

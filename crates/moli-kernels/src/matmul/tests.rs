@@ -53,10 +53,10 @@ fn matrix(ttype: TensorType, rows: usize, cols: usize, random: &mut Random) -> M
 fn forms() -> Vec<(String, Kernels)> {
     let forms = Isa::available().into_iter().map(|isa| (isa.to_string(), Kernels::new(isa).unwrap()));
     #[cfg(target_arch = "x86_64")]
-    let substitutes: [(&str, fn(TensorType) -> super::MatmulFn); 2] = [
-        ("avx512vnni", super::substitute::product),
-        ("avx512amx", super::substitute::matrix_product),
-    ];
+    type Table = fn(TensorType) -> super::MatmulFn;
+    #[cfg(target_arch = "x86_64")]
+    let substitutes: [(&str, Table); 2] =
+        [("avx512vnni", super::substitute::product), ("avx512amx", super::substitute::matrix_product)];
     #[cfg(target_arch = "x86_64")]
     let forms = forms.chain(substitutes.into_iter().filter(|_| Isa::Avx2.is_available()).map(
         |(name, substitute)| {

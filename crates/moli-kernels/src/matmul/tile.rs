@@ -169,7 +169,11 @@ impl<S: Simd> Multiply for Vectors<S> {
 /// # Safety
 /// As [`MatmulFn`], with the instructions that `S` and `M` need; the job has at least [`TILE`] rows.
 #[inline(always)]
-pub(super) unsafe fn product<S: Simd, M: Multiply, F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
+pub(super) unsafe fn product<S: Simd, M: Multiply, F: Rows>(
+    job: &Job<'_>,
+    rows: Range<usize>,
+    panel: &mut Panel,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = rows.start;

@@ -73,6 +73,9 @@ pub(super) fn shuffle_pattern(from: [u8; 4]) -> [i32; 4] {
     [dword(0), dword(1), dword(2), dword(3)]
 }
 
+/// Bytes that a prefetch fetches.
+const LINE: usize = 64;
+
 /// Bytes beyond a prefetch into the first-level cache for one into the second, which has room for many more requests. With
 /// the first alone a core got 10 GB/s, with both 15, with 33 for two (Zen 4, Q4_K).
 pub(super) const FAR: usize = 16 << 10;
@@ -150,7 +153,11 @@ impl Lanes {
     pub(super) unsafe fn quad<V: Dwords>(self, quad: usize, v: V) {
         // SAFETY: the caller's promise.
         unsafe {
-            V::prefetch(self.ahead.wrapping_add(quad * self.ahead_step));
+            let ahead = quad * self.ahead_step;
+            // Once for each line. (Both numbers are constants where this is unrolled.)
+            if quad == 0 || ahead / LINE != (ahead - self.ahead_step) / LINE {
+                V::prefetch(self.ahead.wrapping_add(ahead));
+            }
             v.store(self.quants.add(quad * QUAD).cast());
         }
     }
