@@ -15,12 +15,15 @@ use moli_format::TensorType;
 use super::tile::{self, Multiply, Panel, Tile, Tokens, Vectors};
 use super::unpack::{QUAD, Rows};
 use super::x86::{Avx512, Wide, Zmm};
-use super::{FEW, Job, MatmulFn, TILE};
+use super::{Job, MatmulFn, TILE};
 use crate::quant::by_type;
 use crate::quant::unpack::*;
 
 /// Tokens that the unit multiplies with two panels at a time, if there are as many.
 pub(super) const TOKENS: usize = 32;
+
+/// Tokens from which on the unit is faster than vectors: with 32 both take as long, with 48 the unit works for 64.
+const MANY: usize = 2 * TOKENS;
 
 /// The sums of a block: `[token][panel][row]`.
 pub(super) type Sums = [[[i32; TILE]; 2]; TOKENS];
@@ -107,8 +110,8 @@ pub(super) unsafe fn product<W: Wide, U: Unit, F: Rows>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        // Few tokens are bound by reading and unpacking, and 16 values to a float scale (NVFP4) are too few.
-        if job.input.rows > FEW && F::SCALED >= 32 {
+        // Fewer tokens are not worth the unit's way through memory; nor are 16 values to a float scale (NVFP4).
+        if job.input.rows >= MANY && F::SCALED >= 32 {
             tile::product::<Avx512<W>, Matrix<W, U>, F>(job, rows, panel);
         } else {
             tile::product::<Avx512<W>, Vectors<Avx512<W>>, F>(job, rows, panel);

@@ -27,8 +27,7 @@ pub(super) trait Simd {
     type Float: Copy;
     /// Tokens that are multiplied with one tile at a time, when there are many.
     const TOKENS: usize;
-    /// Tiles that are multiplied at a time with many tokens, and with how many of them: a token's activations are read once
-    /// for all tiles.
+    /// Tiles that are multiplied at a time with several tokens: a token's activations are read once for all of them.
     const TILES: usize;
     /// Quantised values with a sign count 128 too many.
     const UNSIGNED: bool;

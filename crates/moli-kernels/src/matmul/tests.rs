@@ -129,7 +129,7 @@ fn every_form_gives_the_same_bits_at_every_edge() {
         }
         let cols = cols[2];
         let w = matrix(ttype, 35, cols, &mut random);
-        for tokens in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 33] {
+        for tokens in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 33, 64, 65, 79, 96] {
             assert_same_bits(&w, &random.floats(tokens * cols), tokens);
         }
     }
@@ -142,13 +142,17 @@ fn long_rows_and_many_tokens_cross_the_edges_of_a_panel() {
         let block = ttype.block_len().max(32);
         let cols = 1024 + 1024 + block;
         let w = matrix(ttype, 18, cols, &mut random);
-        let x = random.floats(12 * cols);
-        assert_same_bits(&w, &x, 12);
+        let x = random.floats(67 * cols);
+        assert_same_bits(&w, &x, 67);
+        assert_same_bits(&w, &x[..12 * cols], 12);
         assert_same_bits(&w, &x[..cols], 1);
     }
-    // More tokens than a panel keeps.
-    let w = matrix(TensorType::Q4_0, 17, 32, &mut random);
-    assert_same_bits(&w, &random.floats(520 * 32), 520);
+    // More tokens than a panel keeps, by 1 and by some.
+    for (ttype, tokens) in [(TensorType::Q4_0, 520), (TensorType::Q4K, 513), (TensorType::Q4K, 545)] {
+        let cols = ttype.block_len();
+        let w = matrix(ttype, 17, cols, &mut random);
+        assert_same_bits(&w, &random.floats(tokens * cols), tokens);
+    }
 }
 
 #[test]
@@ -157,11 +161,11 @@ fn a_token_has_the_same_bits_in_every_batch() {
     for ttype in SUPPORTED {
         let cols = 512;
         let w = matrix(ttype, 40, cols, &mut random);
-        let x = random.floats(33 * cols);
+        let x = random.floats(70 * cols);
         for (name, kernels) in forms() {
-            let all = product(&kernels, 2, &w, &x, 33);
-            for batch in [1, 2, 7, 16] {
-                for first in (0..=33 - batch).step_by(5) {
+            let all = product(&kernels, 2, &w, &x, 70);
+            for batch in [1, 2, 7, 16, 66] {
+                for first in (0..=70 - batch).step_by(4) {
                     let part = product(&kernels, 1, &w, &x[first * cols..(first + batch) * cols], batch);
                     assert!(
                         same(&part, &all[first * 40..(first + batch) * 40]),

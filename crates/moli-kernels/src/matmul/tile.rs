@@ -18,7 +18,7 @@ use moli_format::TensorType;
 use super::float::{self, Bf16, F16, F32, Float};
 use super::simd::Simd;
 use super::unpack::{Dwords, Lanes, QUAD, Rows};
-use super::{FEW, Job, MatmulFn, TILE};
+use super::{FEW, Job, MatmulFn, TILE, TOGETHER};
 use crate::quant::by_type;
 use crate::quant::unpack::*;
 
@@ -177,7 +177,9 @@ pub(super) unsafe fn product<S: Simd, M: Multiply, F: Rows>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = rows.start;
-        if job.input.rows > FEW && S::TILES == 2 {
+        // Sub-scales need as many registers again.
+        let tokens = if F::SUB_SCALES { FEW + 1 } else { TOGETHER };
+        if job.input.rows >= tokens && S::TILES == 2 {
             while rows.end - row >= 2 * TILE {
                 tiles::<S, M, F, 2>(job, row, panel);
                 row += 2 * TILE;
@@ -301,8 +303,8 @@ unsafe fn multiply<S: Simd, F: Rows, const G: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         if S::TOKENS == 6 {
-            // One tile leaves registers for two more tokens.
-            if G == 1 && tokens.tokens == FEW {
+            // One tile, or products without sub-scales, leave registers for two more tokens.
+            if (G == 1 || !F::SUB_SCALES) && tokens.tokens == FEW {
                 multiply_some::<S, F, G, FEW>(job, blocks, tokens, token, panel);
                 return;
             }
