@@ -16,6 +16,10 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -70,6 +74,25 @@ KERNEL(int8_avx512, AVX512, ints512, (ints512)_mm512_setzero_si512(), 20, 64,
        acc[i] = (ints512)_mm512_dpbusd_epi32((__m512i)acc[i], _mm512_set1_epi8(3), _mm512_set1_epi8(5)))
 KERNEL(f32_avx512, AVX512, __m512, _mm512_set1_ps(1.0f), 20, 16,
        acc[i] = _mm512_fmadd_ps(acc[i], _mm512_set1_ps(0.5f), _mm512_set1_ps(0.25f)))
+
+/* Whole tiles of 16 by 64 bytes by as many, for which Linux wants to be asked. */
+__attribute__((target("amx-tile,amx-int8"))) static double int8_amx(void) {
+    static const struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } __attribute__((aligned(64))) config = {
+        1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&config);
+    for (long round = 0; round < ROUNDS; round++) {
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 4, 7);
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
+    }
+    _tile_release();
+    return (double)ROUNDS * 4 * 16 * 16 * 64;
+}
 #elif defined(__aarch64__)
 #define DOT __attribute__((target("arch=armv8.2-a+dotprod")))
 #define I8MM __attribute__((target("arch=armv8.2-a+i8mm")))
@@ -158,6 +181,8 @@ int main(int argc, char **argv) {
 #if defined(__x86_64__)
     if (!strcmp(argv[4], "avx2")) int8 = int8_avx2, f32 = f32_avx2;
     if (!strcmp(argv[4], "avx512vnni")) int8 = int8_avx512, f32 = f32_avx512;
+    if (!strcmp(argv[4], "avx512amx") && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA))
+        int8 = int8_amx, f32 = f32_avx512;
 #elif defined(__aarch64__)
     f32 = f32_neon;
     if (!strcmp(argv[4], "neon")) int8 = int8_neon;
