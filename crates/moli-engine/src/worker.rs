@@ -378,6 +378,7 @@ impl Worker {
         }
         // Before they hear of it: who has the end of an answer finds it neither running nor holding pages.
         if !ended.is_empty() {
+            self.speculator.retain(|id| self.tasks.contains_key(&id));
             count_present(&self.shared, scheduler, &self.speculator);
         }
         for (task, result) in ended {
