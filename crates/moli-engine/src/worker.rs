@@ -176,8 +176,16 @@ impl Worker {
             self.shared.count(|counters| counters.step(rows, took));
         }
         self.speculator.retain(|id| self.tasks.contains_key(&id));
-        self.shared.inbox.set_places(self.scheduler.places());
-        count_present(&self.shared, &self.scheduler, &self.speculator);
+        let scheduler = &self.scheduler;
+        self.shared.inbox.set_places(scheduler.places());
+        let (draft_pages, draft_pages_free) = self.speculator.draft_pages();
+        self.shared.count(|counters| {
+            counters.draft_pages = draft_pages;
+            counters.draft_pages_free = draft_pages_free;
+            counters.running = scheduler.running().count();
+            counters.pages_free = scheduler.pool().available();
+            counters.pages_cached = scheduler.cached_pages();
+        });
         // Where nothing happened, whoever is left waits for somebody to take logits.
         !self.scheduler.is_idle() && (somebody_left || !plan.spans.is_empty())
     }
@@ -364,7 +372,6 @@ impl Worker {
                 None => {}
             }
         }
-        let mut ended = Vec::new();
         for (id, result) in over {
             scheduler.finish(id);
             let task = self.tasks.remove(&id);
@@ -374,14 +381,6 @@ impl Worker {
                     Err(_) => counters.failed += 1,
                 });
             }
-            ended.push((task, result));
-        }
-        // Before they hear of it: who has the end of an answer finds it neither running nor holding pages.
-        if !ended.is_empty() {
-            self.speculator.retain(|id| self.tasks.contains_key(&id));
-            count_present(&self.shared, scheduler, &self.speculator);
-        }
-        for (task, result) in ended {
             match task {
                 Some(Task::Answer(choice)) => choice.report(result),
                 Some(Task::Embed(pool)) => pool.report(result),
@@ -390,18 +389,6 @@ impl Worker {
         }
         Ok(())
     }
-}
-
-/// Counts what there is now.
-fn count_present(shared: &Shared, scheduler: &Scheduler, speculator: &Speculator) {
-    let (draft_pages, draft_pages_free) = speculator.draft_pages();
-    shared.count(|counters| {
-        counters.draft_pages = draft_pages;
-        counters.draft_pages_free = draft_pages_free;
-        counters.running = scheduler.running().count();
-        counters.pages_free = scheduler.pool().available();
-        counters.pages_cached = scheduler.cached_pages();
-    });
 }
 
 /// Chooses tokens from the rows of a span, as long as the drafts are what is chosen; whether the choice has ended.

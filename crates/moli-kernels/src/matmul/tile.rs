@@ -1,7 +1,7 @@
 //! The vector form of the quantised product.
 //!
 //! A stretch of the columns of 16 rows of weights, a *tile*, is unpacked into a panel that fits the first-level cache, with
-//! rows as lanes, and multiplied with all tokens, a few at a time; then comes the next stretch. With many tokens two tiles
+//! rows as lanes, and multiplied with all tokens, a few at a time; then comes the next stretch. With several tokens two tiles
 //! are multiplied together, so that an activation is read once for both.
 //!
 //! With rows as lanes every lane performs the scalar form's sequence of operations, so the bits agree by construction,
