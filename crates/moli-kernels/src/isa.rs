@@ -12,7 +12,7 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and VNNI besides those.
     Avx512Vnni,
-    /// x86-64 with AMX for bytes besides those (from Sapphire Rapids on): for products with more than a few tokens.
+    /// x86-64 with AMX for bytes besides those (from Sapphire Rapids on): for products of 64 tokens and more.
     Avx512Amx,
     /// Any aarch64.
     Neon,

@@ -404,10 +404,8 @@ fn metrics_tell_of_the_work() {
     server.post("/v1/chat/completions", &ask(json!({"foo": 1})));
     // What is going on is counted at the end of a step, which may come after the answer.
     let running = "moli_requests_running{model=\"tiny\"} 0";
-    let mut metrics = server.get("/metrics").text;
-    while !metrics.lines().any(|line| line == running) {
-        metrics = server.get("/metrics").text;
-    }
+    let mut tries = (0..1000).map(|_| server.get("/metrics").text);
+    let metrics = tries.find(|metrics| metrics.lines().any(|line| line == running)).expect(running);
     for line in [
         "moli_completion_tokens_total{model=\"tiny\"} 8",
         "moli_rejected_total{reason=\"unknown_field\"} 1",
