@@ -25,8 +25,20 @@ after(async () => {
 
 const STORY = 'Tell a long story of many pages.';
 
-/** A page with a chat. A real model might go on for long where nobody stops it. */
-const withChat = (options, run) => withPage(url, { ...options, settings: real ? { sampling: { max_tokens: 200 } } : undefined }, run);
+/**
+ * A page with a chat. A real model might go on for long where nobody stops it; and it might end its story before it can be
+ * stopped, so that one question is asked with a far limit, past the model's own end.
+ */
+const withChat = (options, run) => withPage(url, { ...options, settings: real ? { sampling: { max_tokens: 200 } } : undefined }, async (page) => {
+  if (real) await page.route('**/v1/chat/completions', endlessStory);
+  await run(page);
+});
+
+function endlessStory(route) {
+  const body = route.request().postDataJSON();
+  if (body.messages.at(-1).content === STORY) Object.assign(body, { ignore_eos: true, max_tokens: 6000 });
+  return route.continue({ postData: JSON.stringify(body) });
+}
 
 async function askForStory(page) {
   await page.fill('#prompt', STORY);

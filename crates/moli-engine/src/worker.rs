@@ -66,6 +66,8 @@ pub(crate) struct Worker {
     pub(crate) runtime: Box<dyn Runtime>,
     pub(crate) scheduler: Scheduler,
     tasks: HashMap<Id, Task>,
+    /// Those that came to their end in this step, and how.
+    over: Vec<(Task, Result<(), EngineError>)>,
     speculator: Speculator,
     shared: Arc<Shared>,
     // Scratch of a batch.
@@ -88,6 +90,7 @@ impl Worker {
             runtime,
             scheduler,
             tasks: HashMap::new(),
+            over: Vec::new(),
             speculator,
             shared,
             tokens: Vec::new(),
@@ -120,9 +123,10 @@ impl Worker {
             Message::Request { task, .. } => Some(task),
             Message::Job(_) => None,
         });
-        for task in std::mem::take(&mut self.tasks).into_values().chain(left) {
+        let over = self.over.drain(..).map(|(task, _)| task);
+        for task in over.chain(std::mem::take(&mut self.tasks).into_values()).chain(left) {
             shared.count(|counters| counters.failed += 1);
-            task.fail(EngineError::Poisoned);
+            task.report(Err(EngineError::Poisoned));
         }
     }
 
@@ -151,6 +155,10 @@ impl Worker {
             self.ended(id, ended);
         }
         self.shared.count(|counters| counters.preempted += plan.preempted as u64);
+        if somebody_left {
+            // Before the others are computed, which may take long.
+            self.settle();
+        }
         if !plan.spans.is_empty() {
             let started = Instant::now();
             let copied = plan.copies.iter().try_for_each(|&(from, to)| self.runtime.copy_page(from, to));
@@ -175,19 +183,28 @@ impl Worker {
             }
             self.shared.count(|counters| counters.step(rows, took));
         }
-        self.speculator.retain(|id| self.tasks.contains_key(&id));
-        let scheduler = &self.scheduler;
-        self.shared.inbox.set_places(scheduler.places());
-        let (draft_pages, draft_pages_free) = self.speculator.draft_pages();
-        self.shared.count(|counters| {
+        self.settle();
+        // Where nothing happened, whoever is left waits for somebody to take logits.
+        !self.scheduler.is_idle() && (somebody_left || !plan.spans.is_empty())
+    }
+
+    /// Counts what there is now, then tells those who came to their end: nobody who has an answer finds it counted as
+    /// running, or its pages as held.
+    fn settle(&mut self) {
+        let Self { scheduler, speculator, tasks, shared, .. } = self;
+        speculator.retain(|id| tasks.contains_key(&id));
+        shared.inbox.set_places(scheduler.places());
+        let (draft_pages, draft_pages_free) = speculator.draft_pages();
+        shared.count(|counters| {
             counters.draft_pages = draft_pages;
             counters.draft_pages_free = draft_pages_free;
             counters.running = scheduler.running().count();
             counters.pages_free = scheduler.pool().available();
             counters.pages_cached = scheduler.cached_pages();
         });
-        // Where nothing happened, whoever is left waits for somebody to take logits.
-        !self.scheduler.is_idle() && (somebody_left || !plan.spans.is_empty())
+        for (task, result) in self.over.drain(..) {
+            task.report(result);
+        }
     }
 
     /// Somebody whose logits nobody takes is not computed further.
@@ -252,15 +269,15 @@ impl Worker {
         match ended {
             Ended::OutOfPages(error) => {
                 self.shared.count(|counters| counters.failed += 1);
-                task.fail(error.into());
+                self.over.push((task, Err(error.into())));
             }
             Ended::Cancelled => {
                 self.shared.count(|counters| counters.cancelled += 1);
-                task.end(FinishReason::Cancelled);
+                self.over.push(task.ended(FinishReason::Cancelled));
             }
             Ended::Deadline => {
                 self.shared.count(|counters| counters.expired += 1);
-                task.end(FinishReason::Deadline);
+                self.over.push(task.ended(FinishReason::Deadline));
             }
         }
     }
@@ -282,7 +299,7 @@ impl Worker {
         self.scheduler.finish(id);
         if let Some(task) = self.tasks.remove(&id) {
             self.shared.count(|counters| counters.failed += 1);
-            task.fail(error);
+            self.over.push((task, Err(error)));
         }
     }
 
@@ -381,11 +398,7 @@ impl Worker {
                     Err(_) => counters.failed += 1,
                 });
             }
-            match task {
-                Some(Task::Answer(choice)) => choice.report(result),
-                Some(Task::Embed(pool)) => pool.report(result),
-                Some(Task::Score(_)) | None => {}
-            }
+            self.over.extend(task.map(|task| (task, result)));
         }
         Ok(())
     }
@@ -464,24 +477,29 @@ impl Task {
         }
     }
 
-    fn end(self, reason: FinishReason) {
-        match self {
-            Self::Answer(mut choice) => {
+    /// Ends it from outside, for this reason.
+    fn ended(mut self, reason: FinishReason) -> (Self, Result<(), EngineError>) {
+        let result = match &mut self {
+            Self::Answer(choice) => {
                 choice.end(reason);
-                choice.report(Ok(()));
+                Ok(())
             }
-            Self::Embed(pool) => pool.report(Err(EngineError::Cancelled)),
+            Self::Embed(_) => Err(EngineError::Cancelled),
             // Nobody listens any more.
-            Self::Score(_) => {}
-        }
+            Self::Score(_) => Ok(()),
+        };
+        (self, result)
     }
 
-    fn fail(self, error: EngineError) {
+    /// Tells its caller how it ended.
+    fn report(self, result: Result<(), EngineError>) {
         match self {
-            Self::Answer(choice) => choice.report(Err(error)),
-            Self::Embed(pool) => pool.report(Err(error)),
+            Self::Answer(choice) => choice.report(result),
+            Self::Embed(pool) => pool.report(result),
             Self::Score(score) => {
-                let _ = score.rows.send(Err(error));
+                if let Err(error) = result {
+                    let _ = score.rows.send(Err(error));
+                }
             }
         }
     }

@@ -199,14 +199,6 @@ fn told(engine: &Engine, prompt: &[u32], params: &GenerateParams) -> (Vec<u32>, 
     (ids, usage.drafted_tokens, usage.accepted_tokens)
 }
 
-/// Waits until nothing is computed any more.
-fn rest(engine: &Engine) -> crate::Counters {
-    while engine.counters().running + engine.counters().waiting > 0 {
-        std::thread::yield_now();
-    }
-    engine.counters()
-}
-
 /// Different at every place.
 fn mixed(seed: u32, length: usize) -> Vec<u32> {
     (0..length as u32).map(|i| (i * i * 31 + i * 7 + seed * 101) % 256).collect()
@@ -222,7 +214,7 @@ fn a_draft_model_that_agrees_is_always_right() {
     assert_eq!(ids, expected.0);
     // But for the last guesses, which come after the end.
     assert!(guessed > 100 && right + 16 >= guessed, "{guessed} {right}");
-    let counters = rest(&drafted.engine);
+    let counters = drafted.engine.counters();
     assert_eq!((counters.draft_pages, counters.draft_pages_free, counters.draft_errors), (16, 16, 0));
     // Without speculation it is not asked.
     let before = drafted.draft.batches.load(Relaxed);
@@ -266,7 +258,7 @@ fn an_answer_does_not_depend_on_the_draft_model_or_on_others() {
             .collect();
         let together: Vec<Vec<u32>> = answers.iter_mut().map(ids).collect();
         assert_eq!(together, alone);
-        let counters = rest(&drafted.engine);
+        let counters = drafted.engine.counters();
         assert!(counters.drafted > 0);
         assert_eq!(counters.draft_pages_free, counters.draft_pages);
     }
@@ -286,7 +278,7 @@ fn preemption_and_a_shifted_context_change_nothing() {
         .collect();
     let together: Vec<Vec<u32>> = answers.iter_mut().map(ids).collect();
     assert_eq!(together, alone);
-    let counters = rest(&drafted.engine);
+    let counters = drafted.engine.counters();
     assert!(counters.preempted > 0 && counters.accepted > 0, "{counters:?}");
     assert_eq!(counters.draft_pages_free, counters.draft_pages);
 
@@ -299,7 +291,7 @@ fn preemption_and_a_shifted_context_change_nothing() {
         // The toy's probabilities are nearly even: a guess of the likeliest token is right where that is what is chosen.
         assert!(guessed > 0 && (right > 100 || seed.is_some()), "{guessed} {right}");
     }
-    let counters = rest(&drafted.engine);
+    let counters = drafted.engine.counters();
     assert_eq!(counters.draft_pages_free, counters.draft_pages);
 }
 
@@ -319,7 +311,7 @@ fn a_draft_model_that_fails_is_not_asked_again() {
         let batches = draft.batches.load(Relaxed);
         assert_eq!(told(&engine, &prompt, &params(80, None)), (expected.clone(), 0, 0));
         assert_eq!(draft.batches.load(Relaxed), batches);
-        let counters = rest(&engine);
+        let counters = engine.counters();
         assert_eq!((counters.draft_errors, counters.draft_pages, counters.failed), (1, 0, 0));
     }
 }
@@ -343,7 +335,7 @@ fn model_files_with_a_draft_model_answer_as_without() {
         let expected = told(&plain, &prompt, &params(100, seed)).0;
         for engine in [&same, &other] {
             assert_eq!(told(engine, &prompt, &params(100, seed)).0, expected);
-            let counters = rest(engine);
+            let counters = engine.counters();
             assert!(counters.drafted > 0);
             assert_eq!((counters.draft_pages, counters.draft_pages_free), (16, 16));
         }
@@ -377,7 +369,7 @@ proptest! {
             prop_assert_eq!(&taken[..], &expected[..taken.len()]);
         }
         drop(answers);
-        let counters = rest(&drafted.engine);
+        let counters = drafted.engine.counters();
         prop_assert_eq!(counters.draft_errors, 0);
         prop_assert_eq!(counters.draft_pages_free, counters.draft_pages);
     }
