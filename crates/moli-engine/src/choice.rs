@@ -269,10 +269,14 @@ impl Choice {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        if let Some(constraint) = &mut self.constraint {
-            constraint.mask(&mut self.work)?;
-        }
         self.sampler.change(&mut self.work);
+        let Some(constraint) = &mut self.constraint else { return self.sampler.choose(&self.work) };
+        if constraint.is_worth_looking()
+            && let Some(id) = self.sampler.choose_allowed(&self.work, |id| constraint.allows(id))?
+        {
+            return Ok(id);
+        }
+        constraint.mask(&mut self.work)?;
         self.sampler.choose(&self.work)
     }
 

@@ -34,6 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// What a run calls: `(task, thread)`.
 type Task<'f> = dyn Fn(usize, usize) + Sync + 'f;
@@ -51,8 +52,11 @@ const WAITING: u64 = 1 << 17;
 /// The epoch is the upper half of `state`.
 const EPOCH_SHIFT: u32 = 32;
 
-/// Pauses of the processor before a waiting thread gives up its core: 10 to 30 µs.
-const SPINS: u32 = 700;
+/// How long a waiting thread spins before it gives up its core: as long as what one thread does alone between two runs, such
+/// as turning the keys of several sequences into their places, and no longer, because others may want the core.
+const SPIN: Duration = Duration::from_micros(25);
+/// Pauses of the processor between two looks at the clock; a pause takes 10 to 50 ns.
+const PAUSES: u32 = 32;
 /// Yields before the caller goes to sleep over the last tasks of a run: about 100 µs when nobody else wants the core.
 const YIELDS: u32 = 250;
 
@@ -359,21 +363,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// How a thread waits: it spins, then may yield, then is told to sleep.
 struct Patience {
-    waited: u32,
+    pauses: u32,
+    /// When the clock was first looked at.
+    since: Option<Instant>,
+    spins: bool,
     yields: u32,
 }
 
 impl Patience {
     fn new(yields: u32) -> Self {
-        Self { waited: 0, yields }
+        Self { pauses: 0, since: None, spins: true, yields }
     }
 
     /// Waits a moment; false when it is time to sleep.
     fn wait(&mut self) -> bool {
-        self.waited += 1;
-        if self.waited <= SPINS {
+        if self.spins {
             std::hint::spin_loop();
-        } else if self.waited <= SPINS + self.yields {
+            self.pauses += 1;
+            if self.pauses.is_multiple_of(PAUSES) {
+                // Most waits end before the clock is looked at once.
+                self.spins = self.since.get_or_insert_with(Instant::now).elapsed() < SPIN;
+            }
+        } else if self.yields > 0 {
+            self.yields -= 1;
             thread::yield_now();
         } else {
             return false;

@@ -241,8 +241,8 @@ impl Backend for CpuBackend {
         rows: &Rows<'_>,
     ) -> Result<(), ModelError> {
         let (heads, width) = (spec.kv_heads, spec.head_dim);
-        let pages = cache.layer_mut(layer);
-        Ok(self.kernels.store_kv((keys.data(), values.data()), heads, width, rows.slots, pages)?)
+        let (pages, slots) = (cache.layer_mut(layer), rows.slots);
+        Ok(self.kernels.store_kv(&self.pool, (keys.data(), values.data()), heads, width, slots, pages)?)
     }
 
     fn attention(

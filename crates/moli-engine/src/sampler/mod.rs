@@ -19,6 +19,9 @@ use stages::Candidate;
 
 use crate::{EngineError, SamplerParams};
 
+/// The largest top-k for which tokens are looked at one by one: more of them take as long as a mask.
+const LOOKED_AT: usize = 64;
+
 /// Chooses the tokens of one answer. Nothing is allocated per token once the buffers have grown.
 #[derive(Debug)]
 pub(crate) struct Sampler {
@@ -104,8 +107,43 @@ impl Sampler {
         if params.temperature <= 0.0 {
             return stages::greedy(logits).ok_or(EngineError::NothingToSample);
         }
-        let candidates = &mut self.candidates;
-        stages::top_k(logits, params.top_k, candidates);
+        stages::top_k(logits, params.top_k, &mut self.candidates);
+        self.choose_candidate()
+    }
+
+    /// What [`choose`](Self::choose) chooses where tokens that are not allowed are at minus infinity, found by looking at the
+    /// likeliest ones only. `None`, and nothing is drawn, where too few of these are allowed to tell, or where too many would
+    /// have to be looked at.
+    pub(crate) fn choose_allowed(
+        &mut self,
+        logits: &[f32],
+        mut is_allowed: impl FnMut(u32) -> Result<bool, EngineError>,
+    ) -> Result<Option<u32>, EngineError> {
+        let is_greedy = self.params.temperature <= 0.0;
+        let wanted = if is_greedy { 1 } else { self.params.top_k };
+        if wanted == 0 || wanted > LOOKED_AT {
+            return Ok(None);
+        }
+        stages::likeliest(logits, 2 * wanted.max(4), &mut self.candidates);
+        let mut allowed = 0;
+        for index in 0..self.candidates.len() {
+            let candidate = self.candidates[index];
+            if is_allowed(candidate.id)? {
+                self.candidates[allowed] = candidate;
+                allowed += 1;
+                if allowed == wanted {
+                    self.candidates.truncate(wanted);
+                    let first = self.candidates.first().map(|candidate| candidate.id);
+                    return if is_greedy { Ok(first) } else { self.choose_candidate().map(Some) };
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Chooses by what is left of the chain: `self.candidates` are those of top-k.
+    fn choose_candidate(&mut self) -> Result<u32, EngineError> {
+        let (params, candidates) = (&self.params, &mut self.candidates);
         stages::typical(candidates, params.typical_p);
         stages::top_p(candidates, params.top_p);
         stages::min_p(candidates, params.min_p);

@@ -502,7 +502,10 @@ impl Cut {
         if rows * args.kv_heads < threads * TASKS_PER_THREAD && spans > 1 {
             return Self { rows: 1, blocks: rows, spans, ..whole };
         }
-        let block_rows = (rows * args.kv_heads / (threads * TASKS_PER_THREAD)).clamp(1, most);
+        // Rows of different sequences have no page in common.
+        let alone = runs(args.sequences, 0..rows).count() == rows;
+        let most_rows = if alone { 1 } else { most };
+        let block_rows = (rows * args.kv_heads / (threads * TASKS_PER_THREAD)).clamp(1, most_rows);
         let blocks = rows.div_ceil(block_rows);
         // Few rows and few key heads: the heads of a group are split too.
         let part_heads = group.div_ceil(threads.div_ceil(blocks * args.kv_heads).clamp(1, group));

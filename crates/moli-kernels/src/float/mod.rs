@@ -304,17 +304,18 @@ impl Kernels {
     /// keys, values: `[rows, kv_heads, head_dim]`; slots: `[rows]`.
     ///
     /// # Errors
-    /// [`KernelError::Length`] when there is not one row for each slot, or a slot is outside the pages. Rows before a
-    /// wrong slot are written.
+    /// [`KernelError::Length`] when there is not one row for each slot, or a slot is outside the pages: nothing is written
+    /// then.
     pub fn store_kv(
         &self,
+        pool: &Pool,
         rows: (&[f32], &[f32]),
         kv_heads: usize,
         head_dim: usize,
         slots: &[KvSlot],
         (k_pages, v_pages): (KvPagesMut<'_>, KvPagesMut<'_>),
     ) -> Result<(), KernelError> {
-        pages::store(&self.float, rows, kv_heads, head_dim, slots, (k_pages, v_pages))
+        pages::store(&self.float, pool, rows, kv_heads, head_dim, slots, (k_pages, v_pages))
     }
 
     /// gate = silu(gate) * up, elementwise (SwiGLU; Shazeer, arXiv:2002.05202).

@@ -11,8 +11,9 @@
 //! mantissa. From there on attention computes with all types alike.
 
 use super::attention::{Ahead, Form, PAGE_TOKENS};
+use super::parallel::Pieces;
 use super::{FloatOps, KvSlot};
-use crate::KernelError;
+use crate::{KernelError, Pool};
 use half::f16;
 
 /// Elements of a head that share a scale in q8_0.
@@ -146,59 +147,99 @@ impl KvPagesMut<'_> {
         }
     }
 
-    /// Stores the key of a token of one head in one page, the `at`-th of all.
-    fn store_key(&mut self, ops: &FloatOps, at: usize, token: usize, key: &[f32]) {
-        let page = part(at, key.len() * PAGE_TOKENS);
+    /// The same for several threads, each of which writes other heads.
+    fn shared(&mut self) -> SharedPages {
         match self {
-            Self::F32(all) => {
-                for (to, key) in all[page].chunks_exact_mut(PAGE_TOKENS).zip(key) {
-                    to[token] = *key;
-                }
-            }
-            Self::F16(all) => {
-                let mut halves = [f16::ZERO; KV_BLOCK];
-                for (key, columns) in key.chunks(KV_BLOCK).zip(all[page].chunks_mut(KV_BLOCK * PAGE_TOKENS)) {
-                    (ops.to_f16)(key, &mut halves[..key.len()]);
-                    for (to, half) in columns.chunks_exact_mut(PAGE_TOKENS).zip(halves) {
-                        to[token] = half;
-                    }
-                }
-            }
+            Self::F32(all) => SharedPages::F32(Pieces(all.as_mut_ptr())),
+            Self::F16(all) => SharedPages::F16(Pieces(all.as_mut_ptr())),
             Self::Q8_0 { quants, scales } => {
-                let scales = &mut scales[part(at, key.len().div_ceil(KV_BLOCK) * PAGE_TOKENS)];
-                let quants = quants[page].chunks_mut(KV_BLOCK * PAGE_TOKENS);
-                let to = quants.zip(scales.chunks_exact_mut(PAGE_TOKENS));
-                for (key, (quants, scales)) in key.chunks(KV_BLOCK).zip(to) {
-                    let mut block = [0; KV_BLOCK];
-                    scales[token] = (ops.to_q8)(key, &mut block);
-                    for (to, quant) in quants.chunks_exact_mut(PAGE_TOKENS).zip(block) {
-                        to[token] = quant;
-                    }
-                }
+                SharedPages::Q8_0 { quants: Pieces(quants.as_mut_ptr()), scales: Pieces(scales.as_mut_ptr()) }
             }
         }
     }
+}
 
-    /// Stores the value of a token of one head in one page, the `at`-th of all.
-    fn store_value(&mut self, ops: &FloatOps, at: usize, token: usize, value: &[f32]) {
-        let row = at * PAGE_TOKENS + token;
-        match self {
-            Self::F32(all) => all[part(row, value.len())].copy_from_slice(value),
-            Self::F16(all) => (ops.to_f16)(value, &mut all[part(row, value.len())]),
-            Self::Q8_0 { quants, scales } => {
-                let quants = quants[part(row, value.len())].chunks_mut(KV_BLOCK);
-                let scales = &mut scales[part(row, value.len().div_ceil(KV_BLOCK))];
-                for ((value, quants), scale) in value.chunks(KV_BLOCK).zip(quants).zip(scales) {
-                    *scale = (ops.to_q8)(value, quants);
+/// [`KvPagesMut`] without its lifetime and lengths.
+#[derive(Clone, Copy)]
+enum SharedPages {
+    F32(Pieces<f32>),
+    F16(Pieces<f16>),
+    Q8_0 { quants: Pieces<i8>, scales: Pieces<f16> },
+}
+
+impl SharedPages {
+    /// One head's part of one page, the `at`-th of all, of heads of `dim` elements.
+    ///
+    /// # Safety
+    /// The pages have so many parts, they are borrowed mutably for `'a`, and nothing else uses this one meanwhile.
+    unsafe fn part<'a>(self, at: usize, dim: usize) -> KvPagesMut<'a> {
+        let (len, blocks) = (dim * PAGE_TOKENS, dim.div_ceil(KV_BLOCK) * PAGE_TOKENS);
+        // SAFETY: the caller's promise; parts lie behind each other, each as long as these.
+        unsafe {
+            match self {
+                Self::F32(all) => KvPagesMut::F32(all.slice(at * len, len)),
+                Self::F16(all) => KvPagesMut::F16(all.slice(at * len, len)),
+                Self::Q8_0 { quants, scales } => KvPagesMut::Q8_0 {
+                    quants: quants.slice(at * len, len),
+                    scales: scales.slice(at * blocks, blocks),
+                },
+            }
+        }
+    }
+}
+
+/// Stores the key of a token in one head's part of a page.
+fn store_key(ops: &FloatOps, page: KvPagesMut<'_>, token: usize, key: &[f32]) {
+    match page {
+        KvPagesMut::F32(page) => {
+            for (to, key) in page.chunks_exact_mut(PAGE_TOKENS).zip(key) {
+                to[token] = *key;
+            }
+        }
+        KvPagesMut::F16(page) => {
+            let mut halves = [f16::ZERO; KV_BLOCK];
+            for (key, columns) in key.chunks(KV_BLOCK).zip(page.chunks_mut(KV_BLOCK * PAGE_TOKENS)) {
+                (ops.to_f16)(key, &mut halves[..key.len()]);
+                for (to, half) in columns.chunks_exact_mut(PAGE_TOKENS).zip(halves) {
+                    to[token] = half;
+                }
+            }
+        }
+        KvPagesMut::Q8_0 { quants, scales } => {
+            let to = quants.chunks_mut(KV_BLOCK * PAGE_TOKENS).zip(scales.chunks_exact_mut(PAGE_TOKENS));
+            for (key, (quants, scales)) in key.chunks(KV_BLOCK).zip(to) {
+                let mut block = [0; KV_BLOCK];
+                scales[token] = (ops.to_q8)(key, &mut block);
+                for (to, quant) in quants.chunks_exact_mut(PAGE_TOKENS).zip(block) {
+                    to[token] = quant;
                 }
             }
         }
     }
 }
 
+/// Stores the value of a token in one head's part of a page.
+fn store_value(ops: &FloatOps, page: KvPagesMut<'_>, token: usize, value: &[f32]) {
+    match page {
+        KvPagesMut::F32(page) => page[part(token, value.len())].copy_from_slice(value),
+        KvPagesMut::F16(page) => (ops.to_f16)(value, &mut page[part(token, value.len())]),
+        KvPagesMut::Q8_0 { quants, scales } => {
+            let quants = quants[part(token, value.len())].chunks_mut(KV_BLOCK);
+            let scales = &mut scales[part(token, value.len().div_ceil(KV_BLOCK))];
+            for ((value, quants), scale) in value.chunks(KV_BLOCK).zip(quants).zip(scales) {
+                *scale = (ops.to_q8)(value, quants);
+            }
+        }
+    }
+}
+
+/// Elements of keys that are worth a second thread: each goes to a cache line of its own.
+const INLINE: usize = 1024;
+
 /// See [`Kernels::store_kv`](crate::Kernels::store_kv).
 pub(super) fn store(
     ops: &FloatOps,
+    pool: &Pool,
     (keys, values): (&[f32], &[f32]),
     kv_heads: usize,
     head_dim: usize,
@@ -213,20 +254,31 @@ pub(super) fn store(
     }
     let count = |pages: &KvPagesMut<'_>| pages.reborrow().count(kv_heads, head_dim);
     let count = count(&k_pages).min(count(&v_pages));
-    let rows = keys.chunks_exact(row_len).zip(values.chunks_exact(row_len));
-    for ((keys, values), slot) in rows.zip(slots) {
-        let (page, token) = (slot.page as usize, slot.token as usize);
-        if page >= count {
-            return shape("page of a slot", count, page);
+    for slot in slots {
+        if slot.page as usize >= count {
+            return shape("page of a slot", count, slot.page as usize);
         }
-        if token >= PAGE_TOKENS {
-            return shape("token of a slot", PAGE_TOKENS, token);
+        if slot.token as usize >= PAGE_TOKENS {
+            return shape("token of a slot", PAGE_TOKENS, slot.token as usize);
         }
-        let heads = keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim));
-        for (head, (key, value)) in heads.enumerate() {
-            k_pages.store_key(ops, page * kv_heads + head, token, key);
-            v_pages.store_value(ops, page * kv_heads + head, token, value);
+    }
+    let (k_pages, v_pages) = (k_pages.shared(), v_pages.shared());
+    // The keys of one head, or its values.
+    let task = |task: usize, _: usize| {
+        let (head, is_key) = (task / 2, task.is_multiple_of(2));
+        let (rows, pages) = if is_key { (keys, k_pages) } else { (values, v_pages) };
+        for (row, slot) in rows.chunks_exact(row_len).zip(slots) {
+            // SAFETY: the slot's page is one of `count`, of which each has `kv_heads` parts; both are borrowed mutably until
+            // this function returns, after all tasks, and only this task has this head of keys or of values.
+            let page = unsafe { pages.part(slot.page as usize * kv_heads + head, head_dim) };
+            let store = if is_key { store_key } else { store_value };
+            store(ops, page, slot.token as usize, &row[part(head, head_dim)]);
         }
+    };
+    if wanted < INLINE {
+        (0..2 * kv_heads).for_each(|index| task(index, 0));
+    } else {
+        pool.run(2 * kv_heads, &task);
     }
     Ok(())
 }

@@ -10,8 +10,10 @@ use crate::{Isa, KernelError, Kernels, Pool, zeroed};
 const MAX: f32 = 127.0;
 /// Adding this to a float below 2^22 rounds it to the nearest integer, ties to even, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
-/// Elements that are quantised in one task.
+/// Elements that are quantised in one task: half a microsecond.
 const GRAIN: usize = 2 * 1024;
+/// Up to so many elements are quantised by the caller: to meet another thread takes as long.
+const INLINE: usize = 3 * GRAIN;
 
 /// The input of matrix products, `[rows, cols]` f32, and its quantised forms.
 ///
@@ -206,7 +208,7 @@ impl Activations {
             sums16: Pieces(out.sums16.as_mut_ptr()),
             sums32: Pieces(out.sums32.as_mut_ptr()),
         };
-        pool.run(blocks.div_ceil(per_task), &|task, _| {
+        let task = |task: usize, _: usize| {
             let start = task * per_task;
             let n = per_task.min(blocks - start);
             let x = &x[start * block..(start + n) * block];
@@ -228,7 +230,13 @@ impl Activations {
                     );
                 }
             }
-        });
+        };
+        let tasks = blocks.div_ceil(per_task);
+        if x.len() <= INLINE {
+            (0..tasks).for_each(|index| task(index, 0));
+        } else {
+            pool.run(tasks, &task);
+        }
         out.ready = true;
         Ok(())
     }

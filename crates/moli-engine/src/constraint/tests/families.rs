@@ -43,7 +43,7 @@ fn is_too_ambiguous(error: &EngineError) -> bool {
 fn answers(grammars: Vec<(Grammar, Check)>, most: usize) {
     let tokenizer = tokenizer::realistic(4000);
     let compiler = Compiler::new(&tokenizer).unwrap();
-    let (mut all, mut finished, mut barren, mut ambiguous, mut tokens) = (0, 0, 0, 0, 0);
+    let (mut all, mut finished, mut barren, mut ambiguous, mut tokens, mut unmasked) = (0, 0, 0, 0, 0, 0);
     let (mut slowest, mut compiling) = (Duration::ZERO, Duration::ZERO);
     let distinct = grammars.iter().map(|(grammar, _)| grammar).collect::<HashSet<_>>().len();
     for (grammar, check) in &grammars {
@@ -70,6 +70,7 @@ fn answers(grammars: Vec<(Grammar, Check)>, most: usize) {
             };
             all += 1;
             tokens += answer.tokens;
+            unmasked += answer.unmasked;
             if answer.finished {
                 ended += 1;
                 if let Err(error) = check(&answer.text) {
@@ -86,7 +87,7 @@ fn answers(grammars: Vec<(Grammar, Check)>, most: usize) {
     }
     println!(
         "{} grammars, {distinct} of them distinct, {ambiguous} too ambiguous; {finished} of {all} answers finished, \
-         none to {barren} grammars, {tokens} tokens; compiling took {:?} on average, {slowest:?} at most",
+         none to {barren} grammars, {tokens} tokens, {unmasked} of them without a mask too; compiling took {:?} on average, {slowest:?} at most",
         grammars.len(),
         compiling / grammars.len() as u32
     );
@@ -94,6 +95,7 @@ fn answers(grammars: Vec<(Grammar, Check)>, most: usize) {
     assert!(finished * 10 >= all * 9, "only {finished} of {all} answers came to their end");
     assert!(barren * 50 <= grammars.len(), "no answer to {barren} grammars came to its end");
     assert!(ambiguous * 10 <= grammars.len(), "{ambiguous} grammars are too ambiguous");
+    assert!(unmasked > 0, "no token was chosen without a mask");
     assert!(slowest < Duration::from_secs(1), "compiling took {slowest:?}");
 }
 

@@ -6,8 +6,9 @@ use moli_text::Tokenizer;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::EngineError;
 use crate::constraint::Constraint;
+use crate::sampler::Sampler;
+use crate::{EngineError, SamplerParams};
 
 /// How an answer went.
 pub(super) struct Answer {
@@ -15,7 +16,11 @@ pub(super) struct Answer {
     pub(super) tokens: usize,
     /// It is what it must be; `false`: cut off at its most tokens.
     pub(super) finished: bool,
+    /// Tokens that a sampler with top-k of [`TOP_K`] chose without a mask.
+    pub(super) unmasked: usize,
 }
+
+const TOP_K: usize = 4;
 
 /// Logits are noise that leans, the more the longer the answer is, towards its end and what closes things.
 pub(super) fn answer(
@@ -49,17 +54,31 @@ fn run(
     let closing: Vec<f32> = (0..tokenizer.vocab_size() as u32).map(|id| closing(tokenizer, id)).collect();
     let mut logits = vec![0.0; closing.len()];
     let mut bytes = Vec::new();
+    // Two of each: one looks at tokens before there is a mask, if that suffices.
+    let params = SamplerParams { seed: Some(seed), top_k: TOP_K, ..SamplerParams::default() };
+    let mut samplers = [SamplerParams::greedy(), params]
+        .map(|params| [(); 2].map(|()| Sampler::new(params.clone(), None, &[]).unwrap()));
+    let mut unmasked = 0;
     for tokens in 0..most {
         if constraint.is_complete() {
-            return Ok(Answer { text: String::from_utf8(bytes).unwrap(), tokens, finished: true });
+            return Ok(Answer { text: String::from_utf8(bytes).unwrap(), tokens, finished: true, unmasked });
         }
         let lean = tokens as f32 / 8.0;
         for (logit, closing) in logits.iter_mut().zip(&closing) {
             *logit = rng.random::<f32>() * 4.0 + closing * lean;
         }
+        let mut looked = [None; 2];
+        for ([looking, _], looked) in samplers.iter_mut().zip(&mut looked) {
+            *looked = looking.choose_allowed(&logits, |id| constraint.allows(id))?;
+        }
         let started = Instant::now();
         constraint.mask(&mut logits)?;
         let masked = started.elapsed();
+        unmasked += usize::from(looked[1].is_some());
+        for ([looking, masking], looked) in samplers.iter_mut().zip(looked) {
+            let expected = masking.choose(&logits)?;
+            assert_eq!(looked.map_or_else(|| looking.choose(&logits), Ok)?, expected);
+        }
         let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
         assert!(best.1.is_finite());
         let id = best.0 as u32;
@@ -72,12 +91,13 @@ fn run(
                 text: String::from_utf8(bytes).unwrap(),
                 tokens: tokens + 1,
                 finished: true,
+                unmasked,
             });
         }
         assert!(!tokenizer.is_control(id));
         bytes.extend_from_slice(&tokenizer.token_bytes(id).unwrap());
     }
-    Ok(Answer { text: String::from_utf8_lossy(&bytes).into_owned(), tokens: most, finished: false })
+    Ok(Answer { text: String::from_utf8_lossy(&bytes).into_owned(), tokens: most, finished: false, unmasked })
 }
 
 fn closing(tokenizer: &Tokenizer, id: u32) -> f32 {

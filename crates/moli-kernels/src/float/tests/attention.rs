@@ -397,7 +397,7 @@ fn keys_and_values_go_to_their_slots() {
         .flat_map(|k| KINDS.map(|kind| (k, kind)))
         .flat_map(|what| [24, 64, 80].map(|dim| (what, dim)))
     {
-        let (kv_heads, pages) = (2, 3);
+        let (kv_heads, pages, pool) = (2, 3, Pool::new(1));
         let stored = |keys| Stored::new(kind, pages * kv_heads, dim, keys);
         let (mut k_pages, mut v_pages) = (stored(true), stored(false));
         let (mut keys, mut values) =
@@ -409,8 +409,8 @@ fn keys_and_values_go_to_their_slots() {
             x[dim..].iter_mut().take(KV_BLOCK).for_each(|x| *x = 0.0);
         }
         let slots = [KvSlot { page: 2, token: 31 }, KvSlot { page: 0, token: 0 }];
-        k.store_kv((&keys, &values), kv_heads, dim, &slots, (k_pages.pages_mut(), v_pages.pages_mut()))
-            .expect("the slots exist");
+        let pages = (k_pages.pages_mut(), v_pages.pages_mut());
+        k.store_kv(&pool, (&keys, &values), kv_heads, dim, &slots, pages).expect("the slots exist");
         for (from, pages) in [(&keys, &k_pages), (&values, &v_pages)] {
             let mut found = pages.clone();
             for (head, x) in from.chunks_exact(dim).enumerate() {
@@ -426,13 +426,40 @@ fn keys_and_values_go_to_their_slots() {
         }
         let mut refused = |keys: &[f32], values: &[f32], slots: &[KvSlot]| {
             let pages = (k_pages.pages_mut(), v_pages.pages_mut());
-            k.store_kv((keys, values), kv_heads, dim, slots, pages).is_err()
+            k.store_kv(&pool, (keys, values), kv_heads, dim, slots, pages).is_err()
         };
         for slot in [KvSlot { page: 3, token: 0 }, KvSlot { page: 0, token: 32 }] {
             assert!(refused(&keys[..kv_heads * dim], &values[..kv_heads * dim], &[slot]));
         }
         assert!(refused(&keys[1..], &values, &slots));
         assert!(refused(&keys, &values[1..], &slots));
+    }
+}
+
+#[test]
+fn threads_store_what_one_does_row_by_row() {
+    let (k, _) = kernels();
+    let (kv_heads, dim, rows) = (3, 40, 50);
+    let width = kv_heads * dim;
+    let (keys, values) = (Random(61).floats(rows * width, 1.0), Random(67).floats(rows * width, 1.0));
+    // Every page of four, in no order.
+    let slot = |row: usize| KvSlot { page: (row * 7 % 4) as u32, token: (row / 4 + row * 7 % 4) as u32 };
+    let slots: Vec<KvSlot> = (0..rows).map(slot).collect();
+    for kind in KINDS {
+        let [whole, by_row] = [true, false].map(|at_once| {
+            let (mut k_pages, mut v_pages) =
+                (Stored::new(kind, 4 * kv_heads, dim, true), Stored::new(kind, 4 * kv_heads, dim, false));
+            for (index, slots) in slots.chunks(if at_once { rows } else { 1 }).enumerate() {
+                let part = index * width..(index + slots.len()) * width;
+                let pages = (k_pages.pages_mut(), v_pages.pages_mut());
+                let pool = Pool::new(if at_once { 3 } else { 1 });
+                k.store_kv(&pool, (&keys[part.clone()], &values[part]), kv_heads, dim, slots, pages)
+                    .expect("the slots exist");
+            }
+            (k_pages, v_pages)
+        });
+        assert_eq!(whole, by_row);
+        assert_ne!(whole.0, Stored::new(kind, 4 * kv_heads, dim, true));
     }
 }
 
@@ -461,7 +488,8 @@ fn q8_0_shows_what_is_not_finite() {
                 x[place] = bad;
                 let [keys, values] = &mut stored;
                 let pages = (keys.pages_mut(), values.pages_mut());
-                k.store_kv((&x, &x), 1, 40, &[KvSlot { page: 0, token: 5 }], pages).expect("it fits");
+                k.store_kv(&Pool::new(1), (&x, &x), 1, 40, &[KvSlot { page: 0, token: 5 }], pages)
+                    .expect("it fits");
                 for d in 0..40 {
                     let finite = stored.each_ref().map(|stored| stored.get(0, 5, d).is_finite());
                     let same_block = d / KV_BLOCK == place / KV_BLOCK;
@@ -490,7 +518,7 @@ fn q8_0_is_near_f16() {
             (random.floats(tokens * 2 * head_dim, 1.0), random.floats(tokens * 2 * head_dim, 1.0));
         for Cache { k: k_pages, v: v_pages, .. } in &mut caches {
             let pages = (k_pages.pages_mut(), v_pages.pages_mut());
-            k.store_kv((&keys, &values), 2, head_dim, &slots, pages).expect("the slots exist");
+            k.store_kv(&Pool::new(2), (&keys, &values), 2, head_dim, &slots, pages).expect("the slots exist");
         }
         let rows: Vec<(u32, u32)> = edge_rows().into_iter().map(|(_, p)| (0, p)).collect();
         let q = random.floats(rows.len() * 4 * head_dim, 2.0);
