@@ -13,7 +13,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use moli_format::{Bytes, TensorType};
-use moli_kernels::{Activations, Isa, Kernels, Matrix, Pool, SUPPORTED, Scratch, default_threads, peak};
+use moli_kernels::{
+    Activations, Isa, Kernels, Matrix, Pool, SUPPORTED, Scratch, default_threads, peak, quantize,
+};
 
 /// Rows and columns: the two large matrices of a layer of Qwen2 1.5B.
 const SHAPES: [(usize, usize); 2] = [(8960, 1536), (1536, 8960)];
@@ -61,13 +63,19 @@ impl Bench {
 fn matrices(ttype: TensorType, (rows, cols): (usize, usize), working_set: usize) -> Vec<Matrix> {
     let bytes = rows * ttype.row_bytes(cols).expect("whole blocks");
     let mut state = 1u64;
-    let random: Vec<u8> = (0..bytes)
-        .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            // Without the two highest bits of an exponent no half-precision number is large.
-            (state >> 56) as u8 & 0x3f
-        })
-        .collect();
+    let mut byte = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    };
+    let mut random = Vec::with_capacity(bytes);
+    if ttype.block_len() == 1 {
+        // Numbers as weights are: with subnormal ones, which no weight is, some processors take a hundred times as long.
+        let values: Vec<f32> = (0..rows * cols).map(|_| (f32::from(byte()) - 127.5) / 4096.0).collect();
+        quantize(ttype, &values, &mut random).expect("any length");
+    } else {
+        // Without the two highest bits of an exponent no half-precision number is large.
+        random.extend((0..bytes).map(|_| byte() & 0x3f));
+    }
     let count = working_set.div_ceil(bytes);
     let new = |_| Matrix::new(ttype, rows, cols, Bytes::from_vec(random.clone())).expect("it fits");
     (0..count).map(new).collect()

@@ -7,6 +7,8 @@ use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+use crate::float::tree;
+
 /// Asks for a line of memory, into the second-level cache: it is far ahead. It need not be readable.
 #[inline(always)]
 pub(crate) fn ask_for(line: *const u8) {
@@ -46,6 +48,20 @@ pub(crate) trait Vector: Copy {
     unsafe fn mul(self, b: Self) -> Self;
     /// self * b + c, rounded once
     unsafe fn fma(self, b: Self, c: Self) -> Self;
+    /// The sums of 16 lanes each, in `P` registers: lanes `l` and `l + 8` are added, then `l + 4`, `l + 2`, `l + 1`.
+    #[inline(always)]
+    unsafe fn sums<const P: usize, const R: usize>(lanes: [[Self; P]; R]) -> [f32; R] {
+        let mut sums = [0.0; R];
+        for (sum, lanes) in sums.iter_mut().zip(lanes) {
+            let mut all = [0f32; 16];
+            for (p, lanes) in lanes.into_iter().enumerate() {
+                // SAFETY: the caller's promise; `P` registers are 16 lanes.
+                unsafe { lanes.store(all.as_mut_ptr().add(Self::LANES * p)) };
+            }
+            *sum = tree(all);
+        }
+        sums
+    }
 }
 
 // SAFETY (for the whole block): by the trait's contract.
@@ -155,6 +171,31 @@ impl Vector for __m512 {
     #[inline(always)]
     unsafe fn fma(self, b: Self, c: Self) -> Self {
         unsafe { _mm512_fmadd_ps(self, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn sums<const P: usize, const R: usize>(lanes: [[Self; P]; R]) -> [f32; R] {
+        let mut sums = [0.0; R];
+        for (sums, lanes) in sums.chunks_mut(4).zip(lanes.chunks(4)) {
+            unsafe {
+                let row = |r: usize| lanes.get(r).map_or(_mm512_setzero_ps(), |lanes| lanes[0]);
+                // Of two rows each, whose halves have been added; then four rows of four lanes.
+                let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                let ab =
+                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+                let cd =
+                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+                let all =
+                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+                let all = _mm512_add_ps(all, _mm512_permute_ps::<0x4e>(all));
+                let all = _mm512_add_ps(all, _mm512_permute_ps::<0xb1>(all));
+                let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+                let mut four = [0f32; 4];
+                _mm_storeu_ps(four.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(first, all)));
+                sums.copy_from_slice(&four[..sums.len()]);
+            }
+        }
+        sums
     }
 }
 

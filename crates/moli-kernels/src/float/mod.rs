@@ -35,6 +35,7 @@ use parallel::EXPONENTIAL;
 pub(crate) use parallel::Pieces;
 pub use recurrent::{DeltaShape, StateRun};
 pub use rope::{RopeAngles, RopeStyle};
+pub(crate) use scalar::tree;
 
 use crate::quant::eight_bits;
 use crate::{Isa, KernelError, Kernels, Pool};

@@ -27,7 +27,7 @@ fn join(lanes: [f32; 16], two: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// Adds 16 lanes in the fixed order.
 #[inline(always)]
-pub(super) fn tree(lanes: [f32; 16]) -> f32 {
+pub(crate) fn tree(lanes: [f32; 16]) -> f32 {
     join(lanes, |a, b| a + b)
 }
 

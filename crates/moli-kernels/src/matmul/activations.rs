@@ -4,7 +4,7 @@ use moli_format::TensorType;
 
 use super::Input;
 use crate::float::Pieces;
-use crate::{Isa, KernelError, Kernels, Pool, zeroed};
+use crate::{Isa, KernelError, Kernels, Pool, Zero, zeroed};
 
 /// The greatest quantised activation.
 const MAX: f32 = 127.0;
@@ -30,7 +30,7 @@ pub struct Activations {
     rows: usize,
     cols: usize,
     /// `[rows, cols]`, if `x_ready`.
-    x: Vec<f32>,
+    x: Lines<f32>,
     x_ready: bool,
     q32: Quantized,
     q256: Quantized,
@@ -41,10 +41,8 @@ pub struct Activations {
 struct Quantized {
     /// True if this belongs to the input that was set last.
     ready: bool,
-    /// `[rows, cols]`, from `start` on.
-    q: Vec<i8>,
-    /// Where in `q` a line of the cache begins: 64 values of a row should not lie in two of them.
-    start: usize,
+    /// `[rows, cols]`
+    q: Lines<i8>,
     /// A scale per block, `[rows, cols / block]`.
     d: Vec<f32>,
     /// Blocks of 32: the sum of each, `[rows, cols / 32]`.
@@ -60,17 +58,30 @@ struct Quantized {
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
 
-impl Quantized {
+/// Values that begin where a line of the cache does: what is loaded at once should not lie in two of them.
+#[derive(Debug, Default)]
+struct Lines<T> {
+    values: Vec<T>,
+    start: usize,
+}
+
+impl<T: Zero> Lines<T> {
     /// Room for so many values.
-    fn with_values(values: usize) -> Option<Self> {
-        let q = zeroed::<i8>(values + LINE)?;
-        let start = q.as_ptr().align_offset(LINE).min(LINE);
-        Some(Self { q, start, ..Self::default() })
+    fn new(count: usize) -> Option<Self> {
+        let more = LINE / size_of::<T>();
+        let values = zeroed::<T>(count.checked_add(more)?)?;
+        let start = values.as_ptr().align_offset(LINE).min(more);
+        Some(Self { values, start })
     }
 
-    /// The first `values` values.
-    fn values(&self, values: usize) -> Option<&[i8]> {
-        self.q.get(self.start..)?.get(..values)
+    /// The first `count` values.
+    fn get(&self, count: usize) -> Option<&[T]> {
+        self.values.get(self.start..)?.get(..count)
+    }
+
+    /// The same to write to.
+    fn get_mut(&mut self, count: usize) -> Option<&mut [T]> {
+        self.values.get_mut(self.start..)?.get_mut(..count)
     }
 }
 
@@ -111,7 +122,7 @@ impl Activations {
         let block256 = 256 + 4 + 16 * 2 + 8 * 2;
         let row =
             cols.saturating_mul(4).saturating_add(cols / 32 * block32).saturating_add(cols / 256 * block256);
-        row.saturating_mul(rows).saturating_add(2 * LINE as u64)
+        row.saturating_mul(rows).saturating_add(3 * LINE as u64)
     }
 
     fn allocate(max_rows: usize, max_cols: usize) -> Option<Self> {
@@ -123,19 +134,21 @@ impl Activations {
             max_cols,
             rows: 0,
             cols: 0,
-            x: zeroed(elements)?,
+            x: Lines::new(elements)?,
             x_ready: false,
             q32: Quantized {
+                q: Lines::new(blocks32 * 32)?,
                 d: zeroed(blocks32)?,
                 sums: zeroed(blocks32)?,
                 ds: zeroed(blocks32)?,
-                ..Quantized::with_values(blocks32 * 32)?
+                ..Quantized::default()
             },
             q256: Quantized {
+                q: Lines::new(blocks256 * 256)?,
                 d: zeroed(blocks256)?,
                 sums16: zeroed(blocks256 * 16)?,
                 sums32: zeroed(blocks256 * 8)?,
-                ..Quantized::with_values(blocks256 * 256)?
+                ..Quantized::default()
             },
         })
     }
@@ -182,7 +195,7 @@ impl Activations {
         }
         let form = Form::of(ttype);
         if form == Form::Float {
-            if let Some(to) = self.x.get_mut(..x.len()).filter(|_| !self.x_ready) {
+            if let Some(to) = self.x.get_mut(x.len()).filter(|_| !self.x_ready) {
                 to.copy_from_slice(x);
                 self.x_ready = true;
             }
@@ -201,7 +214,7 @@ impl Activations {
         let quantize = kernels.matmul.quantize;
         let per_task = GRAIN / block;
         let to = Buffers {
-            q: Pieces(out.q.as_mut_ptr().wrapping_add(out.start)),
+            q: Pieces(out.q.get_mut(x.len()).unwrap_or_default().as_mut_ptr()),
             d: Pieces(out.d.as_mut_ptr()),
             sums: Pieces(out.sums.as_mut_ptr()),
             ds: Pieces(out.ds.as_mut_ptr()),
@@ -271,15 +284,15 @@ impl Activations {
         let blocks = |block: usize| elements / block;
         let mut input = Input { rows: self.rows, cols: self.cols, ..Input::default() };
         match Form::of(ttype) {
-            Form::Float if self.x_ready => input.x = self.x.get(..elements)?,
+            Form::Float if self.x_ready => input.x = self.x.get(elements)?,
             Form::Blocks32 if self.q32.ready => {
-                input.q = self.q32.values(elements)?;
+                input.q = self.q32.q.get(elements)?;
                 input.d = self.q32.d.get(..blocks(32))?;
                 input.sums = self.q32.sums.get(..blocks(32))?;
                 input.ds = self.q32.ds.get(..blocks(32))?;
             }
             Form::Blocks256 if self.q256.ready => {
-                input.q = self.q256.values(elements)?;
+                input.q = self.q256.q.get(elements)?;
                 input.d = self.q256.d.get(..blocks(256))?;
                 input.sums16 = self.q256.sums16.get(..blocks(16))?;
                 input.sums32 = self.q256.sums32.get(..blocks(32))?;

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{Job, scalar};
+use super::Job;
 use crate::vector::{Vector, ask_for};
 
 /// An unquantised type of `BYTES` bytes.
@@ -129,28 +129,43 @@ unsafe fn some<V: Vector, F: Float, const P: usize, const R: usize, const T: usi
         }
         let rest = cols - whole;
         for t in 0..T {
-            let mut sums = [0.0; R];
+            let mut of_token = [[V::splat(0.0); P]; R];
             for r in 0..R {
-                let mut all = [0f32; 16];
-                for p in 0..P {
-                    lanes[r][t][p].store(all.as_mut_ptr().add(V::LANES * p));
-                }
+                of_token[r] = lanes[r][t];
                 if rest > 0 {
-                    let mut tail = [0u8; 64];
-                    let from = w[r].add(whole * F::BYTES);
-                    std::ptr::copy_nonoverlapping(from, tail.as_mut_ptr(), rest * F::BYTES);
-                    let mut values = [0f32; 16];
-                    for p in 0..P {
-                        let value: V = F::load(tail.as_ptr().add(V::LANES * p * F::BYTES));
-                        value.store(values.as_mut_ptr().add(V::LANES * p));
-                    }
-                    for (k, lane) in all.iter_mut().enumerate().take(rest) {
-                        *lane = values[k].mul_add(*x[t].add(whole + k), *lane);
-                    }
+                    add_rest::<V, F, P>(w[r].add(whole * F::BYTES), x[t].add(whole), rest, &mut of_token[r]);
                 }
-                sums[r] = scalar::tree(all);
             }
-            job.out.write(token + t, row, &sums);
+            job.out.write(token + t, row, &V::sums(of_token));
+        }
+    }
+}
+
+/// Adds the products of the last columns, fewer than 16, to their lanes; the others stay.
+///
+/// # Safety
+/// As [`Vector`]: both have so many columns.
+#[inline(always)]
+unsafe fn add_rest<V: Vector, F: Float, const P: usize>(
+    w: *const u8,
+    x: *const f32,
+    rest: usize,
+    lanes: &mut [V; P],
+) {
+    let (mut bytes, mut values, mut all) = ([0u8; 64], [0f32; 16], [0f32; 16]);
+    // SAFETY: the caller's promise; the arrays hold 16 elements.
+    unsafe {
+        std::ptr::copy_nonoverlapping(w, bytes.as_mut_ptr(), rest * F::BYTES);
+        for (p, lanes) in lanes.iter().enumerate() {
+            let value: V = F::load(bytes.as_ptr().add(V::LANES * p * F::BYTES));
+            value.store(values.as_mut_ptr().add(V::LANES * p));
+            lanes.store(all.as_mut_ptr().add(V::LANES * p));
+        }
+        for (k, lane) in all.iter_mut().enumerate().take(rest) {
+            *lane = values[k].mul_add(*x.add(k), *lane);
+        }
+        for (p, lanes) in lanes.iter_mut().enumerate() {
+            *lanes = V::load(all.as_ptr().add(V::LANES * p));
         }
     }
 }

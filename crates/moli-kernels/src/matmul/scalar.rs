@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use moli_format::TensorType;
 
 use super::{Job, MatmulFn, Panel};
+use crate::float::tree;
 use crate::quant::by_type;
 use crate::quant::unpack::*;
 
@@ -111,14 +112,4 @@ unsafe fn float<const N: usize, F: Float<N>>(job: &Job<'_>, rows: Range<usize>, 
             unsafe { job.out.write(token, row, &[tree(lanes)]) };
         }
     }
-}
-
-/// Adds 16 lanes in the fixed order.
-pub(super) fn tree(mut lanes: [f32; 16]) -> f32 {
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-    }
-    lanes[0]
 }

@@ -153,6 +153,16 @@ fn long_rows_and_many_tokens_cross_the_edges_of_a_panel() {
         let w = matrix(ttype, 17, cols, &mut random);
         assert_same_bits(&w, &random.floats(tokens * cols), tokens);
     }
+    // And of unquantised weights, whose rows end anywhere.
+    for (ttype, tokens, cols) in [
+        (TensorType::F16, 200, 1031),
+        (TensorType::BF16, 193, 2049),
+        (TensorType::F16, 24, 15),
+        (TensorType::BF16, 25, 16),
+    ] {
+        let w = matrix(ttype, 39, cols, &mut random);
+        assert_same_bits(&w, &random.floats(tokens * cols), tokens);
+    }
 }
 
 #[test]
