@@ -97,11 +97,11 @@ fn grammars(engine: &Engine, rounds: usize) {
     };
     let submit =
         |params: &GenerateParams| engine.submit(&prompt, params, &CancelToken::new()).expect("an answer");
-    // Free text that may be anything of a certain length: the mask is computed for every token.
+    // Free text that may be anything of a certain length.
     let any = Grammar::Regex("(?s:.){600,}".to_owned());
     let json =
         Grammar::JsonSchema(r#"{"type": "array", "items": {"type": "string"}, "minItems": 200}"#.to_owned());
-    // A class and a count: where the tokens of the class are no slice of their own, each is looked at.
+    // A class and a count: the tokens of the class are no slice of their own, so that a mask has to walk through them.
     let counted = Grammar::Regex("[a-z ]{700,}".to_owned());
     let kinds = [("any text", any), ("JSON strings", json), ("small letters, counted", counted)];
     let (mut free, mut masked, mut quiet, mut busy) =

@@ -271,7 +271,7 @@ impl Choice {
         }
         self.sampler.change(&mut self.work);
         let Some(constraint) = &mut self.constraint else { return self.sampler.choose(&self.work) };
-        if constraint.is_worth_looking()
+        if constraint.takes_a_look()
             && let Some(id) = self.sampler.choose_allowed(&self.work, |id| constraint.allows(id))?
         {
             return Ok(id);

@@ -123,8 +123,11 @@ impl Worker {
             Message::Request { task, .. } => Some(task),
             Message::Job(_) => None,
         });
-        let over = self.over.drain(..).map(|(task, _)| task);
-        for task in over.chain(std::mem::take(&mut self.tasks).into_values()).chain(left) {
+        // These had come to their end before.
+        for (task, result) in self.over.drain(..) {
+            task.report(result);
+        }
+        for task in std::mem::take(&mut self.tasks).into_values().chain(left) {
             shared.count(|counters| counters.failed += 1);
             task.report(Err(EngineError::Poisoned));
         }

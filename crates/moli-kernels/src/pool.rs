@@ -52,8 +52,8 @@ const WAITING: u64 = 1 << 17;
 /// The epoch is the upper half of `state`.
 const EPOCH_SHIFT: u32 = 32;
 
-/// How long a waiting thread spins before it gives up its core: as long as what one thread does alone between two runs, such
-/// as turning the keys of several sequences into their places, and no longer, because others may want the core.
+/// How long a waiting thread spins before it gives up its core: longer than what one thread does alone between two runs, such
+/// as norms and rotations of several sequences, and not much longer, because others may want the core.
 const SPIN: Duration = Duration::from_micros(25);
 /// Pauses of the processor between two looks at the clock; a pause takes 10 to 50 ns.
 const PAUSES: u32 = 32;

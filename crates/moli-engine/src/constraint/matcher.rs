@@ -1,7 +1,6 @@
 //! The state of one constrained answer.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use llguidance::Matcher;
 use toktrie::TokenizerEnv;
@@ -9,11 +8,15 @@ use toktrie::TokenizerEnv;
 use super::vocabulary::Vocabulary;
 use crate::EngineError;
 
-/// A mask that takes this long is a walk through much of the vocabulary: to look at the likeliest tokens one by one is faster.
-const LONG: Duration = Duration::from_micros(80);
-/// Tokens that are chosen without a mask before there is one again, and the time that looking may take meanwhile. A mask renews
-/// what the matcher may spend, 200,000 steps of about 100 ns, and tells whether masks still take long.
-const UNMASKED: (u32, Duration) = (8, Duration::from_millis(1));
+/// Nodes of the vocabulary's tree from which on a mask is a long walk, some 50 microseconds: to look at the likeliest tokens one by
+/// one is faster then.
+const WALKED: usize = 8_000;
+/// Tokens that may be chosen without a mask before there is one again: a mask renews what the matcher may spend on new states
+/// (200,000), and tells whether the walk is still long.
+const LOOKS: u32 = 7;
+/// What may have been spent since the mask before, and with the last one, so that the looks until the next one will not use up what
+/// there is.
+const SPENT: u64 = 20_000;
 
 /// How far an answer has got in its grammar. A clone goes on from the same place, and shares what has been computed of
 /// the automata; it does not share its state.
@@ -23,16 +26,13 @@ pub(crate) struct Constraint {
     vocabulary: Arc<Vocabulary>,
     /// Control tokens that may come where the grammar names them.
     permitted: Vec<u32>,
-    /// How long the last mask took.
-    mask_took: Duration,
-    /// Tokens since, and how long looking took.
-    unmasked: (u32, Duration),
+    /// Tokens that may still be chosen without a mask.
+    looks: u32,
 }
 
 impl Constraint {
     pub(super) fn new(matcher: Matcher, vocabulary: Arc<Vocabulary>) -> Self {
-        let (mask_took, unmasked) = (Duration::ZERO, (0, Duration::ZERO));
-        Self { matcher, vocabulary, permitted: Vec::new(), mask_took, unmasked }
+        Self { matcher, vocabulary, permitted: Vec::new(), looks: 0 }
     }
 
     /// Lets these control tokens come where the grammar names them; no other ever comes.
@@ -57,7 +57,6 @@ impl Constraint {
     /// # Errors
     /// [`EngineError::ConstraintFailed`] where the grammar leaves no token at all, or takes too much time or memory.
     pub(crate) fn mask(&mut self, logits: &mut [f32]) -> Result<(), EngineError> {
-        let started = Instant::now();
         let mut allowed = self.matcher.compute_mask_or_eos().map_err(failed)?;
         let ends = self.matcher.is_stopped() || self.matcher.is_accepting().map_err(failed)?;
         // Whatever the matcher says: control tokens only where they are meant, and ends only where the grammar ends.
@@ -81,16 +80,18 @@ impl Constraint {
                 }
             }
         }
-        self.mask_took = started.elapsed();
-        self.unmasked = (0, Duration::ZERO);
+        let step = self.matcher.last_step_stats().map_err(failed)?;
+        let is_worth_it = step.trie_nodes_walked >= WALKED && step.lexer_cost <= SPENT;
+        self.looks = if is_worth_it { LOOKS } else { 0 };
         Ok(())
     }
 
-    /// Whether looking at a few tokens with [`allows`](Self::allows) is worth trying before a [`mask`](Self::mask). What is
-    /// allowed is the same either way.
-    pub(crate) fn is_worth_looking(&self) -> bool {
-        let (tokens, took) = UNMASKED;
-        self.mask_took >= LONG && self.unmasked.0 < tokens && self.unmasked.1 < took
+    /// Whether the next token may be found by looking at the likeliest with [`allows`](Self::allows), which is worth trying before
+    /// a [`mask`](Self::mask). What is allowed is the same either way.
+    pub(crate) fn takes_a_look(&mut self) -> bool {
+        let looks = self.looks > 0;
+        self.looks = self.looks.saturating_sub(1);
+        looks
     }
 
     /// Whether a token may come next.
@@ -98,10 +99,7 @@ impl Constraint {
     /// # Errors
     /// [`EngineError::ConstraintFailed`] where the matcher failed.
     pub(crate) fn allows(&mut self, id: u32) -> Result<bool, EngineError> {
-        let started = Instant::now();
-        let allows = self.allowed(&[id])? > 0;
-        self.unmasked.1 += started.elapsed();
-        Ok(allows)
+        Ok(self.allowed(&[id])? > 0)
     }
 
     /// Goes on by a token that was chosen.
@@ -116,7 +114,6 @@ impl Constraint {
         if self.matcher.is_stopped() {
             return Ok(());
         }
-        self.unmasked.0 += 1;
         self.matcher.consume_token(id).map_err(failed)
     }
 

@@ -121,12 +121,16 @@ impl Sampler {
     ) -> Result<Option<u32>, EngineError> {
         let is_greedy = self.params.temperature <= 0.0;
         let wanted = if is_greedy { 1 } else { self.params.top_k };
-        if wanted == 0 || wanted > LOOKED_AT {
+        if wanted == 0 || wanted > LOOKED_AT || wanted >= logits.len() {
             return Ok(None);
         }
         stages::likeliest(logits, 2 * wanted.max(4), &mut self.candidates);
         let mut allowed = 0;
-        for index in 0..self.candidates.len() {
+        let count = self.candidates.len();
+        for index in 0..count {
+            if allowed + (count - index) < wanted {
+                break;
+            }
             let candidate = self.candidates[index];
             if is_allowed(candidate.id)? {
                 self.candidates[allowed] = candidate;
@@ -226,6 +230,36 @@ mod tests {
         };
         let (seed, ids) = run(None);
         assert_eq!(run(Some(seed)), (seed, ids));
+    }
+
+    #[test]
+    fn looking_chooses_what_a_mask_would() {
+        let mut random = ChaCha12Rng::seed_from_u64(3);
+        let (mut found, mut too_few) = (0, 0);
+        for round in 0..4000_u64 {
+            let vocab = 2 + (round % 40) as usize;
+            // Few different values, both zeros among them.
+            let value = |bits: u32| [0.0, -0.0, 1.0, -1.0, 0.5, 2.0][bits as usize % 6];
+            let logits: Vec<f32> = (0..vocab).map(|_| value(random.next_u32())).collect();
+            let allowed: Vec<bool> = (0..vocab).map(|_| random.next_u32() % 8 > 0).collect();
+            let masked = logits.iter().zip(&allowed).map(|(&x, ok)| if *ok { x } else { f32::NEG_INFINITY });
+            let masked: Vec<f32> = masked.collect();
+            let temperature = if round % 3 == 0 { 0.0 } else { 1.0 };
+            let top_k = (round % 7) as usize * 3;
+            let params = SamplerParams { seed: Some(round), top_k, temperature, ..SamplerParams::default() };
+            let (mut looking, mut masking) = (sampler(params.clone(), &[]), sampler(params, &[]));
+            for _ in 0..2 {
+                let chosen = looking.choose_allowed(&logits, |id| Ok(allowed[id as usize])).unwrap();
+                match chosen {
+                    Some(id) => {
+                        found += 1;
+                        assert_eq!(masking.choose(&masked).unwrap(), id, "{round}");
+                    }
+                    None => too_few += 1,
+                }
+            }
+        }
+        assert!(found > 1000 && too_few > 1000, "{found} {too_few}");
     }
 
     #[test]

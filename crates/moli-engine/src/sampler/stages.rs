@@ -26,7 +26,8 @@ impl Candidate {
 
 /// The likelier first; the lower id first among equals.
 fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+    // Minus zero is as much as zero.
+    (b.logit + 0.0).total_cmp(&(a.logit + 0.0)).then(a.id.cmp(&b.id))
 }
 
 /// Adds each bias to its token's logit.

@@ -502,7 +502,7 @@ impl Cut {
         if rows * args.kv_heads < threads * TASKS_PER_THREAD && spans > 1 {
             return Self { rows: 1, blocks: rows, spans, ..whole };
         }
-        // Rows of different sequences have no page in common.
+        // Rows of different sequences are computed one by one in any case.
         let alone = runs(args.sequences, 0..rows).count() == rows;
         let most_rows = if alone { 1 } else { most };
         let block_rows = (rows * args.kv_heads / (threads * TASKS_PER_THREAD)).clamp(1, most_rows);

@@ -213,8 +213,9 @@ impl Activations {
         let blocks = x.len() / block;
         let quantize = kernels.matmul.quantize;
         let per_task = GRAIN / block;
+        let q = out.q.get_mut(x.len()).ok_or(KernelError::TooLarge { rows: self.rows, cols })?;
         let to = Buffers {
-            q: Pieces(out.q.get_mut(x.len()).unwrap_or_default().as_mut_ptr()),
+            q: Pieces(q.as_mut_ptr()),
             d: Pieces(out.d.as_mut_ptr()),
             sums: Pieces(out.sums.as_mut_ptr()),
             ds: Pieces(out.ds.as_mut_ptr()),

@@ -114,3 +114,37 @@ fn closing(tokenizer: &Tokenizer, id: u32) -> f32 {
         _ => 0.0,
     }
 }
+
+/// Answers of `tokens` tokens, chosen as an answer's choice does, and by masks alone: the same, or this panics. How many were chosen
+/// without a mask.
+pub(super) fn looked(
+    tokenizer: &Tokenizer,
+    constraint: &Constraint,
+    params: &SamplerParams,
+    tokens: usize,
+) -> usize {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let mut logits = vec![0.0; tokenizer.vocab_size()];
+    // Each with a matcher of its own, so that none spends what another has.
+    let mut ways = [(); 2].map(|()| (constraint.fresh(), Sampler::new(params.clone(), None, &[]).unwrap()));
+    let mut unmasked = 0;
+    for _ in 0..tokens {
+        logits.fill_with(|| rng.random::<f32>() * 8.0);
+        let [(looking, looker), (masking, masker)] = &mut ways;
+        let mut looked = None;
+        if looking.takes_a_look() {
+            looked = looker.choose_allowed(&logits, |id| looking.allows(id)).unwrap();
+        }
+        unmasked += usize::from(looked.is_some());
+        let found = looked.unwrap_or_else(|| {
+            let mut masked = logits.clone();
+            looking.mask(&mut masked).unwrap();
+            looker.choose(&masked).unwrap()
+        });
+        masking.mask(&mut logits).unwrap();
+        assert_eq!(masker.choose(&logits).unwrap(), found);
+        looking.accept(found).unwrap();
+        masking.accept(found).unwrap();
+    }
+    unmasked
+}

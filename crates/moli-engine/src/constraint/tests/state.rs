@@ -1,6 +1,7 @@
 //! What a constraint says and keeps while an answer is made.
 
 use super::*;
+use crate::SamplerParams;
 
 struct Fixture {
     tokenizer: Tokenizer,
@@ -216,6 +217,31 @@ fn rows_beyond_the_tokenizer_are_never_allowed() {
     let mut logits = vec![0.0; 10];
     let error = fixture.constraint(regex("z")).mask(&mut logits).unwrap_err();
     assert!(matches!(error, EngineError::ConstraintFailed { .. }), "{error:?}");
+}
+
+#[test]
+fn looks_between_masks_change_nothing() {
+    let tokenizer = tokenizer::realistic(50_000);
+    let compiler = Compiler::new(&tokenizer).unwrap();
+    for (grammar, worth_it) in [
+        (regex("[a-z ]{2000,}"), true),
+        (regex("([a-z]{2,9} )+[0-9]{3}"), true),
+        // Tokens of strings are a slice of their own.
+        (
+            Grammar::JsonSchema(
+                r#"{"type": "array", "items": {"type": "string"}, "minItems": 200}"#.to_owned(),
+            ),
+            false,
+        ),
+    ] {
+        let constraint = compiler.compile(&grammar).unwrap();
+        for params in
+            [SamplerParams::greedy(), SamplerParams { seed: Some(1), top_k: 4, ..SamplerParams::default() }]
+        {
+            let unmasked = model::looked(&tokenizer, &constraint, &params, 150);
+            assert_eq!(unmasked > 30, worth_it, "{grammar:?}: {unmasked}");
+        }
+    }
 }
 
 #[test]
