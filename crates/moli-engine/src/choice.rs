@@ -259,8 +259,13 @@ impl Choice {
     /// Samples a token by `logits`, `[tokens of the tokenizer]`, which are copied only where something changes them: most
     /// answers take them as they are, and the copy would be a part of the step that only one thread works at.
     fn sample(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
-        if self.forbidden.is_empty() && self.constraint.is_none() && !self.sampler.changes() {
-            return self.sampler.choose(logits);
+        if self.constraint.is_none() && !self.sampler.changes() {
+            if self.forbidden.is_empty() {
+                return self.sampler.choose(logits);
+            }
+            if let Some(id) = self.sampler.choose_allowed(logits, |id| Ok(!self.forbidden.contains(&id)))? {
+                return Ok(id);
+            }
         }
         self.work.clear();
         self.work.extend_from_slice(logits);
