@@ -52,9 +52,9 @@ const WAITING: u64 = 1 << 17;
 /// The epoch is the upper half of `state`.
 const EPOCH_SHIFT: u32 = 32;
 
-/// How long a waiting thread spins before it gives up its core: longer than what one thread does alone between two runs, such
-/// as norms and rotations of several sequences, and not much longer, because others may want the core.
-const SPIN: Duration = Duration::from_micros(25);
+/// How long a waiting thread spins before it gives up its core: as long as most of what one thread does alone between two runs,
+/// such as norms and rotations. With 25 µs nothing is faster on a quiet machine, and beside one busy program a sixth is lost.
+const SPIN: Duration = Duration::from_micros(10);
 /// Pauses of the processor between two looks at the clock; a pause takes 10 to 50 ns.
 const PAUSES: u32 = 32;
 /// Yields before the caller goes to sleep over the last tasks of a run: about 100 µs when nobody else wants the core.
