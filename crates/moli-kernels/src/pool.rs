@@ -53,7 +53,7 @@ const WAITING: u64 = 1 << 17;
 const EPOCH_SHIFT: u32 = 32;
 
 /// How long a waiting thread spins before it gives up its core: as long as most of what one thread does alone between two runs,
-/// such as norms and rotations. With 25 µs nothing is faster on a quiet machine, and beside one busy program a sixth is lost.
+/// such as norms and rotations. With 25 µs eight answers are no faster on a quiet machine, and beside one busy program a sixth is lost.
 const SPIN: Duration = Duration::from_micros(10);
 /// Pauses of the processor between two looks at the clock; a pause takes 10 to 50 ns.
 const PAUSES: u32 = 32;
