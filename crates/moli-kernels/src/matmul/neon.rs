@@ -324,14 +324,6 @@ impl Dwords for uint32x4_t {
     }
 
     #[inline(always)]
-    unsafe fn halves(from: *const u8, stride: usize) -> float32x4_t {
-        unsafe {
-            let rows: [u16; 4] = from_fn(|r| from.add(r * stride).cast::<u16>().read_unaligned());
-            from_halves(vld1_u16(rows.as_ptr()))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn two_halves(self) -> (float32x4_t, float32x4_t) {
         unsafe { (from_halves(vmovn_u32(self)), from_halves(vshrn_n_u32::<16>(self))) }
     }

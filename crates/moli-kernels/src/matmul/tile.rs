@@ -205,7 +205,8 @@ unsafe fn tiles<S: Simd, M: Multiply, F: Rows, const G: usize>(job: &Job<'_>, ro
         let tokens = TOKENS.min(job.input.rows - first);
         let most = if tokens <= FEW { COLS_FEW } else { COLS };
         // Stretches of one length, since each costs something of its own.
-        let step = cols.div_ceil(cols.div_ceil(most).max(1)).max(1).next_multiple_of(F::LEN);
+        let whole = if F::PAIRED { 2 * F::LEN } else { F::LEN };
+        let step = cols.div_ceil(cols.div_ceil(most).max(1)).max(1).next_multiple_of(whole);
         for acc in panel.acc.iter_mut().take(tokens) {
             for acc in acc.iter_mut().take(G) {
                 *acc = [0.0; TILE];
@@ -266,9 +267,11 @@ unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
         // All rows of a tile are read at once, each from its own place. The next tile is one range of the file, so it is
         // fetched as such.
         let next = from.wrapping_add(G * TILE * job.row_bytes - block * F::BYTES + TILE * block * F::BYTES);
-        for b in 0..blocks {
+        let mut b = 0;
+        while b < blocks {
+            let paired = F::PAIRED && b + 1 < blocks;
             for lane in (0..TILE).step_by(S::Rows::ROWS) {
-                let lanes = Lanes {
+                let mut lanes = |b: usize| Lanes {
                     quants: tile.quants.as_mut_ptr().add(b * F::LEN / 4 * QUAD + 4 * lane),
                     d: tile.d.as_mut_ptr().add(b * F::LEN / F::SCALED).cast::<f32>().add(lane),
                     m: tile.m.as_mut_ptr().add(b).cast::<f32>().add(lane),
@@ -278,12 +281,18 @@ unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
                     ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
                 };
                 let rows = from.add(b * F::BYTES + lane * job.row_bytes);
-                if M::UNSIGNED {
-                    F::unpack_rows::<S::Rows, true>(rows, job.row_bytes, lanes);
-                } else {
-                    F::unpack_rows::<S::Rows, false>(rows, job.row_bytes, lanes);
+                match (paired, M::UNSIGNED) {
+                    (false, true) => F::unpack_rows::<S::Rows, true>(rows, job.row_bytes, lanes(b)),
+                    (false, false) => F::unpack_rows::<S::Rows, false>(rows, job.row_bytes, lanes(b)),
+                    (true, true) => {
+                        F::unpack_two::<S::Rows, true>(rows, job.row_bytes, [lanes(b), lanes(b + 1)]);
+                    }
+                    (true, false) => {
+                        F::unpack_two::<S::Rows, false>(rows, job.row_bytes, [lanes(b), lanes(b + 1)]);
+                    }
                 }
             }
+            b += if paired { 2 } else { 1 };
         }
     }
 }

@@ -15,7 +15,7 @@ pub(super) const QUAD: usize = 4 * super::TILE;
 ///
 /// # Safety of all methods
 /// The processor has the instructions. Where rows are read, as many bytes as a method names can be read at
-/// `from + r * stride` for each row `r`; where lanes are written, there is room for [`ROWS`](Self::ROWS).
+/// `from + r * stride`, or before `end + r * stride`, for each row `r`; where lanes are written, there is room for [`ROWS`](Self::ROWS).
 pub(super) trait Dwords: Copy {
     /// Rows in a register.
     const ROWS: usize;
@@ -24,10 +24,44 @@ pub(super) trait Dwords: Copy {
 
     /// 16 bytes of each row: register `i` has dword `i`.
     unsafe fn transpose16(from: *const u8, stride: usize) -> [Self; 4];
+    /// 32 bytes of each row: register `i` has dword `i`.
+    #[inline(always)]
+    unsafe fn transpose32(from: *const u8, stride: usize) -> [Self; 8] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let [a, b, c, d] = Self::transpose16(from, stride);
+            let [e, f, g, h] = Self::transpose16(from.add(16), stride);
+            [a, b, c, d, e, f, g, h]
+        }
+    }
+    /// The first two dwords of 16 bytes of each row: reading more than is wanted takes fewer instructions.
+    #[inline(always)]
+    unsafe fn first_two(from: *const u8, stride: usize) -> [Self; 2] {
+        // SAFETY: the caller's promise.
+        let [a, b, ..] = unsafe { Self::transpose16(from, stride) };
+        [a, b]
+    }
+    /// The two dwords that end 16 bytes of each row, before `end`.
+    #[inline(always)]
+    unsafe fn last_two(end: *const u8, stride: usize) -> [Self; 2] {
+        // SAFETY: the caller's promise.
+        let [.., c, d] = unsafe { Self::transpose16(end.sub(16), stride) };
+        [c, d]
+    }
+    /// The half-precision number that begins 16 bytes of each row.
+    #[inline(always)]
+    unsafe fn first_half(from: *const u8, stride: usize) -> Self::Float {
+        // SAFETY: the caller's promise.
+        unsafe { Self::first_two(from, stride)[0].two_halves().0 }
+    }
+    /// The half-precision number that ends 16 bytes of each row, before `end`.
+    #[inline(always)]
+    unsafe fn last_half(end: *const u8, stride: usize) -> Self::Float {
+        // SAFETY: the caller's promise.
+        unsafe { Self::last_two(end, stride)[1].two_halves().1 }
+    }
     /// 4 bytes of each row.
     unsafe fn dwords(from: *const u8, stride: usize) -> Self;
-    /// A half-precision number of each row.
-    unsafe fn halves(from: *const u8, stride: usize) -> Self::Float;
     /// The half-precision numbers in the low and in the high halves of the dwords.
     unsafe fn two_halves(self) -> (Self::Float, Self::Float);
     /// The sign turned.
@@ -108,19 +142,21 @@ pub(super) trait Rows: Format {
     /// # Safety
     /// As for the methods of [`Dwords`]: each row has a whole block; the lanes have room for one.
     unsafe fn unpack_rows<V: Dwords, const UNSIGNED: bool>(block: *const u8, stride: usize, to: Lanes);
-}
 
-/// 32 bytes of each row as 8 registers.
-///
-/// # Safety
-/// As [`Dwords::transpose16`], for 32 bytes.
-#[inline(always)]
-pub(super) unsafe fn transpose32<V: Dwords>(from: *const u8, stride: usize) -> [V; 8] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let ([a, b, c, d], [e, f, g, h]) =
-            (V::transpose16(from, stride), V::transpose16(from.add(16), stride));
-        [a, b, c, d, e, f, g, h]
+    /// Whether two blocks are better unpacked together: as with small ones, whose scales are then transposed with their values.
+    const PAIRED: bool = false;
+
+    /// Unpacks two blocks of each row.
+    ///
+    /// # Safety
+    /// As [`unpack_rows`](Self::unpack_rows).
+    #[inline(always)]
+    unsafe fn unpack_two<V: Dwords, const UNSIGNED: bool>(blocks: *const u8, stride: usize, to: [Lanes; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::unpack_rows::<V, UNSIGNED>(blocks, stride, to[0]);
+            Self::unpack_rows::<V, UNSIGNED>(blocks.add(Self::BYTES), stride, to[1]);
+        }
     }
 }
 
@@ -176,6 +212,20 @@ impl Lanes {
     unsafe fn m<V: Dwords>(self, v: V::Float) {
         // SAFETY: the caller's promise.
         unsafe { V::store_float(v, self.m) }
+    }
+
+    /// A block's scale and minimum, in the halves of a dword.
+    ///
+    /// # Safety
+    /// As [`quad`](Self::quad).
+    #[inline(always)]
+    unsafe fn d_and_m<V: Dwords>(self, header: V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (d, m) = header.two_halves();
+            self.d::<V>(d);
+            self.m::<V>(m);
+        }
     }
 
     /// # Safety
@@ -294,12 +344,12 @@ impl Lanes {
     /// 32 values of 4 bits.
     ///
     /// # Safety
-    /// As [`Dwords::transpose16`] and [`quad`](Self::quad).
+    /// As [`quad`](Self::quad).
     #[inline(always)]
-    unsafe fn four_bits<V: Dwords>(self, qs: *const u8, stride: usize) {
+    unsafe fn four_bits<V: Dwords>(self, qs: [V; 4]) {
         // SAFETY: the caller's promise.
         unsafe {
-            for (i, v) in V::transpose16(qs, stride).into_iter().enumerate() {
+            for (i, v) in qs.into_iter().enumerate() {
                 self.quad(i, v.shifted(0, 15));
                 self.quad(4 + i, v.shifted(-4, 15));
             }
@@ -309,12 +359,12 @@ impl Lanes {
     /// 32 values of 4 bits, from quad number `quad`, which are looked up in a table.
     ///
     /// # Safety
-    /// As [`four_bits`](Self::four_bits).
+    /// As [`quad`](Self::quad).
     #[inline(always)]
-    unsafe fn levels<V: Dwords>(self, quad: usize, qs: *const u8, stride: usize, table: [u8; 16]) {
+    unsafe fn levels<V: Dwords>(self, quad: usize, qs: [V; 4], table: [u8; 16]) {
         // SAFETY: the caller's promise.
         unsafe {
-            for (i, v) in V::transpose16(qs, stride).into_iter().enumerate() {
+            for (i, v) in qs.into_iter().enumerate() {
                 self.quad(quad + i, v.shifted(0, 15).look_up(table));
                 self.quad(quad + 4 + i, v.shifted(-4, 15).look_up(table));
             }
@@ -338,20 +388,18 @@ impl Lanes {
         }
     }
 
-    /// 32 values of 5 bits.
+    /// 32 values of 5 bits, of which the highest are apart.
     ///
     /// # Safety
-    /// As [`four_bits`](Self::four_bits), and [`Dwords::dwords`] at `qh`.
+    /// As [`quad`](Self::quad).
     #[inline(always)]
-    unsafe fn five_bits<V: Dwords>(self, qh: *const u8, qs: *const u8, stride: usize) {
+    unsafe fn five_bits<V: Dwords>(self, odd: V, low: [V; 4]) {
         // SAFETY: the caller's promise.
         unsafe {
-            let odd = V::dwords(qh, stride);
             // The bits of every quad are the high half of a byte in one of the two.
             let even = odd.shifted_dword(4);
             // Byte i keeps bit 4 + i, which then counts 16.
             let high = |bytes: V| bytes.and(0x8040_2010).min_bytes(16);
-            let low = V::transpose16(qs, stride);
             each! { I in 0 1 2 3 {
                 let of_quad = if I.is_multiple_of(2) { even } else { odd };
                 self.quad(I, low[I].shifted(0, 15).or(high(of_quad.shuffle(const { [I as u8 / 2; 4] }))));
@@ -362,10 +410,37 @@ impl Lanes {
     }
 }
 
-/// Formats, each with the body of its [`Rows::unpack_rows`].
+/// The dword that begins in the middle of `low` and ends in that of `high`, which follows it.
+///
+/// # Safety
+/// As [`Dwords`].
+#[inline(always)]
+unsafe fn between<V: Dwords>(low: V, high: V) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { low.shifted_dword(-16).or(high.shifted_dword(16)) }
+}
+
+/// Formats, each with the body of its [`Rows::unpack_rows`], and some with that of [`Rows::unpack_two`].
 macro_rules! rows {
-    ($($name:ident |$block:ident, $stride:ident, $to:ident| $body:block)*) => {$(
+    ($(
+        $name:ident |$block:ident, $stride:ident, $to:ident| $body:block
+        $(=> |$two:ident, $two_stride:ident, $two_to:ident| $pair:block)?
+    )*) => {$(
         impl Rows for $name {
+            $(
+                const PAIRED: bool = true;
+
+                #[inline(always)]
+                unsafe fn unpack_two<V: Dwords, const UNSIGNED: bool>(
+                    $two: *const u8,
+                    $two_stride: usize,
+                    $two_to: [Lanes; 2],
+                ) {
+                    // SAFETY: the caller's promise; every offset and length below is inside the two blocks.
+                    unsafe { $pair }
+                }
+            )?
+
             #[inline(always)]
             unsafe fn unpack_rows<V: Dwords, const UNSIGNED: bool>($block: *const u8, $stride: usize, $to: Lanes) {
                 // SAFETY: the caller's promise; every offset and length below is inside the format's block.
@@ -378,49 +453,72 @@ pub(super) use {each, rows};
 
 rows! {
     Q4_0 |block, stride, to| {
-        to.d::<V>(V::halves(block, stride));
-        to.four_bits::<V>(block.add(2), stride);
+        to.d::<V>(V::first_half(block, stride));
+        to.four_bits(V::transpose16(block.add(2), stride));
+    } => |blocks, stride, to| {
+        let [a, b, c, d, e, f, g, h] = V::transpose32(blocks, stride);
+        let [_, i] = V::last_two(blocks.add(36), stride);
+        to[0].d::<V>(a.two_halves().0);
+        to[0].four_bits([between(a, b), between(b, c), between(c, d), between(d, e)]);
+        to[1].d::<V>(e.two_halves().1);
+        to[1].four_bits([f, g, h, i]);
     }
     Q4_1 |block, stride, to| {
-        let (d, m) = V::dwords(block, stride).two_halves();
-        to.d::<V>(d);
-        to.m::<V>(m);
-        to.four_bits::<V>(block.add(4), stride);
+        to.d_and_m(V::first_two(block, stride)[0]);
+        to.four_bits(V::transpose16(block.add(4), stride));
+    } => |blocks, stride, to| {
+        let [a, b, c, d, e, f, g, h] = V::transpose32(blocks, stride);
+        let [i, j] = V::last_two(blocks.add(40), stride);
+        to[0].d_and_m(a);
+        to[0].four_bits([b, c, d, e]);
+        to[1].d_and_m(f);
+        to[1].four_bits([g, h, i, j]);
     }
     Q5_0 |block, stride, to| {
-        to.d::<V>(V::halves(block, stride));
-        to.five_bits::<V>(block.add(2), block.add(6), stride);
+        let [a, b] = V::first_two(block, stride);
+        to.d::<V>(a.two_halves().0);
+        to.five_bits(between(a, b), V::transpose16(block.add(6), stride));
+    } => |blocks, stride, to| {
+        let [a, b, c, d, e, f, g, h] = V::transpose32(blocks, stride);
+        let [_, i, j, k] = V::transpose16(blocks.add(28), stride);
+        to[0].d::<V>(a.two_halves().0);
+        to[0].five_bits(between(a, b), [between(b, c), between(c, d), between(d, e), between(e, f)]);
+        to[1].d::<V>(f.two_halves().1);
+        to[1].five_bits(g, [h, i, j, k]);
     }
     Q5_1 |block, stride, to| {
-        let (d, m) = V::dwords(block, stride).two_halves();
-        to.d::<V>(d);
-        to.m::<V>(m);
-        to.five_bits::<V>(block.add(4), block.add(8), stride);
+        let [header, high] = V::first_two(block, stride);
+        to.d_and_m(header);
+        to.five_bits(high, V::transpose16(block.add(8), stride));
+    } => |blocks, stride, to| {
+        let [a, b, c, d, e, f, g, h] = V::transpose32(blocks, stride);
+        to[0].d_and_m(a);
+        to[0].five_bits(b, [c, d, e, f]);
+        to[1].d_and_m(g);
+        to[1].five_bits(h, V::transpose16(blocks.add(32), stride));
     }
     Q8_0 |block, stride, to| {
-        to.d::<V>(V::halves(block, stride));
-        for (i, v) in transpose32::<V>(block.add(2), stride).into_iter().enumerate() {
+        to.d::<V>(V::first_half(block, stride));
+        for (i, v) in V::transpose32(block.add(2), stride).into_iter().enumerate() {
             to.quad(i, if UNSIGNED { v.xor(0x8080_8080) } else { v });
         }
     }
     Q2K |block, stride, to| {
-        let (d, dmin) = V::dwords(block.add(80), stride).two_halves();
+        let (d, dmin) = V::last_two(block.add(84), stride)[1].two_halves();
         to.d::<V>(d);
         to.minus_m::<V>(dmin);
         let packed = V::transpose16(block, stride);
         to.scales::<V, false>(packed.map(|v| v.shifted(0, 15)));
         to.mins(packed.map(|v| v.shifted(-4, 15)));
         for n in 0..2 {
-            for (i, v) in transpose32::<V>(block.add(16 + 32 * n), stride).into_iter().enumerate() {
+            for (i, v) in V::transpose32(block.add(16 + 32 * n), stride).into_iter().enumerate() {
                 each! { J in 0 1 2 3 { to.quad(32 * n + 8 * J + i, v.shifted(-2 * J as i32, 3)); } }
             }
         }
     }
     Q3K |block, stride, to| {
-        to.d::<V>(V::halves(block.add(108), stride));
-        let scales = block.add(96);
-        let (a, b) = (V::dwords(scales, stride), V::dwords(scales.add(4), stride));
-        let high = V::dwords(scales.add(8), stride);
+        to.d::<V>(V::last_half(block.add(110), stride));
+        let [_, a, b, high] = V::transpose16(block.add(92), stride);
         let signed = |low: V, high: V| low.or(high).sub_bytes(32);
         to.signed_scales(
             [
@@ -431,9 +529,9 @@ rows! {
             ],
             2,
         );
-        let high = transpose32::<V>(block, stride);
+        let high = V::transpose32(block, stride);
         each! { N in 0 1 {
-            for (i, v) in transpose32::<V>(block.add(32 + 32 * N), stride).into_iter().enumerate() {
+            for (i, v) in V::transpose32(block.add(32 + 32 * N), stride).into_iter().enumerate() {
                 each! { J in 0 1 2 3 {
                     let bit = high[i].shifted(2 - (4 * N + J) as i32, 4);
                     to.quad(32 * N + 8 * J + i, v.shifted(-2 * J as i32, 3).or(bit));
@@ -444,7 +542,7 @@ rows! {
     Q4K |block, stride, to| {
         to.six_bits::<V>(block, stride);
         for g in 0..4 {
-            for (i, v) in transpose32::<V>(block.add(16 + 32 * g), stride).into_iter().enumerate() {
+            for (i, v) in V::transpose32(block.add(16 + 32 * g), stride).into_iter().enumerate() {
                 to.quad(16 * g + i, v.shifted(0, 15));
                 to.quad(16 * g + 8 + i, v.shifted(-4, 15));
             }
@@ -452,9 +550,9 @@ rows! {
     }
     Q5K |block, stride, to| {
         to.six_bits::<V>(block, stride);
-        let high = transpose32::<V>(block.add(16), stride);
+        let high = V::transpose32(block.add(16), stride);
         each! { G in 0 1 2 3 {
-            for (i, v) in transpose32::<V>(block.add(48 + 32 * G), stride).into_iter().enumerate() {
+            for (i, v) in V::transpose32(block.add(48 + 32 * G), stride).into_iter().enumerate() {
                 let bit = |sub: usize| high[i].shifted(4 - sub as i32, 16);
                 to.quad(16 * G + i, v.shifted(0, 15).or(bit(2 * G)));
                 to.quad(16 * G + 8 + i, v.shifted(-4, 15).or(bit(2 * G + 1)));
@@ -462,12 +560,12 @@ rows! {
         } }
     }
     Q6K |block, stride, to| {
-        to.d::<V>(V::halves(block.add(208), stride));
+        to.d::<V>(V::last_half(block.add(210), stride));
         to.signed_scales(V::transpose16(block.add(192), stride), 5);
         for n in 0..2 {
-            let high = transpose32::<V>(block.add(128 + 32 * n), stride);
+            let high = V::transpose32(block.add(128 + 32 * n), stride);
             each! { PART in 0 1 {
-                for (i, v) in transpose32::<V>(block.add(64 * n + 32 * PART), stride).into_iter().enumerate() {
+                for (i, v) in V::transpose32(block.add(64 * n + 32 * PART), stride).into_iter().enumerate() {
                     let bits = |j: usize| high[i].shifted(4 - 2 * j as i32, 0x30);
                     to.quad(32 * n + 8 * PART + i, v.shifted(0, 15).or(bits(PART)));
                     to.quad(32 * n + 16 + 8 * PART + i, v.shifted(-4, 15).or(bits(PART + 2)));
@@ -476,14 +574,22 @@ rows! {
         }
     }
     IQ4NL |block, stride, to| {
-        to.d::<V>(V::halves(block, stride));
-        to.levels::<V>(0, block.add(2), stride, const { iq4_levels(UNSIGNED) });
+        to.d::<V>(V::first_half(block, stride));
+        to.levels(0, V::transpose16(block.add(2), stride), const { iq4_levels(UNSIGNED) });
+    } => |blocks, stride, to| {
+        let [a, b, c, d, e, f, g, h] = V::transpose32(blocks, stride);
+        let [_, i] = V::last_two(blocks.add(36), stride);
+        let table = const { iq4_levels(UNSIGNED) };
+        to[0].d::<V>(a.two_halves().0);
+        to[0].levels(0, [between(a, b), between(b, c), between(c, d), between(d, e)], table);
+        to[1].d::<V>(e.two_halves().1);
+        to[1].levels(0, [f, g, h, i], table);
     }
     IQ4XS |block, stride, to| {
-        to.d::<V>(V::halves(block, stride));
-        let low = V::dwords(block.add(4), stride);
+        let [header, low] = V::first_two(block, stride);
+        to.d::<V>(header.two_halves().0);
         // The two bits of scales 0 and 1 are the lowest of the first byte, those of 2 and 3 its highest; then the second.
-        let high = V::dwords(block, stride).shuffle([2, 2, 3, 3]);
+        let high = header.shuffle([2, 2, 3, 3]);
         let [first, second] = [0x00ff_00ff, 0xff00_ff00];
         let even = high.shifted(4, 0x30).and(first).or(high.shifted(0, 0x30).and(second));
         let odd = high.shifted(2, 0x30).and(first).or(high.shifted(-2, 0x30).and(second));
@@ -491,31 +597,33 @@ rows! {
         let odd = low.shifted(-4, 15).or(odd).sub_bytes(32);
         to.alternating_scales::<V, UNSIGNED>(0, even, odd);
         for sub in 0..8 {
-            to.levels::<V>(8 * sub, block.add(8 + 16 * sub), stride, const { iq4_levels(UNSIGNED) });
+            let qs = V::transpose16(block.add(8 + 16 * sub), stride);
+            to.levels(8 * sub, qs, const { iq4_levels(UNSIGNED) });
         }
     }
     MXFP4 |block, stride, to| {
-        V::dwords(block, stride).and(0xff).gather::<4>(HALF_POWERS.as_ptr().cast()).store(to.d.cast());
-        to.levels::<V>(0, block.add(1), stride, const { raised(MXFP4_LEVELS, 16) });
+        let [header, _] = V::first_two(block, stride);
+        header.and(0xff).gather::<4>(HALF_POWERS.as_ptr().cast()).store(to.d.cast());
+        to.levels(0, V::transpose16(block.add(1), stride), const { raised(MXFP4_LEVELS, 16) });
     }
     NVFP4 |block, stride, to| {
-        let scales = V::dwords(block, stride);
+        let [scales, _] = V::first_two(block, stride);
         each! { PART in 0 1 2 3 {
             let d = scales.shuffle([PART as u8, ZERO, ZERO, ZERO]).gather::<4>(HALF_E4M3.as_ptr().cast());
             d.store(to.d.add(PART * super::TILE).cast());
         } }
         let table = const { raised(MXFP4_LEVELS, if UNSIGNED { 128 } else { 0 }) };
-        for (i, v) in transpose32::<V>(block.add(4), stride).into_iter().enumerate() {
+        for (i, v) in V::transpose32(block.add(4), stride).into_iter().enumerate() {
             let quad = i / 2 * 4 + i % 2;
             to.quad(quad, v.shifted(0, 15).look_up(table));
             to.quad(quad + 2, v.shifted(-4, 15).look_up(table));
         }
     }
     TQ2_0 |block, stride, to| {
-        to.d::<V>(V::halves(block.add(64), stride));
+        to.d::<V>(V::last_half(block.add(66), stride));
         to.plain_scales(V::dwords(block, stride));
         for n in 0..2 {
-            for (i, v) in transpose32::<V>(block.add(32 * n), stride).into_iter().enumerate() {
+            for (i, v) in V::transpose32(block.add(32 * n), stride).into_iter().enumerate() {
                 each! { J in 0 1 2 3 { to.quad(32 * n + 8 * J + i, v.shifted(-2 * J as i32, 3)); } }
             }
         }

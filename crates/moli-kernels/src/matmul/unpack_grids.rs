@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::unpack::{Dwords, Lanes, Rows, ZERO, each, rows, transpose32};
+use super::unpack::{Dwords, Lanes, Rows, ZERO, each, rows};
 use crate::quant::grids::*;
 use crate::quant::unpack::*;
 
@@ -229,7 +229,7 @@ unsafe fn gather_eight<V: Dwords>(grid: &[[i8; 8]], entry: V) -> [V; 2] {
 
 rows! {
     IQ2XXS |block, stride, to| {
-        to.d_times::<V>(V::halves(block, stride), 0.125);
+        to.d_times::<V>(V::first_half(block, stride), 0.125);
         let [a, b, c, d] = [2, 18, 34, 50].map(|at| V::transpose16(block.add(at), stride));
         each! { I in 0 1 2 3 {
             let dwords = [a, b, c, d][I];
@@ -245,7 +245,7 @@ rows! {
         to.highest_scales::<V, UNSIGNED>(bits);
     }
     IQ2XS |block, stride, to| {
-        to.d_times::<V>(V::halves(block, stride), 0.125);
+        to.d_times::<V>(V::first_half(block, stride), 0.125);
         for i in 0..4 {
             for (j, v) in V::transpose16(block.add(2 + 16 * i), stride).into_iter().enumerate() {
                 let (group, signs) = (2 * (4 * i + j), even(v.shifted(-1, 127)));
@@ -258,9 +258,9 @@ rows! {
         to.odd_scales::<V, UNSIGNED>(8, V::dwords(block.add(70), stride));
     }
     IQ2S |block, stride, to| {
-        to.d_times::<V>(V::halves(block, stride), 0.125);
-        let low = transpose32::<V>(block.add(2), stride);
-        let signs = transpose32::<V>(block.add(34), stride);
+        to.d_times::<V>(V::first_half(block, stride), 0.125);
+        let low = V::transpose32(block.add(2), stride);
+        let signs = V::transpose32(block.add(34), stride);
         let [high_a, high_b, scales_a, scales_b] = V::transpose16(block.add(66), stride);
         each! { I in 0 1 2 3 4 5 6 7 {
             let high = if I < 4 { high_a } else { high_b };
@@ -273,8 +273,8 @@ rows! {
         to.odd_scales::<V, UNSIGNED>(8, scales_b);
     }
     IQ3XXS |block, stride, to| {
-        to.d_times::<V>(V::halves(block, stride), 0.25);
-        let bits = transpose32::<V>(block.add(66), stride);
+        to.d_times::<V>(V::first_half(block, stride), 0.25);
+        let bits = V::transpose32(block.add(66), stride);
         let grid = IQ3XXS_GRID.as_ptr().cast();
         each! { I in 0 1 2 3 {
             let entries = V::transpose16(block.add(2 + 16 * I), stride);
@@ -289,9 +289,9 @@ rows! {
         to.highest_scales::<V, UNSIGNED>(bits);
     }
     IQ3S |block, stride, to| {
-        to.d::<V>(V::halves(block, stride));
+        to.d::<V>(V::first_half(block, stride));
         let high = [V::dwords(block.add(66), stride), V::dwords(block.add(70), stride)];
-        let signs = transpose32::<V>(block.add(74), stride);
+        let signs = V::transpose32(block.add(74), stride);
         let grid = IQ3S_GRID.as_ptr().cast();
         each! { I in 0 1 2 3 {
             let low = V::transpose16(block.add(2 + 16 * I), stride);
@@ -309,8 +309,8 @@ rows! {
         to.odd_scales::<V, UNSIGNED>(0, V::dwords(block.add(106), stride));
     }
     IQ1S |block, stride, to| {
-        to.d_times::<V>(V::halves(block, stride), 0.125);
-        let low = transpose32::<V>(block.add(2), stride);
+        to.d_times::<V>(V::first_half(block, stride), 0.125);
+        let low = V::transpose32(block.add(2), stride);
         let high = V::transpose16(block.add(34), stride);
         each! { I in 0 1 2 3 4 5 6 7 {
             // The 16 bits times 256: three bits of each entry, from bit 8; the sign is the highest of byte 2.
@@ -327,7 +327,7 @@ rows! {
         to.scales_of_signed::<V, UNSIGNED, 2>([two(high[0], high[1]), two(high[2], high[3])]);
     }
     IQ1M |block, stride, to| {
-        let low = transpose32::<V>(block, stride);
+        let low = V::transpose32(block, stride);
         let high = V::transpose16(block.add(32), stride);
         each! { I in 0 1 2 3 4 5 6 7 {
             each! { J in 0 1 2 3 {
@@ -350,7 +350,7 @@ rows! {
         to.d_times::<V>(d, 0.125);
     }
     TQ1_0 |block, stride, to| {
-        to.d::<V>(V::halves(block.add(52), stride));
+        to.d::<V>(V::last_half(block.add(54), stride));
         to.plain_scales(V::dwords(block, stride));
         // The first digit of each byte, and the bytes that begin with the next: times three.
         let digit = |v: V| {
@@ -359,7 +359,7 @@ rows! {
             at_least(86).plus(at_least(171))
         };
         let next = |v: V| v.shifted(1, 0xfe).plus(v);
-        for (i, v) in transpose32::<V>(block, stride).into_iter().enumerate() {
+        for (i, v) in V::transpose32(block, stride).into_iter().enumerate() {
             let mut v = v;
             for n in 0..5 {
                 to.quad(8 * n + i, digit(v));

@@ -123,6 +123,54 @@ macro_rules! width {
     };
 }
 
+/// Four registers, transposed: in each lane of 16 bytes, register `i` gets dword `i` of all.
+///
+/// # Safety
+/// AVX-512.
+#[inline(always)]
+unsafe fn transpose_lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        [
+            _mm512_unpacklo_epi64(ab_low, cd_low),
+            _mm512_unpackhi_epi64(ab_low, cd_low),
+            _mm512_unpacklo_epi64(ab_high, cd_high),
+            _mm512_unpackhi_epi64(ab_high, cd_high),
+        ]
+    }
+}
+
+/// 32 bytes of each of 8 rows. The lanes of register `i`: dword `i` of rows 0 to 3, their dword `4 + i`, and the same of
+/// rows 4 to 7.
+///
+/// # Safety
+/// AVX-512; so many bytes can be read at `from + r * stride` for each row `r`.
+#[inline(always)]
+unsafe fn eight_rows(from: *const u8, stride: usize) -> [__m512i; 4] {
+    // A function, since a closure would not be compiled with the processor's features where it is called.
+    /// # Safety
+    /// As [`eight_rows`].
+    #[inline(always)]
+    unsafe fn two(row: *const u8, stride: usize) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let v = _mm512_castsi256_si512(_mm256_loadu_si256(row.cast()));
+            _mm512_inserti64x4::<1>(v, _mm256_loadu_si256(row.add(4 * stride).cast()))
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        transpose_lanes([
+            two(from, stride),
+            two(from.add(stride), stride),
+            two(from.add(2 * stride), stride),
+            two(from.add(3 * stride), stride),
+        ])
+    }
+}
+
 // SAFETY (for the whole block): by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Dwords for __m256i {
@@ -151,14 +199,6 @@ impl Dwords for __m256i {
         unsafe {
             let row = |r: usize| from.add(r * stride).cast::<i32>().read_unaligned();
             _mm256_setr_epi32(row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(from: *const u8, stride: usize) -> __m256 {
-        unsafe {
-            let row = |r: usize| from.add(r * stride).cast::<i16>().read_unaligned();
-            _mm256_cvtph_ps(_mm_setr_epi16(row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)))
         }
     }
 
@@ -212,14 +252,24 @@ impl Dwords for __m512i {
                 let v = _mm512_inserti32x4::<2>(v, row(r + 8));
                 _mm512_inserti32x4::<3>(v, row(r + 12))
             };
-            let (a, b, c, d) = (four(0), four(1), four(2), four(3));
-            let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            transpose_lanes([four(0), four(1), four(2), four(3)])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose32(from: *const u8, stride: usize) -> [Self; 8] {
+        unsafe {
+            let (a, b) = (eight_rows(from, stride), eight_rows(from.add(8 * stride), stride));
+            // Lanes 0 and 2 of each, then 1 and 3.
             [
-                _mm512_unpacklo_epi64(ab_low, cd_low),
-                _mm512_unpackhi_epi64(ab_low, cd_low),
-                _mm512_unpacklo_epi64(ab_high, cd_high),
-                _mm512_unpackhi_epi64(ab_high, cd_high),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(a[0], b[0]),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(a[1], b[1]),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(a[2], b[2]),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(a[3], b[3]),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(a[0], b[0]),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(a[1], b[1]),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(a[2], b[2]),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(a[3], b[3]),
             ]
         }
     }
@@ -235,21 +285,6 @@ impl Dwords for __m512i {
             let v = _mm512_inserti32x4::<1>(v, four(4));
             let v = _mm512_inserti32x4::<2>(v, four(8));
             _mm512_inserti32x4::<3>(v, four(12))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(from: *const u8, stride: usize) -> __m512 {
-        unsafe {
-            let eight = |r: usize| {
-                let row = |r: usize| from.add(r * stride).cast::<i16>().read_unaligned();
-                let (a, b) = (
-                    (row(r), row(r + 1), row(r + 2), row(r + 3)),
-                    (row(r + 4), row(r + 5), row(r + 6), row(r + 7)),
-                );
-                _mm_setr_epi16(a.0, a.1, a.2, a.3, b.0, b.1, b.2, b.3)
-            };
-            _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(eight(0)), eight(8)))
         }
     }
 
