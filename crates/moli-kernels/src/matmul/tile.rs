@@ -279,6 +279,7 @@ unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
                     sums: tile.sums.as_mut_ptr().add(b * F::LEN / F::SUB / 2).cast::<i32>().add(lane),
                     ahead: next.wrapping_add((TILE * b + lane) * F::BYTES),
                     ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
+                    one_tile: G == 1,
                 };
                 let rows = from.add(b * F::BYTES + lane * job.row_bytes);
                 match (paired, M::UNSIGNED) {

@@ -28,11 +28,7 @@ pub(super) trait Dwords: Copy {
     #[inline(always)]
     unsafe fn transpose32(from: *const u8, stride: usize) -> [Self; 8] {
         // SAFETY: the caller's promise.
-        unsafe {
-            let [a, b, c, d] = Self::transpose16(from, stride);
-            let [e, f, g, h] = Self::transpose16(from.add(16), stride);
-            [a, b, c, d, e, f, g, h]
-        }
+        unsafe { two_transposes(from, stride) }
     }
     /// The first two dwords of 16 bytes of each row: reading more than is wanted takes fewer instructions.
     #[inline(always)]
@@ -97,6 +93,20 @@ pub(super) trait Dwords: Copy {
     unsafe fn prefetch(line: *const u8);
 }
 
+/// 32 bytes of each row as 8 registers, by halves.
+///
+/// # Safety
+/// As [`Dwords::transpose16`], for 32 bytes.
+#[inline(always)]
+unsafe fn two_transposes<V: Dwords>(from: *const u8, stride: usize) -> [V; 8] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let ([a, b, c, d], [e, f, g, h]) =
+            (V::transpose16(from, stride), V::transpose16(from.add(16), stride));
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
 /// In a pattern of [`Dwords::shuffle`]: no byte.
 pub(super) const ZERO: u8 = 0x80;
 
@@ -132,6 +142,8 @@ pub(super) struct Lanes {
     pub(super) ahead: *const u8,
     /// Bytes of it for each quad.
     pub(super) ahead_step: usize,
+    /// Whether the panel gets this tile alone, as for a token or two.
+    pub(super) one_tile: bool,
 }
 
 /// A format that a vector kernel unpacks.
@@ -499,7 +511,12 @@ rows! {
     }
     Q8_0 |block, stride, to| {
         to.d::<V>(V::first_half(block, stride));
-        for (i, v) in V::transpose32(block.add(2), stride).into_iter().enumerate() {
+        // Of blocks of 34 bytes half the loads of 32 lie in two lines, which with two tiles costs more than it saves.
+        let quads = match to.one_tile {
+            true => V::transpose32(block.add(2), stride),
+            false => two_transposes::<V>(block.add(2), stride),
+        };
+        for (i, v) in quads.into_iter().enumerate() {
             to.quad(i, if UNSIGNED { v.xor(0x8080_8080) } else { v });
         }
     }
