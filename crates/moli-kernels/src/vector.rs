@@ -22,8 +22,22 @@ pub(crate) fn ask_for(line: *const u8) {
     unsafe {
         std::arch::asm!("prfm pldl2keep, [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
     }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = line;
+}
+
+/// Asks for a line of memory that is written soon. It need not be writable.
+#[inline(always)]
+pub(crate) fn ask_to_write(line: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint can't fault, and does nothing where a processor has none for writing. (Compilers leave it out, or ask
+    // to read instead, unless told that the processor has it.)
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint can't fault, and changes nothing that a program sees.
+    unsafe {
+        std::arch::asm!("prfm pstl1keep, [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
 }
 
 /// A register of [`LANES`](Self::LANES) f32.

@@ -229,6 +229,14 @@ unsafe impl Send for Out<'_> {}
 unsafe impl Sync for Out<'_> {}
 
 impl Out<'_> {
+    /// Asks for the place of an output that is written soon: most often another thread has it in its cache, and whoever next
+    /// takes work waits until all that was written has arrived.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[inline(always)]
+    fn ask_for(self, token: usize, row: usize) {
+        crate::vector::ask_to_write(self.to.wrapping_add(token * self.rows + row).cast());
+    }
+
     /// Writes the elements `row..row + values.len()` of a token's output; what is outside is left out.
     ///
     /// # Safety

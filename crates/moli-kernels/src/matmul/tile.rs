@@ -207,9 +207,13 @@ unsafe fn tiles<S: Simd, M: Multiply, F: Rows, const G: usize>(job: &Job<'_>, ro
         // Stretches of one length, since each costs something of its own.
         let whole = if F::PAIRED { 2 * F::LEN } else { F::LEN };
         let step = cols.div_ceil(cols.div_ceil(most).max(1)).max(1).next_multiple_of(whole);
-        for acc in panel.acc.iter_mut().take(tokens) {
-            for acc in acc.iter_mut().take(G) {
+        for (t, acc) in panel.acc.iter_mut().enumerate().take(tokens) {
+            for (g, acc) in acc.iter_mut().enumerate().take(G) {
                 *acc = [0.0; TILE];
+                // With many tokens it would be gone before it is written.
+                if tokens <= FEW {
+                    job.out.ask_for(first + t, row + g * TILE);
+                }
             }
         }
         for col in (0..cols).step_by(step) {
