@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use super::Job;
+use super::tile::{Panel, Tokens, multiply_any};
 use super::unpack::{Dwords, Rows};
 
 /// Quads of a sub-block that can be multiplied and added up in i16s, each of which takes `products` products of a quad.
@@ -58,4 +60,21 @@ pub(super) trait Simd {
         scales: [*const i32; G],
         acc: &mut [[Self::Int; T]; G],
     );
+
+    /// Multiplies a panel with more than a few tokens.
+    ///
+    /// # Safety
+    /// As [`Multiply::multiply`](super::tile::Multiply::multiply).
+    #[inline(always)]
+    unsafe fn multiply_many<F: Rows, const G: usize>(
+        job: &Job<'_>,
+        blocks: usize,
+        tokens: &Tokens,
+        panel: &mut Panel,
+    ) where
+        Self: Sized,
+    {
+        // SAFETY: the caller's promise.
+        unsafe { multiply_any::<Self, F, G>(job, blocks, tokens, panel) }
+    }
 }

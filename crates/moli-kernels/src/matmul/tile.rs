@@ -267,6 +267,9 @@ unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        // Opaque, so that what is computed from it belongs to this loop: kept through all of the product, the places of 16 rows
+        // would take the registers of the products' loop.
+        let stride = std::hint::black_box(job.row_bytes);
         let from = job.weights.as_ptr().add(row * job.row_bytes + block * F::BYTES);
         // All rows of a tile are read at once, each from its own place. The next tile is one range of the file, so it is
         // fetched as such.
@@ -285,15 +288,15 @@ unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
                     ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
                     one_tile: G == 1,
                 };
-                let rows = from.add(b * F::BYTES + lane * job.row_bytes);
+                let rows = from.add(b * F::BYTES + lane * stride);
                 match (paired, M::UNSIGNED) {
-                    (false, true) => F::unpack_rows::<S::Rows, true>(rows, job.row_bytes, lanes(b)),
-                    (false, false) => F::unpack_rows::<S::Rows, false>(rows, job.row_bytes, lanes(b)),
+                    (false, true) => F::unpack_rows::<S::Rows, true>(rows, stride, lanes(b)),
+                    (false, false) => F::unpack_rows::<S::Rows, false>(rows, stride, lanes(b)),
                     (true, true) => {
-                        F::unpack_two::<S::Rows, true>(rows, job.row_bytes, [lanes(b), lanes(b + 1)]);
+                        F::unpack_two::<S::Rows, true>(rows, stride, [lanes(b), lanes(b + 1)]);
                     }
                     (true, false) => {
-                        F::unpack_two::<S::Rows, false>(rows, job.row_bytes, [lanes(b), lanes(b + 1)]);
+                        F::unpack_two::<S::Rows, false>(rows, stride, [lanes(b), lanes(b + 1)]);
                     }
                 }
             }
@@ -313,19 +316,36 @@ unsafe fn multiply<S: Simd, F: Rows, const G: usize>(
     tokens: &Tokens,
     panel: &mut Panel,
 ) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // One tile, or products without sub-scales, leave registers for two more tokens.
+        if S::TOKENS == 6 && tokens.tokens == FEW && (G == 1 || !F::SUB_SCALES) {
+            multiply_some::<S, F, G, FEW>(job, blocks, tokens, 0, panel);
+        } else if tokens.tokens > FEW {
+            S::multiply_many::<F, G>(job, blocks, tokens, panel);
+        } else {
+            multiply_any::<S, F, G>(job, blocks, tokens, panel);
+        }
+    }
+}
+
+/// [`multiply`] for any number of tokens.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+pub(super) unsafe fn multiply_any<S: Simd, F: Rows, const G: usize>(
+    job: &Job<'_>,
+    blocks: usize,
+    tokens: &Tokens,
+    panel: &mut Panel,
+) {
     let mut token = 0;
     // SAFETY: the caller's promise.
     unsafe {
-        if S::TOKENS == 6 {
-            // One tile, or products without sub-scales, leave registers for two more tokens.
-            if (G == 1 || !F::SUB_SCALES) && tokens.tokens == FEW {
-                multiply_some::<S, F, G, FEW>(job, blocks, tokens, token, panel);
-                return;
-            }
-            while tokens.tokens - token >= 6 {
-                multiply_some::<S, F, G, 6>(job, blocks, tokens, token, panel);
-                token += 6;
-            }
+        while S::TOKENS == 6 && tokens.tokens - token >= 6 {
+            multiply_some::<S, F, G, 6>(job, blocks, tokens, token, panel);
+            token += 6;
         }
         while tokens.tokens - token >= 3 {
             multiply_some::<S, F, G, 3>(job, blocks, tokens, token, panel);

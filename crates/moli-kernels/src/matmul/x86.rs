@@ -7,7 +7,9 @@
 
 use std::arch::x86_64::*;
 
+use super::Job;
 use super::simd::{Simd, safe_quads};
+use super::tile::{Panel, Tokens, multiply_any};
 use super::unpack::{Dwords, QUAD, Rows};
 
 /// AVX2: a lane is in one of two registers.
@@ -160,6 +162,19 @@ pub(super) trait Wide {
     unsafe fn splat_float(v: f32) -> Self::Float;
     unsafe fn mul_float(a: Self::Float, b: Self::Float) -> Self::Float;
     unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+
+    /// See [`Simd::multiply_many`].
+    #[inline(always)]
+    unsafe fn multiply_many<F: Rows, const G: usize>(
+        job: &Job<'_>,
+        blocks: usize,
+        tokens: &Tokens,
+        panel: &mut Panel,
+    ) where
+        Self: Sized,
+    {
+        unsafe { multiply_any::<Avx512<Self>, F, G>(job, blocks, tokens, panel) }
+    }
 }
 
 // SAFETY (for the whole block): by the trait's contract.
@@ -252,6 +267,16 @@ impl<W: Wide> Simd for Avx512<W> {
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn multiply_many<F: Rows, const G: usize>(
+        job: &Job<'_>,
+        blocks: usize,
+        tokens: &Tokens,
+        panel: &mut Panel,
+    ) {
+        unsafe { W::multiply_many::<F, G>(job, blocks, tokens, panel) }
+    }
 }
 
 /// The processor's own registers.
@@ -337,5 +362,29 @@ impl Wide for Zmm {
     #[inline(always)]
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_many<F: Rows, const G: usize>(
+        job: &Job<'_>,
+        blocks: usize,
+        tokens: &Tokens,
+        panel: &mut Panel,
+    ) {
+        /// # Safety
+        /// As [`Simd::multiply_many`], with these features.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+        #[inline(never)]
+        unsafe fn apart<F: Rows, const G: usize>(
+            job: &Job<'_>,
+            blocks: usize,
+            tokens: &Tokens,
+            panel: &mut Panel,
+        ) {
+            unsafe { multiply_any::<Avx512<Zmm>, F, G>(job, blocks, tokens, panel) }
+        }
+        // A function of its own has all registers to itself: together with unpacking, compilers kept some of its addresses in
+        // memory, which cost a tenth.
+        unsafe { apart::<F, G>(job, blocks, tokens, panel) }
     }
 }
