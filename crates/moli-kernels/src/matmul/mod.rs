@@ -221,7 +221,8 @@ struct Out<'a> {
     bias: &'a [f32],
 }
 
-// SAFETY: the pointer is used in `write` only, whose caller promises that no two threads write the same element.
+// SAFETY: the pointer is written through in `write` only, whose caller promises that no two threads write the same element;
+// `ask_for` reads and writes nothing.
 #[allow(unsafe_code)]
 unsafe impl Send for Out<'_> {}
 // SAFETY: as above.
@@ -229,7 +230,7 @@ unsafe impl Send for Out<'_> {}
 unsafe impl Sync for Out<'_> {}
 
 impl Out<'_> {
-    /// Asks for the place of an output that is written soon: most often another thread has it in its cache, and whoever next
+    /// Asks for the line in which an output is written soon: most often another thread has it in its cache, and whoever next
     /// takes work waits until all that was written has arrived.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline(always)]

@@ -16,7 +16,7 @@ pub(super) const fn safe_quads<F: Rows>(products: i32) -> usize {
     n
 }
 
-/// Operations on 16 lanes, one for each row of a tile.
+/// Operations on 16 lanes, one for each row of a tile, and the product that is made of them.
 ///
 /// # Safety of all methods
 /// The processor has the instructions, and 16 elements can be read or written at each pointer to lanes.

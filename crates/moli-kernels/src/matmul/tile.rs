@@ -205,6 +205,7 @@ unsafe fn tiles<S: Simd, M: Multiply, F: Rows, const G: usize>(job: &Job<'_>, ro
         let tokens = TOKENS.min(job.input.rows - first);
         let most = if tokens <= FEW { COLS_FEW } else { COLS };
         // Stretches of one length, since each costs something of its own.
+        // No block is left alone but a row's last.
         let whole = if F::PAIRED { 2 * F::LEN } else { F::LEN };
         let step = cols.div_ceil(cols.div_ceil(most).max(1)).max(1).next_multiple_of(whole);
         for (t, acc) in panel.acc.iter_mut().enumerate().take(tokens) {
@@ -274,16 +275,19 @@ unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
         // All rows of a tile are read at once, each from its own place. The next tile is one range of the file, so it is
         // fetched as such.
         let next = from.wrapping_add(G * TILE * job.row_bytes - block * F::BYTES + TILE * block * F::BYTES);
+        // Pointers, since two blocks are written at a time.
+        let (quants, d, m) = (tile.quants.as_mut_ptr(), tile.d.as_mut_ptr(), tile.m.as_mut_ptr());
+        let (scales, sums) = (tile.scales.as_mut_ptr(), tile.sums.as_mut_ptr());
         let mut b = 0;
         while b < blocks {
             let paired = F::PAIRED && b + 1 < blocks;
             for lane in (0..TILE).step_by(S::Rows::ROWS) {
-                let mut lanes = |b: usize| Lanes {
-                    quants: tile.quants.as_mut_ptr().add(b * F::LEN / 4 * QUAD + 4 * lane),
-                    d: tile.d.as_mut_ptr().add(b * F::LEN / F::SCALED).cast::<f32>().add(lane),
-                    m: tile.m.as_mut_ptr().add(b).cast::<f32>().add(lane),
-                    scales: tile.scales.as_mut_ptr().add(b * F::LEN / F::SUB).cast::<i32>().add(lane),
-                    sums: tile.sums.as_mut_ptr().add(b * F::LEN / F::SUB / 2).cast::<i32>().add(lane),
+                let lanes = |b: usize| Lanes {
+                    quants: quants.add(b * F::LEN / 4 * QUAD + 4 * lane),
+                    d: d.add(b * F::LEN / F::SCALED).cast::<f32>().add(lane),
+                    m: m.add(b).cast::<f32>().add(lane),
+                    scales: scales.add(b * F::LEN / F::SUB).cast::<i32>().add(lane),
+                    sums: sums.add(b * F::LEN / F::SUB / 2).cast::<i32>().add(lane),
                     ahead: next.wrapping_add((TILE * b + lane) * F::BYTES),
                     ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
                     one_tile: G == 1,

@@ -135,7 +135,7 @@ impl Simd for Avx2 {
 /// AVX-512-VNNI: a lane is in one register, a `W`.
 pub(super) struct Avx512<W>(std::marker::PhantomData<W>);
 
-/// The register of [`Avx512`], one instruction a method; the tests have a substitute made of arrays.
+/// The register of [`Avx512`], one instruction a method but for the last; the tests have a substitute made of arrays.
 pub(super) trait Wide {
     /// 16 i32.
     type Int: Copy;

@@ -149,7 +149,7 @@ unsafe fn transpose_lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
 /// AVX-512; so many bytes can be read at `from + r * stride` for each row `r`.
 #[inline(always)]
 unsafe fn eight_rows(from: *const u8, stride: usize) -> [__m512i; 4] {
-    // A function, since a closure would not be compiled with the processor's features where it is called.
+    // A function, since the compiler does not inline a closure in a closure, and has no such registers outside.
     /// # Safety
     /// As [`eight_rows`].
     #[inline(always)]
