@@ -173,6 +173,7 @@ pub(super) trait Wide {
     ) where
         Self: Sized,
     {
+        // SAFETY: the caller's promise.
         unsafe { multiply_any::<Avx512<Self>, F, G>(job, blocks, tokens, panel) }
     }
 }
