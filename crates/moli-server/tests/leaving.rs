@@ -42,18 +42,6 @@ fn send(server: &Running, bytes: &[u8]) -> TcpStream {
     socket
 }
 
-/// A connection that takes little before it is read: some systems would take a whole answer.
-fn connect_narrowly(server: &Running) -> TcpStream {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-    let socket = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(32 << 10).unwrap();
-        socket.connect(server.address).await.unwrap().into_std().unwrap()
-    });
-    socket.set_nonblocking(false).unwrap();
-    socket
-}
-
 #[test]
 fn whoever_leaves_stops_the_answer_within_a_step() {
     let (server, probe) = serve(Scheduling::default(), ServerOptions::default());
@@ -160,8 +148,7 @@ fn a_client_that_reads_nothing_is_cut_and_its_answer_ends() {
         "model": "tiny", "messages": [{"role": "user", "content": "hm"}], "max_tokens": 1900, "ignore_eos": true,
         "stream": true, "n": 4, "logprobs": true, "top_logprobs": 20, "temperature": 1,
     });
-    let mut socket = connect_narrowly(&server);
-    socket.write_all(&raw(&body.to_string())).unwrap();
+    let mut socket = send(&server, &raw(&body.to_string()));
     eventually("it is cut", || probe.counters().cancelled > 0);
     eventually("its places are free", || probe.counters().running == 0 && probe.pages_in_use() == 0);
     assert_eq!(server.get("/health").status, 200);
