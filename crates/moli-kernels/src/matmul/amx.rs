@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use moli_format::TensorType;
 
-use super::tile::{self, Multiply, Panel, Tile, Tokens, Vectors};
+use super::tile::{self, Multiply, Panel, Tile, Tokens};
 use super::unpack::{QUAD, Rows};
 use super::x86::{Avx512, Wide, Zmm};
 use super::{Job, MatmulFn, TILE};
@@ -98,15 +98,16 @@ impl<W: Wide, U: Unit> Multiply for Matrix<W, U> {
     }
 }
 
-/// The outputs `rows` for all tokens.
+/// The outputs `rows` for all tokens; `fewer` computes those of fewer tokens.
 ///
 /// # Safety
-/// As [`MatmulFn`], with the instructions of `W`, `W::Rows` and `U`; the job has at least [`TILE`] rows.
+/// As [`MatmulFn`], with the instructions of `W`, `W::Rows`, `U` and `fewer`; the job has at least [`TILE`] rows.
 #[inline(always)]
 pub(super) unsafe fn product<W: Wide, U: Unit, F: Rows>(
     job: &Job<'_>,
     rows: Range<usize>,
-    panel: &mut Panel,
+    panel: &mut Box<Panel>,
+    fewer: MatmulFn,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -114,7 +115,7 @@ pub(super) unsafe fn product<W: Wide, U: Unit, F: Rows>(
         if job.input.rows >= MANY && F::SCALED >= 32 {
             tile::product::<Avx512<W>, Matrix<W, U>, F>(job, rows, panel);
         } else {
-            tile::product::<Avx512<W>, Vectors<Avx512<W>>, F>(job, rows, panel);
+            fewer(job, rows, panel);
         }
     }
 }
@@ -473,7 +474,7 @@ pub(super) fn table(ttype: TensorType) -> MatmulFn {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
     unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { product::<Zmm, Amx, F>(job, rows, panel) }
+        unsafe { product::<Zmm, Amx, F>(job, rows, panel, tile::avx512(F::TYPE)) }
     }
     let floats = tile::avx512(ttype);
     by_type!(ttype, run, floats, floats, floats)

@@ -3,6 +3,7 @@
 //! - [`activations`]: the input and its 8-bit forms;
 //! - [`scalar`]: the plainest form of the product, which defines its bits;
 //! - [`tile`]: the vector form: 16 rows of weights are unpacked into a panel and multiplied with the tokens;
+//! - [`few`]: the same without a panel, for a token or a few;
 //! - [`unpack`]: blocks of each format into the panel, those with grids in [`unpack_grids`];
 //! - [`simd`]: the operations that both are written with, and `x86` and `neon`, their forms for the instruction sets;
 //! - `amx`: panels by a matrix unit;
@@ -12,6 +13,8 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod few;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod float;
 #[cfg(target_arch = "aarch64")]
@@ -181,7 +184,7 @@ const PANEL_BYTES: usize = size_of::<tile::Panel>();
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const PANEL_BYTES: usize = 0;
 
-/// Tokens that count as few: what is unpacked is used at once.
+/// Tokens that count as few: threads part smaller pieces of work, and a panel is shorter.
 const FEW: usize = 8;
 /// Tokens from which on two tiles are multiplied together: a token's activations are read once for both.
 const TOGETHER: usize = 3;

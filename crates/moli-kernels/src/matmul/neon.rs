@@ -202,6 +202,8 @@ impl<B: Bytes> Simd for Neon<B> {
     type Float = [float32x4_t; 4];
     const TOKENS: usize = B::TOKENS;
     const TILES: usize = 1;
+    // Not measured on any such processor.
+    const AT_ONCE: usize = 0;
     const UNSIGNED: bool = false;
 
     #[inline(always)]

@@ -31,6 +31,8 @@ pub(super) trait Simd {
     const TOKENS: usize;
     /// Tiles that are multiplied at a time with several tokens: a token's activations are read once for all of them.
     const TILES: usize;
+    /// Tokens up to which blocks are multiplied as soon as they are unpacked, without a panel.
+    const AT_ONCE: usize;
     /// Quantised values with a sign count 128 too many.
     const UNSIGNED: bool;
 

@@ -9,6 +9,7 @@ use std::ops::Range;
 use moli_format::TensorType;
 
 use super::amx::{self, Operands, Unit};
+use super::few::{self, by_tokens};
 use super::float::{self, Bf16, F16, F32};
 use super::tile::{Panel, Vectors, product as tile_product};
 use super::unpack::Rows;
@@ -176,7 +177,7 @@ pub(super) fn matrix_product(ttype: TensorType) -> MatmulFn {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { amx::product::<Arrays, Arrays, F>(job, rows, panel) }
+        unsafe { amx::product::<Arrays, Arrays, F>(job, rows, panel, product(F::TYPE)) }
     }
     let floats = product(ttype);
     by_type!(ttype, run, floats, floats, floats)
@@ -189,7 +190,18 @@ pub(super) fn product(ttype: TensorType) -> MatmulFn {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
         // SAFETY: the caller's promise.
-        unsafe { tile_product::<Avx512<Arrays>, Vectors<Avx512<Arrays>>, F>(job, rows, panel) }
+        unsafe {
+            by_tokens!(Avx512<Arrays>, F, at_once(job, rows), otherwise {
+                tile_product::<Avx512<Arrays>, Vectors<Avx512<Arrays>>, F>(job, rows, panel);
+            });
+        }
+    }
+    /// # Safety
+    /// As [`MatmulFn`]; AVX2, FMA and F16C.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn at_once<F: Rows, const T: usize>(job: &Job<'_>, rows: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe { few::product::<Avx512<Arrays>, F, T>(job, rows) }
     }
     /// # Safety
     /// As [`MatmulFn`].

@@ -7,7 +7,8 @@
 //! With rows as lanes every lane performs the scalar form's sequence of operations, so the bits agree by construction,
 //! and nothing depends on how many tokens there are.
 //!
-//! All of it is written once, over [`Simd`] and [`Dwords`]; unquantised weights have [`float`].
+//! A token or a few have [`few`], which needs no panel. All of it is written once, over [`Simd`] and [`Dwords`]; unquantised
+//! weights have [`float`].
 
 #![allow(unsafe_code)]
 
@@ -15,10 +16,11 @@ use std::ops::Range;
 
 use moli_format::TensorType;
 
+use super::few::{self, by_tokens};
 use super::float::{self, Bf16, F16, F32, Float};
 use super::simd::Simd;
 use super::unpack::{Dwords, Lanes, QUAD, Rows};
-use super::{FEW, Job, MatmulFn, TILE, TOGETHER};
+use super::{FEW, Input, Job, MatmulFn, TILE, TOGETHER};
 use crate::quant::by_type;
 use crate::quant::unpack::*;
 
@@ -54,6 +56,63 @@ pub(super) struct Tile {
     pub(super) scales: [[i32; TILE]; COLS / 16],
     /// `[block][pair of subs][row]`; see [`Lanes`].
     pub(super) sums: [[i32; TILE]; COLS / 32],
+}
+
+/// Where the parts of a tile begin.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    quants: *mut u8,
+    d: *mut f32,
+    m: *mut f32,
+    scales: *mut i32,
+    sums: *mut i32,
+}
+
+impl Places {
+    /// Those of a tile, which need not have been written.
+    ///
+    /// # Safety
+    /// There is a tile at this address.
+    #[inline(always)]
+    pub(super) unsafe fn of(tile: *mut Tile) -> Self {
+        // SAFETY: the caller's promise; nothing is read.
+        unsafe {
+            Self {
+                quants: (&raw mut (*tile).quants).cast(),
+                d: (&raw mut (*tile).d).cast(),
+                m: (&raw mut (*tile).m).cast(),
+                scales: (&raw mut (*tile).scales).cast(),
+                sums: (&raw mut (*tile).sums).cast(),
+            }
+        }
+    }
+
+    /// Where block number `b` of the rows from number `lane` of the tile goes. `ahead`: what is asked for while it does.
+    ///
+    /// # Safety
+    /// The tile has room for the block.
+    #[inline(always)]
+    pub(super) unsafe fn lanes<S: Simd, F: Rows>(
+        self,
+        b: usize,
+        lane: usize,
+        ahead: *const u8,
+        one_tile: bool,
+    ) -> Lanes {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Lanes {
+                quants: self.quants.add(b * F::LEN / 4 * QUAD + 4 * lane),
+                d: self.d.add(b * F::LEN / F::SCALED * TILE + lane),
+                m: self.m.add(b * TILE + lane),
+                scales: self.scales.add(b * F::LEN / F::SUB * TILE + lane),
+                sums: self.sums.add(b * F::LEN / F::SUB / 2 * TILE + lane),
+                ahead,
+                ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
+                one_tile,
+            }
+        }
+    }
 }
 
 impl Tile {
@@ -97,7 +156,19 @@ macro_rules! forms {
             #[target_feature(enable = $features)]
             unsafe fn run<F: Rows>(job: &Job<'_>, rows: Range<usize>, panel: &mut Box<Panel>) {
                 // SAFETY: the caller's promise.
-                unsafe { product::<$simd, Vectors<$simd>, F>(job, rows, panel) }
+                unsafe {
+                    by_tokens!($simd, F, at_once(job, rows), otherwise {
+                        product::<$simd, Vectors<$simd>, F>(job, rows, panel);
+                    });
+                }
+            }
+            /// # Safety
+            /// As [`MatmulFn`], with these features.
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            unsafe fn at_once<F: Rows, const T: usize>(job: &Job<'_>, rows: Range<usize>) {
+                // SAFETY: the caller's promise.
+                unsafe { few::product::<$simd, F, T>(job, rows) }
             }
             /// # Safety
             /// As [`MatmulFn`], with these features.
@@ -164,7 +235,7 @@ impl<S: Simd> Multiply for Vectors<S> {
     }
 }
 
-/// The outputs `rows` for all tokens.
+/// The outputs `rows` for all tokens, by way of a panel.
 ///
 /// # Safety
 /// As [`MatmulFn`], with the instructions that `S` and `M` need; the job has at least [`TILE`] rows.
@@ -275,36 +346,48 @@ unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
         // All rows of a tile are read at once, each from its own place. The next tile is one range of the file, so it is
         // fetched as such.
         let next = from.wrapping_add(G * TILE * job.row_bytes - block * F::BYTES + TILE * block * F::BYTES);
-        // Pointers, since two blocks are written at a time.
-        let (quants, d, m) = (tile.quants.as_mut_ptr(), tile.d.as_mut_ptr(), tile.m.as_mut_ptr());
-        let (scales, sums) = (tile.scales.as_mut_ptr(), tile.sums.as_mut_ptr());
+        let places = Places::of(tile);
         let mut b = 0;
         while b < blocks {
-            let paired = F::PAIRED && b + 1 < blocks;
-            for lane in (0..TILE).step_by(S::Rows::ROWS) {
-                let lanes = |b: usize| Lanes {
-                    quants: quants.add(b * F::LEN / 4 * QUAD + 4 * lane),
-                    d: d.add(b * F::LEN / F::SCALED).cast::<f32>().add(lane),
-                    m: m.add(b).cast::<f32>().add(lane),
-                    scales: scales.add(b * F::LEN / F::SUB).cast::<i32>().add(lane),
-                    sums: sums.add(b * F::LEN / F::SUB / 2).cast::<i32>().add(lane),
-                    ahead: next.wrapping_add((TILE * b + lane) * F::BYTES),
-                    ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
-                    one_tile: G == 1,
-                };
-                let rows = from.add(b * F::BYTES + lane * stride);
-                match (paired, M::UNSIGNED) {
-                    (false, true) => F::unpack_rows::<S::Rows, true>(rows, stride, lanes(b)),
-                    (false, false) => F::unpack_rows::<S::Rows, false>(rows, stride, lanes(b)),
-                    (true, true) => {
-                        F::unpack_two::<S::Rows, true>(rows, stride, [lanes(b), lanes(b + 1)]);
-                    }
-                    (true, false) => {
-                        F::unpack_two::<S::Rows, false>(rows, stride, [lanes(b), lanes(b + 1)]);
-                    }
-                }
+            let (from, ahead) = (from.add(b * F::BYTES), next.wrapping_add(TILE * b * F::BYTES));
+            if F::PAIRED && b + 1 < blocks {
+                unpack_blocks::<S, M, F, 2>(from, stride, places, b, ahead, G == 1);
+                b += 2;
+            } else {
+                unpack_blocks::<S, M, F, 1>(from, stride, places, b, ahead, G == 1);
+                b += 1;
             }
-            b += if paired { 2 } else { 1 };
+        }
+    }
+}
+
+/// Unpacks `N` blocks of 16 rows, one or two, to block number `b` of a tile. `ahead`: what is asked for in passing.
+///
+/// # Safety
+/// The instructions of `S`; each row has so many blocks, and the tile has room for them.
+#[inline(always)]
+pub(super) unsafe fn unpack_blocks<S: Simd, M: Multiply, F: Rows, const N: usize>(
+    from: *const u8,
+    stride: usize,
+    tile: Places,
+    b: usize,
+    ahead: *const u8,
+    one_tile: bool,
+) {
+    for lane in (0..TILE).step_by(S::Rows::ROWS) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let lanes = |i: usize| {
+                let ahead = ahead.wrapping_add((TILE * i + lane) * F::BYTES);
+                tile.lanes::<S, F>(b + i, lane, ahead, one_tile)
+            };
+            let rows = from.add(lane * stride);
+            match (N, M::UNSIGNED) {
+                (1, true) => F::unpack_rows::<S::Rows, true>(rows, stride, lanes(0)),
+                (1, false) => F::unpack_rows::<S::Rows, false>(rows, stride, lanes(0)),
+                (_, true) => F::unpack_two::<S::Rows, true>(rows, stride, [lanes(0), lanes(1)]),
+                (_, false) => F::unpack_two::<S::Rows, false>(rows, stride, [lanes(0), lanes(1)]),
+            }
         }
     }
 }
@@ -322,8 +405,8 @@ unsafe fn multiply<S: Simd, F: Rows, const G: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        // One tile, or products without sub-scales, leave registers for two more tokens.
-        if S::TOKENS == 6 && tokens.tokens == FEW && (G == 1 || !F::SUB_SCALES) {
+        // One tile leaves registers for two more tokens.
+        if S::TOKENS == 6 && tokens.tokens == FEW && G == 1 {
             multiply_some::<S, F, G, FEW>(job, blocks, tokens, 0, panel);
         } else if tokens.tokens > FEW {
             S::multiply_many::<F, G>(job, blocks, tokens, panel);
@@ -382,88 +465,110 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
     let first: [usize; T] = std::array::from_fn(|t| tokens.block + (token + t) * per_row);
     debug_assert!(first[T - 1] * F::ACTIVATIONS + blocks * F::LEN <= input.q.len());
     debug_assert!(tokens.first + token < input.rows);
-    let tiles: [&Tile; G] = std::array::from_fn(|g| &panel.tiles[g]);
+    // SAFETY: the caller's promise: the activations from block `first[t]` are inside the input for all `blocks`, and so are
+    // the tiles' arrays.
+    unsafe {
+        let tiles: [Places; G] = std::array::from_fn(|g| Places::of(&raw mut panel.tiles[g]));
+        let acc_at = panel.acc.as_mut_ptr().add(token).cast::<f32>();
+        let acc_of = |g: usize, t: usize| acc_at.add((t * TILES + g) * TILE);
+        let load = || std::array::from_fn(|g| std::array::from_fn(|t| S::load(acc_of(g, t))));
+        let mut acc: [[S::Float; T]; G] = load();
+        for b in 0..blocks * (F::LEN / F::SCALED) {
+            accumulate::<S, F, G, T>(input, &first, b, &tiles, b, &mut acc);
+        }
+        for g in 0..G {
+            for t in 0..T {
+                S::store(acc_of(g, t), acc[g][t]);
+            }
+        }
+    }
+}
+
+/// Adds the products of one stretch of columns that shares a float scale to `T` outputs of each of `G` tiles.
+///
+/// `first`: each token's block of activations at column 0 of a stretch that this is number `b` of. `tiles`: where the
+/// unpacked stretch is number `at`.
+///
+/// # Safety
+/// The instructions of `S`; the activations are inside the input, and the stretch has been unpacked.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // The indices of tiles and tokens meet in several arrays.
+pub(super) unsafe fn accumulate<S: Simd, F: Rows, const G: usize, const T: usize>(
+    input: &Input<'_>,
+    first: &[usize; T],
+    b: usize,
+    tiles: &[Places; G],
+    at: usize,
+    acc: &mut [[S::Float; T]; G],
+) {
     // Powers of two that the quantised values count too many.
     let excess = match F::OFFSET {
         0 if F::SIGNED && S::UNSIGNED => Some(7),
         0 => None,
         offset => Some(offset.trailing_zeros() as i32),
     };
-    // SAFETY: the caller's promise: the activations from block `first[t]` are inside the input for all `blocks`, and so are
-    // the tiles' arrays.
+    // SAFETY: the caller's promise.
     unsafe {
-        let acc_at = panel.acc.as_mut_ptr().add(token).cast::<f32>();
-        let acc_of = |g: usize, t: usize| acc_at.add((t * TILES + g) * TILE);
-        let load = || std::array::from_fn(|g| std::array::from_fn(|t| S::load(acc_of(g, t))));
-        let mut acc: [[S::Float; T]; G] = load();
-        for b in 0..blocks * (F::LEN / F::SCALED) {
-            let subs = F::SCALED / F::SUB;
-            let a = |t: usize, sub: usize| {
-                input.q.as_ptr().add(first[t] * F::ACTIVATIONS + b * F::SCALED + sub * F::SUB)
-            };
-            let pair = |t: usize, i: usize| {
-                let all = if F::SUB == 16 { input.sums16 } else { input.sums32 };
-                all.as_ptr()
-                    .add(first[t] * (F::ACTIVATIONS / F::SUB) + b * subs + 2 * i)
-                    .cast::<i32>()
-                    .read_unaligned()
-            };
-            let sums: [*const i32; G] =
-                std::array::from_fn(|g| tiles[g].sums.as_ptr().add(b * subs / 2).cast::<i32>());
+        let subs = F::SCALED / F::SUB;
+        let a = |t: usize, sub: usize| {
+            input.q.as_ptr().add(first[t] * F::ACTIVATIONS + b * F::SCALED + sub * F::SUB)
+        };
+        let pair = |t: usize, i: usize| {
+            let all = if F::SUB == 16 { input.sums16 } else { input.sums32 };
+            all.as_ptr()
+                .add(first[t] * (F::ACTIVATIONS / F::SUB) + b * subs + 2 * i)
+                .cast::<i32>()
+                .read_unaligned()
+        };
+        let sums = |g: usize| tiles[g].sums.add(at * subs / 2 * TILE).cast_const();
 
-            let mut products = [[S::zero(); T]; G];
-            if F::SUB_SCALES && excess.is_some() {
-                for i in 0..subs / 2 {
-                    for t in 0..T {
-                        for g in 0..G {
-                            products[g][t] = S::add_pairs(sums[g].add(i * TILE), pair(t, i), products[g][t]);
-                        }
-                    }
-                }
-            }
-            for sub in 0..subs {
-                let w = |g: usize| tiles[g].quants.as_ptr().add((b * F::SCALED + sub * F::SUB) / 4 * QUAD);
-                let scales = |g: usize| tiles[g].scales.as_ptr().add(b * subs + sub).cast();
-                S::dot::<F, G, T>(
-                    std::array::from_fn(w),
-                    std::array::from_fn(|t| a(t, sub)),
-                    std::array::from_fn(scales),
-                    &mut products,
-                );
-            }
-            for g in 0..G {
-                let d = tiles[g].d.as_ptr().add(b).cast::<f32>();
-                let m = tiles[g].m.as_ptr().add(b).cast::<f32>();
+        let mut products = [[S::zero(); T]; G];
+        if F::SUB_SCALES && excess.is_some() {
+            for i in 0..subs / 2 {
                 for t in 0..T {
-                    let block = first[t] + b * F::SCALED / F::ACTIVATIONS;
-                    let mut sum = products[g][t];
-                    if let Some(bits) = excess.filter(|_| !F::SUB_SCALES) {
-                        let sum_of = if F::SCALED == F::ACTIVATIONS {
-                            *input.sums.get_unchecked(block)
-                        } else {
-                            (0..F::SCALED).map(|k| i32::from(*a(t, 0).add(k))).sum()
-                        };
-                        sum = S::sub(sum, S::splat_shifted(sum_of, bits));
+                    for g in 0..G {
+                        products[g][t] = S::add_pairs(sums(g).add(i * TILE), pair(t, i), products[g][t]);
                     }
-                    let scale = *input.d.get_unchecked(block);
-                    let mut out = acc[g][t];
-                    out = S::fma(S::to_float(sum), S::scaled(d, scale), out);
-                    if F::MIN && !F::SUB_SCALES {
-                        out = S::fma_splat(m, *input.ds.get_unchecked(block), out);
-                    } else if F::MIN {
-                        let mut mins = S::zero();
-                        for i in 0..subs / 2 {
-                            mins = S::add_pairs(sums[g].add(i * TILE), pair(t, i), mins);
-                        }
-                        out = S::fma(S::to_float(mins), S::scaled(m, scale), out);
-                    }
-                    acc[g][t] = out;
                 }
             }
         }
+        for sub in 0..subs {
+            let w = |g: usize| tiles[g].quants.add((at * F::SCALED + sub * F::SUB) / 4 * QUAD).cast_const();
+            let scales = |g: usize| tiles[g].scales.add((at * subs + sub) * TILE).cast_const();
+            S::dot::<F, G, T>(
+                std::array::from_fn(w),
+                std::array::from_fn(|t| a(t, sub)),
+                std::array::from_fn(scales),
+                &mut products,
+            );
+        }
         for g in 0..G {
+            let d = tiles[g].d.add(at * TILE);
+            let m = tiles[g].m.add(at * TILE);
             for t in 0..T {
-                S::store(acc_of(g, t), acc[g][t]);
+                let block = first[t] + b * F::SCALED / F::ACTIVATIONS;
+                let mut sum = products[g][t];
+                if let Some(bits) = excess.filter(|_| !F::SUB_SCALES) {
+                    let sum_of = if F::SCALED == F::ACTIVATIONS {
+                        *input.sums.get_unchecked(block)
+                    } else {
+                        (0..F::SCALED).map(|k| i32::from(*a(t, 0).add(k))).sum()
+                    };
+                    sum = S::sub(sum, S::splat_shifted(sum_of, bits));
+                }
+                let scale = *input.d.get_unchecked(block);
+                let mut out = acc[g][t];
+                out = S::fma(S::to_float(sum), S::scaled(d, scale), out);
+                if F::MIN && !F::SUB_SCALES {
+                    out = S::fma_splat(m, *input.ds.get_unchecked(block), out);
+                } else if F::MIN {
+                    let mut mins = S::zero();
+                    for i in 0..subs / 2 {
+                        mins = S::add_pairs(sums(g).add(i * TILE), pair(t, i), mins);
+                    }
+                    out = S::fma(S::to_float(mins), S::scaled(m, scale), out);
+                }
+                acc[g][t] = out;
             }
         }
     }

@@ -23,6 +23,7 @@ impl Simd for Avx2 {
     type Rows = __m256i;
     const TOKENS: usize = 3;
     const TILES: usize = 1;
+    const AT_ONCE: usize = 4;
     const UNSIGNED: bool = false;
 
     #[inline(always)]
@@ -186,6 +187,7 @@ impl<W: Wide> Simd for Avx512<W> {
     type Rows = W::Rows;
     const TOKENS: usize = 6;
     const TILES: usize = 2;
+    const AT_ONCE: usize = 8;
     const UNSIGNED: bool = true;
 
     #[inline(always)]
