@@ -54,8 +54,8 @@ use shares::Shares;
 
 /// Rows of weights that a task computes together, and the unit in which tasks are cut.
 pub(crate) const TILE: usize = 16;
-/// Rows that a thread computes before it looks for more when there are several tokens: the most tiles that a form multiplies
-/// together.
+/// Rows that a thread computes before it looks for more when there are many tokens: the most tiles that a form multiplies
+/// together, so that a token's activations are read once for both.
 const ROWS_MANY: usize = 2 * TILE;
 /// Multiply-adds (or as much unpacking) that are worth taking at a time: a microsecond or so.
 const GRAB_WORK: usize = 96 * 1024;
@@ -186,8 +186,6 @@ const PANEL_BYTES: usize = 0;
 
 /// Tokens that count as few: threads part smaller pieces of work, and a panel is shorter.
 const FEW: usize = 8;
-/// Tokens from which on two tiles are multiplied together: a token's activations are read once for both.
-const TOGETHER: usize = 3;
 
 /// The input of a product in the form that the weights need; the other slices are empty. See [`Activations`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -409,10 +407,8 @@ struct Run<'a> {
 /// Computes products, whose rows are numbered through in units: those of the first, then those of the second, ….
 fn run_jobs(pool: &Pool, runs: &[Option<Run<'_>>; FUSED], scratch: &Scratch) {
     let tokens = runs.iter().flatten().map(|run| run.job.input.rows).max().unwrap_or(0);
-    let rows: usize = runs.iter().flatten().map(|run| run.job.rows).sum();
     // With few tokens a thread that waits for another's last rows costs more than tiles one by one.
-    let enough = tokens > FEW || rows >= 4 * ROWS_MANY * pool.threads();
-    let unit = if tokens >= TOGETHER && enough { ROWS_MANY } else { TILE };
+    let unit = if tokens > FEW { ROWS_MANY } else { TILE };
     let units = |run: &Run<'_>| run.job.rows.div_ceil(unit);
     let total: usize = runs.iter().flatten().map(units).sum();
     let cols = runs.iter().flatten().map(|run| run.job.input.cols).max().unwrap_or(0);

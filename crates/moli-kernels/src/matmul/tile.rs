@@ -1,7 +1,7 @@
 //! The vector form of the quantised product.
 //!
 //! A stretch of the columns of 16 rows of weights, a *tile*, is unpacked into a panel that fits the first-level cache, with
-//! rows as lanes, and multiplied with all tokens, a few at a time; then comes the next stretch. With several tokens two tiles
+//! rows as lanes, and multiplied with all tokens, a few at a time; then comes the next stretch. With many tokens two tiles
 //! are multiplied together, so that an activation is read once for both.
 //!
 //! With rows as lanes every lane performs the scalar form's sequence of operations, so the bits agree by construction,
@@ -20,7 +20,7 @@ use super::few::{self, by_tokens};
 use super::float::{self, Bf16, F16, F32, Float};
 use super::simd::Simd;
 use super::unpack::{Dwords, Lanes, QUAD, Rows};
-use super::{FEW, Input, Job, MatmulFn, TILE, TOGETHER};
+use super::{FEW, Input, Job, MatmulFn, TILE};
 use crate::quant::by_type;
 use crate::quant::unpack::*;
 
@@ -248,9 +248,7 @@ pub(super) unsafe fn product<S: Simd, M: Multiply, F: Rows>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = rows.start;
-        // Sub-scales need as many registers again.
-        let tokens = if F::SUB_SCALES { FEW + 1 } else { TOGETHER };
-        if job.input.rows >= tokens && S::TILES == 2 {
+        if job.input.rows > FEW && S::TILES == 2 {
             while rows.end - row >= 2 * TILE {
                 tiles::<S, M, F, 2>(job, row, panel);
                 row += 2 * TILE;
@@ -406,7 +404,7 @@ unsafe fn multiply<S: Simd, F: Rows, const G: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         // One tile leaves registers for two more tokens.
-        if S::TOKENS == 6 && tokens.tokens == FEW && G == 1 {
+        if S::TOKENS == 6 && G == 1 && tokens.tokens == FEW {
             multiply_some::<S, F, G, FEW>(job, blocks, tokens, 0, panel);
         } else if tokens.tokens > FEW {
             S::multiply_many::<F, G>(job, blocks, tokens, panel);
