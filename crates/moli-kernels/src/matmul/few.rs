@@ -1,9 +1,10 @@
 //! The quantised product with a token, or a few.
 //!
-//! What is unpacked is multiplied at once, a block or two at a time, with the sums of a tile's outputs in registers all along.
-//! The processor then computes the products of one block while it reads and unpacks the next: unpacking is mostly shuffles, and
-//! multiplying mostly multiply-adds, which different units do. By way of a [panel](super::tile), one stands idle while the other
-//! works. With more tokens the sums alone would fill the registers, and a panel serves them all.
+//! For blocks without sub-scales: what is unpacked is multiplied at once, two blocks at a time, with the sums of a tile's outputs in
+//! registers all along. The processor then computes the products of some blocks while it reads and unpacks the next: unpacking is
+//! mostly shuffles, and multiplying mostly multiply-adds, which different units do. By way of a [panel](super::tile), one stands idle
+//! while the other works. With more tokens the sums alone would fill the registers, and a panel serves them all; a block of 256
+//! with sub-scales is more than a processor looks ahead.
 
 #![allow(unsafe_code)]
 
@@ -17,9 +18,12 @@ use super::{Job, TILE};
 
 /// The most tokens that [`product`] is for; more are faster by way of a panel.
 pub(super) const fn most<S: Simd, F: Rows>() -> usize {
-    // A block of 256 is as much as a processor looks ahead: with more tokens it is only multiplied, and then only unpacked.
-    if F::SUB_SCALES && S::AT_ONCE > 4 { 4 } else { S::AT_ONCE }
+    if F::SUB_SCALES { 0 } else { S::AT_ONCE }
 }
+
+/// Tokens up to which the next tile is asked for between the products of this one. With more, between takes registers, and there
+/// is enough to do meanwhile.
+const ASKED_BETWEEN: usize = 4;
 
 /// Computes the outputs `$rows` of a job by `$at_once::<$format, T>`, a function around [`product`], if it has `T` tokens and these
 /// are no more than [`most`], and otherwise as `$otherwise` does.
@@ -77,20 +81,33 @@ unsafe fn tile<S: Simd, F: Rows, const T: usize>(job: &Job<'_>, row: usize) {
         let mut b = 0;
         while b < blocks {
             let (from, ahead) = (from.add(b * F::BYTES), next.wrapping_add(TILE * b * F::BYTES));
+            let (unpacking, multiplying) =
+                if T <= ASKED_BETWEEN { (None, Some(ahead)) } else { (Some(ahead), None) };
             let one = F::LEN / F::SCALED;
+            let bytes = TILE * F::BYTES / one;
+            macro_rules! blocks {
+                ($n:literal) => {
+                    unpack_blocks::<S, Vectors<S>, F, $n>(from, job.row_bytes, tile, 0, unpacking, true);
+                    for at in 0..$n * one {
+                        let ahead = multiplying.map(|ahead| ahead.wrapping_add(at * bytes));
+                        accumulate::<S, F, 1, T>(
+                            &job.input,
+                            &first,
+                            b * one + at,
+                            &[tile],
+                            at,
+                            &mut acc,
+                            ahead,
+                        );
+                    }
+                    b += $n;
+                };
+            }
             // Written out for one and for two, so that every place in the tile is a constant, and a register where there are enough.
             if F::PAIRED && b + 1 < blocks {
-                unpack_blocks::<S, Vectors<S>, F, 2>(from, job.row_bytes, tile, 0, ahead, true);
-                for at in 0..2 * one {
-                    accumulate::<S, F, 1, T>(&job.input, &first, b * one + at, &[tile], at, &mut acc);
-                }
-                b += 2;
+                blocks!(2);
             } else {
-                unpack_blocks::<S, Vectors<S>, F, 1>(from, job.row_bytes, tile, 0, ahead, true);
-                for at in 0..one {
-                    accumulate::<S, F, 1, T>(&job.input, &first, b * one + at, &[tile], at, &mut acc);
-                }
-                b += 1;
+                blocks!(1);
             }
         }
         let [acc] = acc;

@@ -31,7 +31,7 @@ pub(super) trait Simd {
     const TOKENS: usize;
     /// Tiles that are multiplied at a time with several tokens: a token's activations are read once for all of them.
     const TILES: usize;
-    /// Tokens up to which blocks are multiplied as soon as they are unpacked, without a panel.
+    /// Tokens up to which blocks without sub-scales are multiplied as soon as they are unpacked, without a panel.
     const AT_ONCE: usize;
     /// Quantised values with a sign count 128 too many.
     const UNSIGNED: bool;
@@ -51,6 +51,15 @@ pub(super) trait Simd {
     unsafe fn fma_splat(lanes: *const f32, s: f32, c: Self::Float) -> Self::Float;
     /// acc + the sum of the products of two i16 in each lane with the two in `pair`.
     unsafe fn add_pairs(lanes: *const i32, pair: i32, acc: Self::Int) -> Self::Int;
+
+    /// The lanes as they are; asks for a line as [`Dwords::prefetch`] does, after these lanes have been computed and before they are
+    /// used. Compilers move requests that are tied to nothing to one place, where they wait for each other.
+    #[inline(always)]
+    unsafe fn ask(lanes: Self::Int, line: *const u8) -> Self::Int {
+        // SAFETY: the caller's promise.
+        unsafe { Self::Rows::prefetch(line) }
+        lanes
+    }
 
     /// acc + the products of one sub-block with each token, times the sub-scale if there are any; for `G` tiles.
     ///

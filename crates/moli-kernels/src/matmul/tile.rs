@@ -19,7 +19,7 @@ use moli_format::TensorType;
 use super::few::{self, by_tokens};
 use super::float::{self, Bf16, F16, F32, Float};
 use super::simd::Simd;
-use super::unpack::{Dwords, Lanes, QUAD, Rows};
+use super::unpack::{Dwords, LINE, Lanes, QUAD, Rows};
 use super::{FEW, Input, Job, MatmulFn, TILE};
 use crate::quant::by_type;
 use crate::quant::unpack::*;
@@ -87,7 +87,7 @@ impl Places {
         }
     }
 
-    /// Where block number `b` of the rows from number `lane` of the tile goes. `ahead`: what is asked for while it does.
+    /// Where block number `b` of the rows from number `lane` of the tile goes. `ahead`: what is asked for while it does, if anything.
     ///
     /// # Safety
     /// The tile has room for the block.
@@ -96,7 +96,7 @@ impl Places {
         self,
         b: usize,
         lane: usize,
-        ahead: *const u8,
+        ahead: Option<*const u8>,
         one_tile: bool,
     ) -> Lanes {
         // SAFETY: the caller's promise.
@@ -107,8 +107,8 @@ impl Places {
                 m: self.m.add(b * TILE + lane),
                 scales: self.scales.add(b * F::LEN / F::SUB * TILE + lane),
                 sums: self.sums.add(b * F::LEN / F::SUB / 2 * TILE + lane),
-                ahead,
-                ahead_step: S::Rows::ROWS * F::BYTES / (F::LEN / 4),
+                ahead: ahead.unwrap_or_default(),
+                ahead_step: ahead.map_or(0, |_| S::Rows::ROWS * F::BYTES / (F::LEN / 4)),
                 one_tile,
             }
         }
@@ -349,17 +349,17 @@ unsafe fn unpack<S: Simd, M: Multiply, F: Rows, const G: usize>(
         while b < blocks {
             let (from, ahead) = (from.add(b * F::BYTES), next.wrapping_add(TILE * b * F::BYTES));
             if F::PAIRED && b + 1 < blocks {
-                unpack_blocks::<S, M, F, 2>(from, stride, places, b, ahead, G == 1);
+                unpack_blocks::<S, M, F, 2>(from, stride, places, b, Some(ahead), G == 1);
                 b += 2;
             } else {
-                unpack_blocks::<S, M, F, 1>(from, stride, places, b, ahead, G == 1);
+                unpack_blocks::<S, M, F, 1>(from, stride, places, b, Some(ahead), G == 1);
                 b += 1;
             }
         }
     }
 }
 
-/// Unpacks `N` blocks of 16 rows, one or two, to block number `b` of a tile. `ahead`: what is asked for in passing.
+/// Unpacks `N` blocks of 16 rows, one or two, to block number `b` of a tile. `ahead`: what is asked for in passing, if anything.
 ///
 /// # Safety
 /// The instructions of `S`; each row has so many blocks, and the tile has room for them.
@@ -369,14 +369,14 @@ pub(super) unsafe fn unpack_blocks<S: Simd, M: Multiply, F: Rows, const N: usize
     stride: usize,
     tile: Places,
     b: usize,
-    ahead: *const u8,
+    ahead: Option<*const u8>,
     one_tile: bool,
 ) {
     for lane in (0..TILE).step_by(S::Rows::ROWS) {
         // SAFETY: the caller's promise.
         unsafe {
             let lanes = |i: usize| {
-                let ahead = ahead.wrapping_add((TILE * i + lane) * F::BYTES);
+                let ahead = ahead.map(|ahead| ahead.wrapping_add((TILE * i + lane) * F::BYTES));
                 tile.lanes::<S, F>(b + i, lane, ahead, one_tile)
             };
             let rows = from.add(lane * stride);
@@ -472,7 +472,7 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
         let load = || std::array::from_fn(|g| std::array::from_fn(|t| S::load(acc_of(g, t))));
         let mut acc: [[S::Float; T]; G] = load();
         for b in 0..blocks * (F::LEN / F::SCALED) {
-            accumulate::<S, F, G, T>(input, &first, b, &tiles, b, &mut acc);
+            accumulate::<S, F, G, T>(input, &first, b, &tiles, b, &mut acc, None);
         }
         for g in 0..G {
             for t in 0..T {
@@ -485,7 +485,8 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
 /// Adds the products of one stretch of columns that shares a float scale to `T` outputs of each of `G` tiles.
 ///
 /// `first`: each token's block of activations at column 0 of a stretch that this is number `b` of. `tiles`: where the
-/// unpacked stretch is number `at`.
+/// unpacked stretch is number `at`. `ahead`: what is asked for in passing, if anything, as many bytes as 16 rows of the stretch
+/// have.
 ///
 /// # Safety
 /// The instructions of `S`; the activations are inside the input, and the stretch has been unpacked.
@@ -498,6 +499,7 @@ pub(super) unsafe fn accumulate<S: Simd, F: Rows, const G: usize, const T: usize
     tiles: &[Places; G],
     at: usize,
     acc: &mut [[S::Float; T]; G],
+    ahead: Option<*const u8>,
 ) {
     // Powers of two that the quantised values count too many.
     let excess = match F::OFFSET {
@@ -539,6 +541,12 @@ pub(super) unsafe fn accumulate<S: Simd, F: Rows, const G: usize, const T: usize
                 std::array::from_fn(scales),
                 &mut products,
             );
+            if let Some(ahead) = ahead {
+                let bytes = TILE * F::BYTES * F::SUB / F::LEN;
+                for line in (0..bytes).step_by(LINE) {
+                    products[0][0] = S::ask(products[0][0], ahead.wrapping_add(sub * bytes + line));
+                }
+            }
         }
         for g in 0..G {
             let d = tiles[g].d.add(at * TILE);

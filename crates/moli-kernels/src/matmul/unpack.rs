@@ -118,7 +118,7 @@ pub(super) fn shuffle_pattern(from: [u8; 4]) -> [i32; 4] {
 }
 
 /// Bytes that a prefetch fetches.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Bytes beyond a prefetch into the first-level cache for one into the second, which has room for many more requests. With
 /// the first alone a core got 10 GB/s, with both 15, with 33 for two (Zen 4, Q4_K).
@@ -140,7 +140,7 @@ pub(super) struct Lanes {
     pub(super) sums: *mut i32,
     /// What is read next, for which each quad asks in passing: bursts would stall what they are meant to hide.
     pub(super) ahead: *const u8,
-    /// Bytes of it for each quad.
+    /// Bytes of it for each quad; 0 where somebody else asks.
     pub(super) ahead_step: usize,
     /// Whether the panel gets this tile alone, as for a token or two.
     pub(super) one_tile: bool,
@@ -203,7 +203,8 @@ impl Lanes {
         unsafe {
             let ahead = quad * self.ahead_step;
             // Once for each line. (Both numbers are constants where this is unrolled.)
-            if quad == 0 || ahead / LINE != (ahead - self.ahead_step) / LINE {
+            let next = quad == 0 || ahead / LINE != (ahead - self.ahead_step) / LINE;
+            if self.ahead_step > 0 && next {
                 V::prefetch(self.ahead.wrapping_add(ahead));
             }
             v.store(self.quants.add(quad * QUAD).cast());

@@ -10,7 +10,22 @@ use std::arch::x86_64::*;
 use super::Job;
 use super::simd::{Simd, safe_quads};
 use super::tile::{Panel, Tokens, multiply_any};
-use super::unpack::{Dwords, QUAD, Rows};
+use super::unpack::{Dwords, FAR, QUAD, Rows};
+
+/// [`Simd::ask`] for a register, which passes untouched. It neither writes nor is written, so nothing waits for it when it runs.
+macro_rules! ask {
+    ($lanes:ident, $class:ident, $line:expr) => {
+        std::arch::asm!(
+            "prefetcht0 [{line}]",
+            "prefetcht1 [{line} + {far}]",
+            "/* {lanes} */",
+            lanes = inout($class) $lanes,
+            line = in(reg) $line,
+            far = const FAR,
+            options(pure, nomem, nostack, preserves_flags),
+        )
+    };
+}
 
 /// AVX2: a lane is in one of two registers.
 pub(super) struct Avx2;
@@ -86,6 +101,13 @@ impl Simd for Avx2 {
         }
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn ask([mut first, second]: Self::Int, line: *const u8) -> Self::Int {
+        unsafe { ask!(first, ymm_reg, line) }
+        [first, second]
+    }
+
     #[inline(always)]
     unsafe fn dot<F: Rows, const G: usize, const T: usize>(
         w: [*const u8; G],
@@ -136,7 +158,7 @@ impl Simd for Avx2 {
 /// AVX-512-VNNI: a lane is in one register, a `W`.
 pub(super) struct Avx512<W>(std::marker::PhantomData<W>);
 
-/// The register of [`Avx512`], one instruction a method but for the last; the tests have a substitute made of arrays.
+/// The register of [`Avx512`], one instruction a method but for the last, and two for [`ask`](Self::ask); the tests have a substitute made of arrays.
 pub(super) trait Wide {
     /// 16 i32.
     type Int: Copy;
@@ -153,6 +175,13 @@ pub(super) trait Wide {
     unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn mul(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// See [`Simd::ask`].
+    #[inline(always)]
+    unsafe fn ask(lanes: Self::Int, line: *const u8) -> Self::Int {
+        // SAFETY: the caller's promise.
+        unsafe { Self::Rows::prefetch(line) }
+        lanes
+    }
     /// Each lane to the left.
     unsafe fn shift_left(v: Self::Int, bits: i32) -> Self::Int;
     /// Each lane 16 bits to the right, with its sign.
@@ -272,6 +301,11 @@ impl<W: Wide> Simd for Avx512<W> {
     }
 
     #[inline(always)]
+    unsafe fn ask(lanes: Self::Int, line: *const u8) -> Self::Int {
+        unsafe { W::ask(lanes, line) }
+    }
+
+    #[inline(always)]
     unsafe fn multiply_many<F: Rows, const G: usize>(
         job: &Job<'_>,
         blocks: usize,
@@ -325,6 +359,13 @@ impl Wide for Zmm {
     #[inline(always)]
     unsafe fn mul(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_mullo_epi32(a, b) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn ask(mut lanes: __m512i, line: *const u8) -> __m512i {
+        unsafe { ask!(lanes, zmm_reg, line) }
+        lanes
     }
 
     #[inline(always)]
