@@ -112,3 +112,14 @@ fn without_a_log_it_says_where_it_is_and_no_more() {
     assert!(served.ask("GET /v1/models", "").starts_with("HTTP/1.1 200"));
     assert_eq!(served.end(), "");
 }
+
+#[cfg(unix)]
+#[test]
+fn told_to_stop_while_its_models_are_loaded_it_stops() {
+    let world = World::new();
+    for _ in 0..10 {
+        let served = Served::start(&world, &["--log-format", "off"]);
+        assert!(served.ask("GET /health", "").starts_with("HTTP/1.1 200"));
+        assert_eq!(served.end(), "");
+    }
+}

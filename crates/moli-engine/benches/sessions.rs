@@ -104,12 +104,12 @@ fn grammars(engine: &Engine, rounds: usize) {
     // A class and a count: the tokens of the class are no slice of their own, so that a mask has to walk through them.
     let counted = Grammar::Regex("[a-z ]{700,}".to_owned());
     let few = SamplerParams::default().top_k;
-    // Where any token may be chosen, all of the mask is computed.
     let kinds = [
         ("any text", few, any),
         ("JSON strings", few, json),
         ("small letters, counted", few, counted.clone()),
-        ("the same, without top-k both", 0, counted),
+        // Where any token may be chosen, all of the mask is computed.
+        ("the same, both without top-k", 0, counted),
     ];
     let speed = |grammar: Option<&Grammar>, top_k: usize| {
         let mut params = GenerateParams { ignore_eos: grammar.is_none(), ..params(TOKENS, grammar.cloned()) };
@@ -119,8 +119,8 @@ fn grammars(engine: &Engine, rounds: usize) {
         answer.summary().timings.decode_per_second
     };
     let mut masked = kinds.each_ref().map(|_| Vec::new());
-    // A twentieth is less than what a machine changes by in half a second: each has its neighbour without a grammar, before it or
-    // behind it by turns, and more rounds.
+    // A machine's speed changes by more than a twentieth within half a second, so each run is compared with one without a grammar next
+    // to it, and there are more rounds.
     for round in 0..3 * rounds {
         for ((_, top_k, grammar), ratios) in kinds.iter().zip(&mut masked) {
             let (free, with) = if round % 2 == 0 {

@@ -120,6 +120,8 @@ impl Server {
 
     async fn serve(self) -> Result<(), ServerError> {
         let Self { app, router, listener, tls, unix, stop, .. } = self;
+        // Before anybody is served: who is told to stop then stops.
+        let told = Told::new(&stop);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let connections = GracefulShutdown::new();
@@ -132,7 +134,7 @@ impl Server {
         let through = |door| router.clone().layer(Extension(door));
         let tcp = connection::accept(tcp, tls, through(Door::Tcp), &app.limits, &connections);
         let outcome = tokio::select! {
-            outcome = live(&app, &stop) => outcome,
+            outcome = live(&app, told) => outcome,
             never = tcp => match never {},
             failed = accept_unix(unix.as_ref(), through(Door::Unix), &app.limits, &connections) => failed,
             never = reload_keys(&app.keys) => match never {},
@@ -198,19 +200,19 @@ async fn reload_keys(_: &Keyring) -> Infallible {
 }
 
 /// From the start until nobody is served any more.
-async fn live(app: &App, stop: &Notify) -> Result<(), ServerError> {
+async fn live(app: &App, mut told: Told<'_>) -> Result<(), ServerError> {
     tokio::select! {
         loaded = load_kept(app) => loaded?,
-        () = told(stop) => return Ok(()),
+        () = told.again() => return Ok(()),
     }
     tokio::select! {
-        () = told(stop) => {}
+        () = told.again() => {}
         () = unload_idle(app) => {}
     }
     app.drain();
     tokio::select! {
         () = unused(app, app.options.grace) => {}
-        () = told(stop) => {}
+        () = told.again() => {}
     }
     app.stop.cancel();
     unused(app, CLOSING).await;
@@ -250,34 +252,51 @@ async fn unused(app: &App, most: Duration) {
     .await;
 }
 
-/// Waits to be told to stop.
-async fn told(stop: &Notify) {
-    tokio::select! {
-        () = stop.notified() => {}
-        () = signalled() => {}
-    }
+/// What tells it to stop. A signal counts from the moment this is made on, between two waits too.
+struct Told<'a> {
+    stop: &'a Notify,
+    /// SIGTERM and SIGINT; without them its handle alone stops it.
+    #[cfg(unix)]
+    signals: Option<[tokio::signal::unix::Signal; 2]>,
 }
 
-/// Waits for a signal to stop.
-#[cfg(unix)]
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+impl<'a> Told<'a> {
+    fn new(stop: &'a Notify) -> Self {
+        Self {
+            stop,
+            #[cfg(unix)]
+            signals: {
+                use tokio::signal::unix::{SignalKind, signal};
+                match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+                    (Ok(terminate), Ok(interrupt)) => Some([terminate, interrupt]),
+                    _ => None,
+                }
+            },
         }
-        // Then its handle alone stops it.
-        _ => pending().await,
     }
-}
 
-/// Waits for Ctrl-C.
-#[cfg(not(unix))]
-async fn signalled() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        pending().await
+    /// Waits to be told once more.
+    async fn again(&mut self) {
+        let stop = self.stop.notified();
+        tokio::select! {
+            () = stop => {}
+            () = self.signalled() => {}
+        }
+    }
+
+    #[cfg(unix)]
+    async fn signalled(&mut self) {
+        let Some([terminate, interrupt]) = &mut self.signals else { return pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn signalled(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            pending().await
+        }
     }
 }

@@ -98,16 +98,16 @@ impl<W: Wide, U: Unit> Multiply for Matrix<W, U> {
     }
 }
 
-/// The outputs `rows` for all tokens; `fewer` computes those of fewer tokens.
+/// The outputs `rows` for all tokens; `otherwise` computes what is not worth the unit's trouble.
 ///
 /// # Safety
-/// As [`MatmulFn`], with the instructions of `W`, `W::Rows`, `U` and `fewer`; the job has at least [`TILE`] rows.
+/// As [`MatmulFn`], with the instructions of `W`, `W::Rows`, `U` and `otherwise`; the job has at least [`TILE`] rows.
 #[inline(always)]
 pub(super) unsafe fn product<W: Wide, U: Unit, F: Rows>(
     job: &Job<'_>,
     rows: Range<usize>,
     panel: &mut Box<Panel>,
-    fewer: MatmulFn,
+    otherwise: MatmulFn,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -115,7 +115,7 @@ pub(super) unsafe fn product<W: Wide, U: Unit, F: Rows>(
         if job.input.rows >= MANY && F::SCALED >= 32 {
             tile::product::<Avx512<W>, Matrix<W, U>, F>(job, rows, panel);
         } else {
-            fewer(job, rows, panel);
+            otherwise(job, rows, panel);
         }
     }
 }

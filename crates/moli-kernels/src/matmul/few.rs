@@ -1,6 +1,6 @@
 //! The quantised product with a token, or a few.
 //!
-//! For blocks without sub-scales: what is unpacked is multiplied at once, two blocks at a time, with the sums of a tile's outputs in
+//! For blocks without sub-scales: what is unpacked is multiplied at once, a block or two at a time, with the sums of a tile's outputs in
 //! registers all along. The processor then computes the products of some blocks while it reads and unpacks the next: unpacking is
 //! mostly shuffles, and multiplying mostly multiply-adds, which different units do. By way of a [panel](super::tile), one stands idle
 //! while the other works. With more tokens the sums alone would fill the registers, and a panel serves them all; a block of 256
@@ -18,11 +18,13 @@ use super::{Job, TILE};
 
 /// The most tokens that [`product`] is for; more are faster by way of a panel.
 pub(super) const fn most<S: Simd, F: Rows>() -> usize {
+    // As many as `by_tokens` has.
+    const { assert!(S::AT_ONCE <= 8) };
     if F::SUB_SCALES { 0 } else { S::AT_ONCE }
 }
 
-/// Tokens up to which the next tile is asked for between the products of this one. With more, between takes registers, and there
-/// is enough to do meanwhile.
+/// Tokens up to which the next tile is asked for between the products of this one. With more, asking there costs registers, and the
+/// requests come with so many products that they need not be spread.
 const ASKED_BETWEEN: usize = 4;
 
 /// Computes the outputs `$rows` of a job by `$at_once::<$format, T>`, a function around [`product`], if it has `T` tokens and these
@@ -77,19 +79,17 @@ unsafe fn tile<S: Simd, F: Rows, const T: usize>(job: &Job<'_>, row: usize) {
         for t in 0..T {
             job.out.ask_for(t, row);
         }
-        let mut acc = [[S::load([0.0; TILE].as_ptr()); T]];
+        let mut acc = [[S::to_float(S::zero()); T]];
         let mut b = 0;
         while b < blocks {
             let (from, ahead) = (from.add(b * F::BYTES), next.wrapping_add(TILE * b * F::BYTES));
             let (unpacking, multiplying) =
                 if T <= ASKED_BETWEEN { (None, Some(ahead)) } else { (Some(ahead), None) };
             let one = F::LEN / F::SCALED;
-            let bytes = TILE * F::BYTES / one;
             macro_rules! blocks {
                 ($n:literal) => {
                     unpack_blocks::<S, Vectors<S>, F, $n>(from, job.row_bytes, tile, 0, unpacking, true);
                     for at in 0..$n * one {
-                        let ahead = multiplying.map(|ahead| ahead.wrapping_add(at * bytes));
                         accumulate::<S, F, 1, T>(
                             &job.input,
                             &first,
@@ -97,7 +97,7 @@ unsafe fn tile<S: Simd, F: Rows, const T: usize>(job: &Job<'_>, row: usize) {
                             &[tile],
                             at,
                             &mut acc,
-                            ahead,
+                            multiplying,
                         );
                     }
                     b += $n;

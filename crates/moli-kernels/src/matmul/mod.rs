@@ -3,7 +3,7 @@
 //! - [`activations`]: the input and its 8-bit forms;
 //! - [`scalar`]: the plainest form of the product, which defines its bits;
 //! - [`tile`]: the vector form: 16 rows of weights are unpacked into a panel and multiplied with the tokens;
-//! - [`few`]: the same without a panel, for a token or a few;
+//! - [`few`]: the same without a panel, for a few tokens on x86-64 and blocks without sub-scales;
 //! - [`unpack`]: blocks of each format into the panel, those with grids in [`unpack_grids`];
 //! - [`simd`]: the operations that both are written with, and `x86` and `neon`, their forms for the instruction sets;
 //! - `amx`: panels by a matrix unit;

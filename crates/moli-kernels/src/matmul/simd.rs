@@ -52,8 +52,8 @@ pub(super) trait Simd {
     /// acc + the sum of the products of two i16 in each lane with the two in `pair`.
     unsafe fn add_pairs(lanes: *const i32, pair: i32, acc: Self::Int) -> Self::Int;
 
-    /// The lanes as they are; asks for a line as [`Dwords::prefetch`] does, after these lanes have been computed and before they are
-    /// used. Compilers move requests that are tied to nothing to one place, where they wait for each other.
+    /// The lanes as they are; asks for a line as [`Dwords::prefetch`] does. On x86-64, after these lanes have been computed and before
+    /// they are used: compilers move requests that are tied to nothing to one place, where they wait for each other.
     #[inline(always)]
     unsafe fn ask(lanes: Self::Int, line: *const u8) -> Self::Int {
         // SAFETY: the caller's promise.

@@ -12,7 +12,7 @@ use super::amx::{self, Operands, Unit};
 use super::few::{self, by_tokens};
 use super::float::{self, Bf16, F16, F32};
 use super::tile::{Panel, Vectors, product as tile_product};
-use super::unpack::Rows;
+use super::unpack::{Dwords, Rows};
 use super::x86::{Avx512, Wide};
 use super::{Job, MatmulFn};
 use crate::quant::by_type;
@@ -48,6 +48,10 @@ impl Wide for Arrays {
             let product = |shift: i32| i32::from((w[i] >> shift) as i16) * i32::from((a[i] >> shift) as i16);
             acc[i].wrapping_add(product(0)).wrapping_add(product(16))
         })
+    }
+    unsafe fn ask(lanes: Int, line: *const u8) -> Int {
+        unsafe { Self::Rows::prefetch(line) }
+        lanes
     }
     unsafe fn add(a: Int, b: Int) -> Int {
         std::array::from_fn(|i| a[i].wrapping_add(b[i]))

@@ -7,7 +7,7 @@
 //! With rows as lanes every lane performs the scalar form's sequence of operations, so the bits agree by construction,
 //! and nothing depends on how many tokens there are.
 //!
-//! A token or a few have [`few`], which needs no panel. All of it is written once, over [`Simd`] and [`Dwords`]; unquantised
+//! A few tokens have [`few`] on x86-64 where there are no sub-scales, and need no panel. All of it is written once, over [`Simd`] and [`Dwords`]; unquantised
 //! weights have [`float`].
 
 #![allow(unsafe_code)]
@@ -26,7 +26,7 @@ use crate::quant::unpack::*;
 
 /// Columns of a panel: two tiles of one and the activations that pass by share the first-level cache.
 pub(super) const COLS: usize = 512;
-/// Columns that are unpacked at a time for few tokens: what was unpacked is used at once.
+/// Columns that are unpacked at a time for few tokens, of blocks of 32: what was unpacked is used at once.
 const COLS_FEW: usize = 320;
 /// Tokens for which a panel is used before the next.
 const TOKENS: usize = 512;
@@ -87,7 +87,7 @@ impl Places {
         }
     }
 
-    /// Where block number `b` of the rows from number `lane` of the tile goes. `ahead`: what is asked for while it does, if anything.
+    /// Where block number `b` of the rows from number `lane` of the tile goes. `ahead`: what is asked for while it is unpacked, if anything.
     ///
     /// # Safety
     /// The tile has room for the block.
@@ -461,7 +461,6 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
     // Each token's first block of activations.
     let per_row = input.cols / F::ACTIVATIONS;
     let first: [usize; T] = std::array::from_fn(|t| tokens.block + (token + t) * per_row);
-    debug_assert!(first[T - 1] * F::ACTIVATIONS + blocks * F::LEN <= input.q.len());
     debug_assert!(tokens.first + token < input.rows);
     // SAFETY: the caller's promise: the activations from block `first[t]` are inside the input for all `blocks`, and so are
     // the tiles' arrays.
@@ -485,8 +484,8 @@ unsafe fn multiply_some<S: Simd, F: Rows, const G: usize, const T: usize>(
 /// Adds the products of one stretch of columns that shares a float scale to `T` outputs of each of `G` tiles.
 ///
 /// `first`: each token's block of activations at column 0 of a stretch that this is number `b` of. `tiles`: where the
-/// unpacked stretch is number `at`. `ahead`: what is asked for in passing, if anything, as many bytes as 16 rows of the stretch
-/// have.
+/// unpacked stretch is number `at`. `ahead`: what is asked for in passing, if anything, as many bytes for each stretch
+/// as 16 rows of it have, from number 0 on.
 ///
 /// # Safety
 /// The instructions of `S`; the activations are inside the input, and the stretch has been unpacked.
@@ -501,6 +500,7 @@ pub(super) unsafe fn accumulate<S: Simd, F: Rows, const G: usize, const T: usize
     acc: &mut [[S::Float; T]; G],
     ahead: Option<*const u8>,
 ) {
+    debug_assert!(first[T - 1] * F::ACTIVATIONS + (b + 1) * F::SCALED <= input.q.len());
     // Powers of two that the quantised values count too many.
     let excess = match F::OFFSET {
         0 if F::SIGNED && S::UNSIGNED => Some(7),
@@ -541,11 +541,11 @@ pub(super) unsafe fn accumulate<S: Simd, F: Rows, const G: usize, const T: usize
                 std::array::from_fn(scales),
                 &mut products,
             );
-            if let Some(ahead) = ahead {
-                let bytes = TILE * F::BYTES * F::SUB / F::LEN;
-                for line in (0..bytes).step_by(LINE) {
-                    products[0][0] = S::ask(products[0][0], ahead.wrapping_add(sub * bytes + line));
-                }
+        }
+        if let Some(ahead) = ahead {
+            let bytes = TILE * F::BYTES * F::SCALED / F::LEN;
+            for line in (0..bytes).step_by(LINE) {
+                products[0][0] = S::ask(products[0][0], ahead.wrapping_add(at * bytes + line));
             }
         }
         for g in 0..G {

@@ -142,7 +142,7 @@ pub(super) struct Lanes {
     pub(super) ahead: *const u8,
     /// Bytes of it for each quad; 0 where somebody else asks.
     pub(super) ahead_step: usize,
-    /// Whether the panel gets this tile alone, as for a token or two.
+    /// Whether this tile is unpacked alone, as for up to 8 tokens.
     pub(super) one_tile: bool,
 }
 

@@ -12,7 +12,8 @@ use super::simd::{Simd, safe_quads};
 use super::tile::{Panel, Tokens, multiply_any};
 use super::unpack::{Dwords, FAR, QUAD, Rows};
 
-/// [`Simd::ask`] for a register, which passes untouched. It neither writes nor is written, so nothing waits for it when it runs.
+/// [`Simd::ask`] for a register. No instruction touches it, so nothing waits when this runs: only the compiler sees that what
+/// comes needs what has been.
 macro_rules! ask {
     ($lanes:ident, $class:ident, $line:expr) => {
         std::arch::asm!(
@@ -158,7 +159,8 @@ impl Simd for Avx2 {
 /// AVX-512-VNNI: a lane is in one register, a `W`.
 pub(super) struct Avx512<W>(std::marker::PhantomData<W>);
 
-/// The register of [`Avx512`], one instruction a method but for the last, and two for [`ask`](Self::ask); the tests have a substitute made of arrays.
+/// The register of [`Avx512`], one instruction a method but for [`ask`](Self::ask) and the last; the tests have a substitute made of
+/// arrays.
 pub(super) trait Wide {
     /// 16 i32.
     type Int: Copy;
@@ -176,12 +178,7 @@ pub(super) trait Wide {
     unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn mul(a: Self::Int, b: Self::Int) -> Self::Int;
     /// See [`Simd::ask`].
-    #[inline(always)]
-    unsafe fn ask(lanes: Self::Int, line: *const u8) -> Self::Int {
-        // SAFETY: the caller's promise.
-        unsafe { Self::Rows::prefetch(line) }
-        lanes
-    }
+    unsafe fn ask(lanes: Self::Int, line: *const u8) -> Self::Int;
     /// Each lane to the left.
     unsafe fn shift_left(v: Self::Int, bits: i32) -> Self::Int;
     /// Each lane 16 bits to the right, with its sign.
