@@ -21,7 +21,8 @@ macro_rules! ask {
             "prefetcht1 [{line} + {far}]",
             "/* {lanes} */",
             lanes = inout($class) $lanes,
-            line = in(reg) $line,
+            // A number: a hint reads nothing.
+            line = in(reg) $line.addr(),
             far = const FAR,
             options(pure, nomem, nostack, preserves_flags),
         )
