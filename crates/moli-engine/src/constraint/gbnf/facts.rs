@@ -12,6 +12,9 @@ pub(super) struct Facts {
     pub(super) first: Vec<CharSet>,
     /// What may come after it, wherever in the grammar it is.
     pub(super) follow: Vec<CharSet>,
+    /// Characters and classes of a regular expression with its references written out, `usize::MAX` if they are more.
+    /// A repetition counts once. 0 where it is none.
+    written: Vec<usize>,
 }
 
 impl Facts {
@@ -23,6 +26,7 @@ impl Facts {
             nullable: vec![false; count],
             first: vec![CharSet::default(); count],
             follow: vec![CharSet::default(); count],
+            written: vec![0; count],
         };
         while changed((0..count).map(|id| facts.rise(rules, id))) {}
         while changed((0..count).rev().map(|id| facts.sink(rules, id))) {}
@@ -37,10 +41,19 @@ impl Facts {
         self.first.get(id).cloned().unwrap_or_default()
     }
 
+    pub(super) fn written(&self, id: NodeId) -> usize {
+        self.written.get(id).copied().unwrap_or_default()
+    }
+
     /// What a node takes from its children; whether that changed anything.
     fn rise(&mut self, rules: &Rules, id: NodeId) -> bool {
         let regular = |id: &NodeId| Self::is(&self.regular, *id);
         let nullable = |id: &NodeId| Self::is(&self.nullable, *id);
+        let children = rules.children(id);
+        let written = match rules.node(id) {
+            Node::Chars(_) => 1,
+            _ => children.iter().fold(0, |sum: usize, child| sum.saturating_add(self.written(*child))),
+        };
         let mut first = CharSet::default();
         let (is_regular, is_nullable) = match rules.node(id) {
             Node::Chars(set) => {
@@ -74,8 +87,12 @@ impl Facts {
                 (regular(node), *least == 0 || nullable(node))
             }
         };
-        set(&mut self.regular, id, is_regular)
-            | set(&mut self.nullable, id, is_nullable)
+        let new = set(&mut self.regular, id, is_regular);
+        // Its children were regular before it, so that what they count is final.
+        if new && let Some(slot) = self.written.get_mut(id) {
+            *slot = written;
+        }
+        new | set(&mut self.nullable, id, is_nullable)
             | self.first.get_mut(id).is_some_and(|slot| slot.add(&first))
     }
 

@@ -15,9 +15,14 @@ use crate::constraint::at_most;
 /// Each is compared with each.
 const MAX_LEXEMES: usize = 5_000;
 
+/// Most characters of a lexeme with its references written out: a lexer keeps each of them, and rules that each name
+/// the next one twice have 2^n.
+const MAX_WRITTEN: usize = 200_000;
+
 /// The nodes that are lexemes. Everything that is reached from the root without passing through one is a rule.
 pub(super) fn choose(rules: &Rules, facts: &Facts) -> Result<BTreeSet<NodeId>, EngineError> {
-    let mut cut: BTreeSet<NodeId> = BTreeSet::new();
+    let mut cut: BTreeSet<NodeId> =
+        (0..rules.nodes.len()).filter(|id| facts.written(*id) > MAX_WRITTEN).collect();
     let mut automata: HashMap<NodeId, Option<Positions>> = HashMap::new();
     let mut budget = Budget::default();
     loop {
