@@ -23,10 +23,6 @@ pub(super) const fn most<S: Simd, F: Rows>() -> usize {
     if F::SUB_SCALES { 0 } else { S::AT_ONCE }
 }
 
-/// Tokens up to which the next tile is asked for between the products of this one. With more, asking there costs registers, and the
-/// requests come with so many products that they need not be spread.
-const ASKED_BETWEEN: usize = 4;
-
 /// Computes the outputs `$rows` of a job by `$at_once::<$format, T>`, a function around [`product`], if it has `T` tokens and these
 /// are no more than [`most`], and otherwise as `$otherwise` does.
 ///
@@ -65,6 +61,11 @@ unsafe fn tile<S: Simd, F: Rows, const T: usize>(job: &Job<'_>, row: usize) {
     // The last tile begins earlier instead of ending later, and computes some rows again.
     let start = row.min(job.rows - TILE);
     let blocks = job.input.cols / F::LEN;
+    // Of a block; each has a scale.
+    let stretches = const {
+        assert!(F::LEN <= if F::PAIRED { 2 } else { 4 } * F::SCALED);
+        F::LEN / F::SCALED
+    };
     let first: [usize; T] = std::array::from_fn(|t| t * (job.input.cols / F::ACTIVATIONS));
     // Where this stays in memory, it is the same few lines of it for every block.
     let mut tile = MaybeUninit::<Tile>::uninit();
@@ -83,31 +84,22 @@ unsafe fn tile<S: Simd, F: Rows, const T: usize>(job: &Job<'_>, row: usize) {
         let mut b = 0;
         while b < blocks {
             let (from, ahead) = (from.add(b * F::BYTES), next.wrapping_add(TILE * b * F::BYTES));
-            let (unpacking, multiplying) =
-                if T <= ASKED_BETWEEN { (None, Some(ahead)) } else { (Some(ahead), None) };
-            let one = F::LEN / F::SCALED;
+            // Blocks and stretches are written out, so that every place in the tile is a constant, and a register where there are
+            // enough.
             macro_rules! blocks {
-                ($n:literal) => {
-                    unpack_blocks::<S, Vectors<S>, F, $n>(from, job.row_bytes, tile, 0, unpacking, true);
-                    for at in 0..$n * one {
-                        accumulate::<S, F, 1, T>(
-                            &job.input,
-                            &first,
-                            b * one + at,
-                            &[tile],
-                            at,
-                            &mut acc,
-                            multiplying,
-                        );
-                    }
+                ($n:literal: $($at:literal)*) => {
+                    unpack_blocks::<S, Vectors<S>, F, $n>(from, job.row_bytes, tile, 0, None, true);
+                    $(if $at < $n * stretches {
+                        let b = b * stretches + $at;
+                        accumulate::<S, F, 1, T>(&job.input, &first, b, &[tile], $at, &mut acc, Some(ahead));
+                    })*
                     b += $n;
                 };
             }
-            // Written out for one and for two, so that every place in the tile is a constant, and a register where there are enough.
             if F::PAIRED && b + 1 < blocks {
-                blocks!(2);
+                blocks!(2: 0 1 2 3);
             } else {
-                blocks!(1);
+                blocks!(1: 0 1 2 3);
             }
         }
         let [acc] = acc;

@@ -258,9 +258,9 @@ impl Out<'_> {
                     *out = value + bias;
                 }
             }
-            // Whole tiles in registers: a call for each would cost more than the copy.
-            None => match (out.as_chunks_mut::<TILE>(), values.as_chunks::<TILE>()) {
-                ((out, []), (values, [])) => out.iter_mut().zip(values).for_each(|(out, tile)| *out = *tile),
+            // A whole tile in a register: a call would cost more than the copy.
+            None => match (<&mut [f32; TILE]>::try_from(&mut *out), <&[f32; TILE]>::try_from(values)) {
+                (Ok(out), Ok(values)) => *out = *values,
                 _ => out.copy_from_slice(&values[..n]),
             },
         }
