@@ -10,10 +10,11 @@ use crate::{Isa, KernelError, Kernels, Pool, Zero, zeroed};
 const MAX: f32 = 127.0;
 /// Adding this to a float below 2^22 rounds it to the nearest integer, ties to even, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
-/// Elements that are quantised in one task: half a microsecond.
+/// The fewest elements that are quantised in one task: half a microsecond, and up to three where another thread has just written them.
 const GRAIN: usize = 2 * 1024;
-/// Up to so many elements are quantised by the caller: to meet another thread takes as long.
-const INLINE: usize = 3 * GRAIN;
+/// Up to so many elements are quantised by the caller: to meet another thread takes as long. With more, the others would wait so long
+/// for this and what else comes between two products that they fall asleep.
+const INLINE: usize = 2 * GRAIN;
 
 /// The input of matrix products, `[rows, cols]` f32, and its quantised forms.
 ///
@@ -212,7 +213,7 @@ impl Activations {
         }
         let blocks = x.len() / block;
         let quantize = kernels.matmul.quantize;
-        let per_task = GRAIN / block;
+        let per_task = blocks.div_ceil((x.len() / GRAIN).max(1));
         let q = out.q.get_mut(x.len()).ok_or(KernelError::TooLarge { rows: self.rows, cols })?;
         let to = Buffers {
             q: Pieces(q.as_mut_ptr()),
