@@ -225,9 +225,14 @@ fn long_prompt(engine: &Engine, rounds: usize) {
         pause(&mut running);
         quiet.push(longest((0..40).map_while(|_| pause(&mut running)).collect()));
         let long = submit(engine, &prompt(engine, fresh(round) + 1, LONG), 1);
-        let mut pauses = Vec::new();
-        while engine.counters().running > 1 || pauses.len() < 3 {
-            pauses.extend(pause(&mut running));
+        let (mut pauses, mut begun) = (Vec::new(), false);
+        loop {
+            pauses.push(pause(&mut running).expect("it outlasts the prompt"));
+            match engine.counters().running > 1 {
+                true => begun = true,
+                false if begun => break,
+                false => {}
+            }
         }
         busy.push(longest(pauses.clone()));
         tokens.push(pauses.len() as f64 / LONG.div_ceil(128) as f64);

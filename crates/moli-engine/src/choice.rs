@@ -92,6 +92,8 @@ pub(crate) struct Choice {
     model: Arc<Model>,
     index: usize,
     events: EventSender,
+    /// What this step has added so far.
+    said: Vec<Chunk>,
     max_tokens: usize,
     logprobs: Option<usize>,
     /// The tokens at the beginning that stay when the context is full; `None`: the answer ends there.
@@ -137,6 +139,7 @@ impl Choice {
         Ok(Self {
             index,
             events,
+            said: Vec::new(),
             max_tokens: params.max_tokens.unwrap_or(usize::MAX),
             logprobs: params.logprobs,
             context_shift: params.context_shift,
@@ -252,7 +255,7 @@ impl Choice {
                 }
             }
         }
-        self.send(text, Some(token));
+        self.say(text, Some(token));
         Ok((id, if self.finish_reason.is_some() { Next::End } else { next }))
     }
 
@@ -290,16 +293,24 @@ impl Choice {
         let mut text = String::new();
         self.finish(reason, &mut text);
         if !text.is_empty() {
-            self.send(text, None);
+            self.say(text, None);
         }
     }
 
-    fn send(&self, text: String, token: Option<TokenOutput>) {
-        self.events.send(Event::Chunk(Chunk { choice: self.index, text, token }));
+    fn say(&mut self, text: String, token: Option<TokenOutput>) {
+        self.said.push(Chunk { choice: self.index, text, token });
+    }
+
+    /// Hands over what a step has added.
+    pub(crate) fn tell(&mut self) {
+        for chunk in self.said.drain(..) {
+            self.events.send(Event::Chunk(chunk));
+        }
     }
 
     /// Says that it is over.
-    pub(crate) fn report(self, result: Result<(), EngineError>) {
+    pub(crate) fn report(mut self, result: Result<(), EngineError>) {
+        self.tell();
         let end = result.map(|()| self.summary());
         self.events.send(Event::End { choice: self.index, end });
     }

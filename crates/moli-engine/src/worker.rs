@@ -392,6 +392,12 @@ impl Worker {
                 None => {}
             }
         }
+        // All at once: those who listen, often one thread for them all, would otherwise be woken for each, while others choose.
+        for span in spans {
+            if let Some(Task::Answer(choice)) = self.tasks.get_mut(&span.id) {
+                choice.tell();
+            }
+        }
         for (id, result) in over {
             scheduler.finish(id);
             let task = self.tasks.remove(&id);
