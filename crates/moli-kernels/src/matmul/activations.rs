@@ -213,7 +213,7 @@ impl Activations {
         }
         let blocks = x.len() / block;
         let quantize = kernels.matmul.quantize;
-        let per_task = blocks.div_ceil((x.len() / GRAIN).max(1));
+        let per_task = blocks.div_ceil((x.len() / GRAIN).max(1)).max(1);
         let q = out.q.get_mut(x.len()).ok_or(KernelError::TooLarge { rows: self.rows, cols })?;
         let to = Buffers {
             q: Pieces(q.as_mut_ptr()),
