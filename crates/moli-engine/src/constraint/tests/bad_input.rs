@@ -361,7 +361,7 @@ fn long_chains_of_rules_do_not_overflow_the_stack() {
     );
 }
 
-/// Each rule is twice the next, so that an answer has 2^100 letters. Nothing writes it out.
+/// Each rule is twice the next, so that an answer has 2^100 letters. Of GBNF nothing writes it out.
 #[test]
 fn rules_that_double() {
     let bomb = chain("root ::= a0\n", 100, |a, b| format!("a{a} ::= a{b} a{b}")) + "a100 ::= \"z\"";
@@ -372,6 +372,12 @@ fn rules_that_double() {
     let answer = model::answer(&tokenizer, &mut constraint, 1, 100).unwrap();
     assert!(!answer.finished && answer.text.len() >= 100 && answer.text.bytes().all(|byte| byte == b'z'));
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    // llguidance writes its terminals out, up to a limit of its own or of time.
+    let bomb = chain("start: A0\n", 100, |a, b| format!("A{a}: A{b} A{b}")) + "A100: \"z\"";
+    match compiler.compile(&Grammar::Lark(bomb)).err().unwrap() {
+        EngineError::InvalidGrammar { .. } | EngineError::GrammarTooComplex { .. } => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
